@@ -1,0 +1,45 @@
+"""The repository's own checks: what `inv lint` and `inv test` run. For those who work on it."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops import ui
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def lint() -> list[str]:
+    """Run every static check, all of them whatever fails; -> the names of those that failed."""
+    python = [sys.executable, "-m"]
+    checks = {
+        "ruff check": [*python, "ruff", "check", "."],
+        "ruff format": [*python, "ruff", "format", "--check", "."],
+        "mypy": [*python, "mypy"],
+        "import contracts": [*python, "importlinter.cli", "lint"],
+        "requirements": [sys.executable, "requirements/compile.py", "--check"],
+        "shellcheck": ["shellcheck", *_shell_scripts()],
+    }
+    return [name for name, argv in checks.items() if _run(name, argv)]
+
+
+def test(arguments: Sequence[str] = ()) -> int:
+    """Run the tests; -> pytest's exit code."""
+    return _run("pytest", [sys.executable, "-m", "pytest", *arguments])
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    ui.say(f"--- {name}")
+    return subprocess.run(argv, cwd=ROOT).returncode
+
+
+def _shell_scripts() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.sh", ".ci/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return listed.stdout.split()

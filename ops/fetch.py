@@ -1,0 +1,102 @@
+"""Bring finished songs, their records and the reports from a store to a folder.
+
+Only what is new comes, and every song is checked against its record's size and checksum. A file
+that is there already and differs is never overwritten: it is reported. Prints nothing: `tell` is told.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.errors import BadInput, UserError
+from worker.records import REPORT_KEY, Damaged, Record, read_all
+from worker.store import Missing, Store, open_store
+
+
+@dataclass
+class Fetched:
+    """What a fetch did. `wrong`: song -> why it was not fetched."""
+
+    new: list[str] = field(default_factory=list)
+    had: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
+    n_bytes: int = 0
+
+    def rows(self) -> list[dict[str, str]]:
+        """A line for each song, as `inv fetch` shows it."""
+        states = [*((song, "new") for song in self.new), *((song, "had it") for song in self.had)]
+        return [{"song": song, "state": state} for song, state in sorted([*states, *self.wrong.items()])]
+
+    def closing_line(self, folder: Path) -> str:
+        """`2 new songs (11.5 MB) in album, 3 there before, 0 wrong`."""
+        new = f"{len(self.new)} new songs ({self.n_bytes / 1e6:.1f} MB)"
+        return f"{new} in {folder}, {len(self.had)} there before, {len(self.wrong)} wrong"
+
+
+def fetch(source: str, folder: Path, tell: Callable[[str], None]) -> Fetched:
+    """Fetch every finished song of `source` into `folder`, then the records and reports.
+
+    Run it again for what is in `wrong`. Raises BadInput when there is nothing to fetch.
+    """
+    store, target = open_store(source), open_store(str(folder))
+    if store.location == target.location:
+        raise BadInput(f"{folder} is where the songs are already; give another folder")
+    stored = store.list()
+    if not stored:
+        raise BadInput(f"nothing in {store.location}; check the bucket and prefix")
+    target.check_writable()
+
+    fetched = Fetched()
+    finished = {song: record for song, record in read_all(store, stored).items() if song in stored}
+    for n, (song, record) in enumerate(sorted(finished.items()), start=1):
+        if isinstance(record, Damaged):
+            fetched.wrong[song] = f"its record is damaged ({record})"
+            continue
+        path = folder / song
+        if not path.exists():
+            tell(f"[{n}/{len(finished)}] {song}, {record.n_bytes / 1e6:.1f} MB")
+            problem = _bring(store, song, record, path)
+        else:
+            problem = None if _is(path, record) else f"{path} is another file; move it away, fetch again"
+            fetched.had += [] if problem else [song]
+        if problem:
+            fetched.wrong[song] = problem
+            continue
+        if song not in fetched.had:
+            fetched.new.append(song)
+            fetched.n_bytes += record.n_bytes
+        target.write(f"records/{Path(song).stem}.json", record.to_json())
+
+    there = target.list()
+    for key, entry in stored.items():
+        # The report is rewritten by every run, and may change within its size.
+        new = key not in there or there[key].size != entry.size
+        if key in (REPORT_KEY, "report.html") or (key.startswith("runs/") and new):
+            target.write(key, store.read(key))
+    return fetched
+
+
+def _bring(store: Store, song: str, record: Record, path: Path) -> str | None:
+    """Download one song; it gets its own name only when it is right. -> what is wrong with it."""
+    partial = path.with_name(f"{song}.partial")
+    try:
+        store.download(song, partial)
+        if not _is(partial, record):
+            return "it does not have its record's size and checksum; fetch again"
+        partial.rename(path)
+    except Missing:
+        return "it has gone since the listing"
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); free space or permissions") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return None
+
+
+def _is(path: Path, record: Record) -> bool:
+    """True if the file has the record's size and checksum."""
+    if path.stat().st_size != record.n_bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256

@@ -1,0 +1,54 @@
+"""Run the worker on this machine, as a process of its own: `inv` itself never imports torch."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.settings import child_env
+
+ROOT = Path(__file__).resolve().parent.parent
+
+AFTER_DEMO = """
+These songs are noise: the rehearsal model has random weights. For music:
+  inv generate --model facebook/musicgen-small --only dance_test
+      on this machine; fetches 2.4 GB once; some minutes for 30 s of music without a GPU.
+      MusicGen's weights are licensed CC-BY-NC 4.0: not for commercial use.
+  inv check
+      shows the plan for your own prompts.txt; docs/prompts.md explains the format."""
+
+
+def run_worker(
+    *,
+    prompts: str,
+    output: str,
+    model: str,
+    hourly_cost: str | float | None,
+    price_basis: str,
+    only: Sequence[str] = (),
+) -> int:
+    """Run `python -m worker` to its end and give its exit code; its output goes to this terminal.
+
+    Relative paths start where the user is. Ctrl-C reaches the worker by itself: it is waited for
+    while it saves and accounts for what is finished.
+    """
+    here = Path.cwd()
+    argv = [sys.executable, "-m", "worker", "--prompts", str(here / prompts), "--model", _absolute(model)]
+    argv += ["--output", output if "://" in output else str(here / Path(output).expanduser())]
+    if hourly_cost is not None:
+        argv += ["--hourly-cost", str(hourly_cost), "--price-basis", price_basis]
+    if only:
+        argv += ["--only", *only]
+    worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())
+    signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
+    while True:
+        try:
+            return worker.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _absolute(model: str) -> str:
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model

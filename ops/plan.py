@@ -1,0 +1,55 @@
+"""What a prompts file and an output place amount to, before anything is started.
+
+Reads the list and the place; starts, writes and prints nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops import ui
+from worker import jobs, records
+from worker.jobs import Job
+from worker.store import open_store
+
+TO_MAKE = "to make"
+
+
+@dataclass(frozen=True)
+class PlannedSong:
+    """One line of the plan. `state`: to make, done, or kept with the reason."""
+
+    song: str
+    duration_s: float
+    seed: int
+    state: str
+    prompt: str
+
+
+def plan(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> list[PlannedSong]:
+    """The chosen songs of a list and what is to be done about each.
+
+    Raises BadInput for a wrong list or place, UserError when the place cannot be reached.
+    """
+    listed = jobs.load(prompts)
+    chosen = jobs.select(listed, only)
+    store = open_store(output)
+    found = records.survey(store, listed)
+    records.refuse_other_model(found, records.model_name(model), None, store.location)
+
+    def state(job: Job) -> str:
+        if job.song in found.kept:
+            return f"kept: {found.kept[job.song]}"
+        return "done" if job.song in found.records else TO_MAKE
+
+    return [PlannedSong(job.song, job.seconds, job.seed, state(job), job.prompt) for job in chosen]
+
+
+def closing_line(songs: Sequence[PlannedSong], place: str) -> str:
+    """`3 of 5 songs to make, 4 min 15 s of audio, into out/songs`."""
+    to_make = [song for song in songs if song.state == TO_MAKE]
+    done = sum(song.state == "done" for song in songs)
+    length = ui.seconds(sum(song.duration_s for song in to_make))
+    return (
+        f"{len(to_make)} of {len(songs)} songs to make, {length} of audio, into {place}; {done} done already"
+    )

@@ -1,0 +1,194 @@
+"""Every setting, once: from the environment and `.env`; the environment wins.
+
+A value is parsed when its attribute is read, so a malformed setting hurts only the task that needs it.
+An empty value is the same as none. Secrets never show in a repr or an error.
+Nothing is exported, printed or created at load; a broken line of `.env` is a warning.
+"""
+
+import math
+import os
+import types
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, get_args
+
+from dotenv.parser import parse_stream
+
+from ops import ui
+from worker import jobs
+from worker.errors import BadInput
+
+ENV_FILE = Path(".env")
+
+# One identity: a key from one place with a session token from another is refused by AWS.
+AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+class Row:
+    """One setting: a dataclass field that keeps text as it came and parses it when it is read."""
+
+    attribute: str
+    kind: type
+
+    def __init__(self, name: str, default: object, meaning: str, secret: bool):
+        self.name = name
+        self.default = default
+        self.meaning = meaning
+        self.secret = secret
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        hint = owner.__annotations__[attribute]
+        self.attribute = attribute
+        self.kind = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+
+    def __set__(self, settings: object, value: object) -> None:
+        vars(settings)[self.attribute] = value
+
+    def __get__(self, settings: object | None, owner: type) -> Any:
+        if settings is None:  # the dataclass asks for its field's default
+            return self.default
+        value = vars(settings)[self.attribute]
+        return self.parse(value) if isinstance(value, str) else value
+
+    def parse(self, text: str) -> object:
+        """The typed value of a text; the default if it is empty. Raises BadInput."""
+        text = text.strip()
+        if not text:
+            return self.default
+        return self._amount(text) if self.kind is float else text
+
+    def _amount(self, text: str) -> float:
+        try:
+            amount = float(text)
+        except ValueError:
+            amount = math.nan
+        if not 0 <= amount < math.inf:
+            raise BadInput(
+                f"{self.name}={text} is not a number of 0 or more; "
+                f"write it like {self.name}=0.40 in {ENV_FILE} or the environment"
+            )
+        return amount
+
+
+def row(name: str, default: object, meaning: str, *, secret: bool = False) -> Any:
+    """A setting's environment name, default and one line of meaning."""
+    return Row(name, default, meaning, secret)
+
+
+@dataclass(frozen=True, repr=False)  # our own repr: secrets show as ***
+class Settings:
+    """Every setting. `.env.example` is made from these rows."""
+
+    model: str = row(
+        "MUSICGEN_MODEL",
+        "facebook/musicgen-medium",
+        "Hugging Face name or folder; `rehearsal` is a built-in tiny model that makes noise",
+    )
+    prompts: str = row("MUSICGEN_PROMPTS", "prompts.txt", "the job list")
+    output: str | None = row(
+        "MUSICGEN_OUTPUT", None, "folder or s3:// address for the songs; empty: the bucket, else out/songs"
+    )
+    bucket: str | None = row("MUSICGEN_S3_BUCKET", None, "where songs and records go")
+    prefix: str | None = row("MUSICGEN_S3_PREFIX", None, "folder inside the bucket; empty: none")
+    hourly_cost_usd: float | None = row(
+        "HOURLY_COST_USD", None, "what the machine costs in USD per hour, for the cost report"
+    )
+    aws_region: str | None = row("AWS_DEFAULT_REGION", None, "AWS region, like us-east-1")
+    aws_access_key_id: str | None = row("AWS_ACCESS_KEY_ID", None, "AWS key", secret=True)
+    aws_secret_access_key: str | None = row("AWS_SECRET_ACCESS_KEY", None, "AWS secret key", secret=True)
+    aws_session_token: str | None = row(
+        "AWS_SESSION_TOKEN", None, "only with temporary AWS keys", secret=True
+    )
+    aws_endpoint_url: str | None = row(
+        "AWS_ENDPOINT_URL", None, "an S3 that is not Amazon's; empty: Amazon's"
+    )
+    hf_token: str | None = row(
+        "HF_TOKEN", None, "Hugging Face token, for models that ask for one", secret=True
+    )
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] = os.environ, file: Path = ENV_FILE) -> "Settings":
+        """Settings of the environment and the file, if there is one. Raises BadInput if it is unreadable."""
+        values: dict[str, Any] = dict(child_env(env, file))
+        return cls(**{row.attribute: values.get(row.name, "") for row in rows()})
+
+    @property
+    def output_place(self) -> str:
+        """Where songs go, settled: a folder, or `s3://BUCKET[/PREFIX]`."""
+        if self.output:
+            return self.output
+        if self.bucket:
+            return f"s3://{self.bucket}/{(self.prefix or '').strip('/')}".rstrip("/")
+        return "out/songs"
+
+    def need(self, attribute: str) -> Any:
+        """The attribute's value. Raises BadInput if the setting is absent."""
+        value = getattr(self, attribute)
+        if value is None:
+            row = vars(Settings)[attribute]
+            raise BadInput(f"{row.name} is not set ({row.meaning}); set it in {ENV_FILE} or the environment")
+        return value
+
+    def export_aws(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        """Give the AWS settings to boto3 in this process, which reads them from its environment."""
+        for row in rows():
+            if row.name.startswith("AWS_") and (value := getattr(self, row.attribute)):
+                environ[row.name] = value
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{row.attribute}=***" if row.secret and value else f"{row.attribute}={value!r}"
+            for row in rows()
+            for value in [vars(self)[row.attribute]]
+        )
+        return f"Settings({', '.join(shown)})"
+
+
+def rows() -> Iterator[Row]:
+    """Every setting's row, in the order of `.env.example`."""
+    return (value for value in vars(Settings).values() if isinstance(value, Row))
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every setting with its default and one line of meaning."""
+    head = "# Copy to .env and fill in what you need. The environment wins over .env. Never commit .env.\n"
+    return head + "".join(
+        f"\n# {row.meaning}\n{row.name}={'' if row.default is None else row.default}\n" for row in rows()
+    )
+
+
+def child_env(env: Mapping[str, str] = os.environ, file: Path = ENV_FILE) -> dict[str, str]:
+    """The environment for a child process: this one, and below it what the file sets.
+
+    An empty line of the file sets nothing: AWS_DEFAULT_REGION="" would be an error, not a default.
+    """
+    below = {name: value for name, value in read_env_file(file).items() if value}
+    if any(env.get(name) for name in AWS_KEYS):
+        below = {name: value for name, value in below.items() if name not in AWS_KEYS}
+    return below | dict(env)
+
+
+def read_env_file(file: Path) -> dict[str, str]:
+    """Names and values of a `.env` file, without interpolation; empty if there is none.
+
+    A line that cannot be read is left out with a warning. Raises BadInput if the file cannot be read.
+    """
+    if not file.exists():
+        return {}
+    try:
+        text = jobs.read_bytes(file, "settings file").decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadInput(f"{file} is not UTF-8; save it with UTF-8 encoding") from None
+
+    values: dict[str, str] = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+        elif binding.error or binding.key is not None:
+            # The parser counts from the blank lines before. The line itself may hold a secret.
+            raw = binding.original.string
+            line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
+            ui.say(f"warning: {file}:{line}: not NAME=value and left out; correct it or put # before it")
+    return values

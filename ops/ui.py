@@ -1,0 +1,138 @@
+"""What the user sees: rows on stdout, notes on stderr, errors as one line.
+
+Works without a terminal, with a closed pipe, and on consoles that cannot show every character.
+Nothing else in `ops` prints. Does not decide anything.
+"""
+
+import functools
+import io
+import json as jsonlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from invoke.exceptions import Exit
+
+from worker.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 75
+
+# A record may come from a shared bucket: no escape sequences to the terminal, one line per row.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def safe_streams() -> None:
+    """From now on a character that the console cannot show (cp1252) becomes `?`, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a task's body: a UserError ends it as `error:` lines on stderr and the error's exit code.
+
+    Ctrl-C ends it with one line and 75; a reader that went away (`inv ... | head`) quietly with 1.
+    """
+
+    @functools.wraps(task)  # Invoke reads the task's flags through it
+    def body(*args: P.args, **kwargs: P.kwargs) -> R:
+        safe_streams()
+        try:
+            result = task(*args, **kwargs)
+            sys.stdout.flush()  # here, so that a closed pipe is met here and not at exit
+            return result
+        except UserError as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise Exit("\n".join(f"error: {line}" for line in lines), error.code) from None
+        except KeyboardInterrupt:
+            raise Exit("interrupted; run the same command again to go on", INTERRUPTED) from None
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(code=1) from None
+
+    return body
+
+
+def say(text: str) -> None:
+    """A note or a line of progress, on stderr: stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(rows: Sequence[Any], json: bool = False) -> None:
+    """Print rows (mappings or dataclasses) as a table, or as a JSON list and nothing else.
+
+    A column's unit is in its name: `_s` shows as a duration, `_usd` as money; JSON has the plain numbers.
+    """
+    records = [dict(row) if isinstance(row, Mapping) else _fields(row) for row in rows]
+    if json:
+        print(jsonlib.dumps(records, indent=2, default=str))
+    elif records:
+        _print_table(records)
+    else:
+        say("nothing to show")
+
+
+def seconds(amount: float) -> str:
+    """A duration to read: `2.5 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    if round(amount, 1) < 60:
+        return f"{round(amount, 1):g} s"
+    whole = round(amount)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def usd(amount: float) -> str:
+    """Money to read: `$12.30`, and to a hundredth of a cent below a dollar: `$0.0123`."""
+    if 0 < amount < 0.0001:
+        return "<$0.0001"
+    text = f"{amount:.4f}" if amount < 1 else f"{amount:.2f}"
+    whole, _, cents = text.partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    if not is_dataclass(row) or isinstance(row, type):
+        raise TypeError(f"a row is a mapping or a dataclass, not {type(row).__name__}")
+    return asdict(row)
+
+
+def _print_table(records: list[dict[str, Any]]) -> None:
+    from rich.console import Console  # here: `inv --list` stays quick
+    from rich.table import Table
+    from rich.text import Text
+
+    names = list(dict.fromkeys(name for record in records for name in record))
+    table = Table()
+    for name in names:
+        numeric = all(isinstance(record.get(name), int | float | None) for record in records)
+        heading = name.removesuffix("_usd").removesuffix("_s").replace("_", " ")
+        table.add_column(Text(heading), justify="right" if numeric else "left")
+    for record in records:
+        # As Text: a prompt may hold [brackets], which are not rich's markup.
+        table.add_row(*(Text(_cell(name, record.get(name))) for name in names))
+    # A pipe or file has no width: cut nothing.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
+    console.print(table)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if name.endswith("_usd"):
+            return usd(value)
+        if name.endswith("_s"):
+            return seconds(value)
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return _CONTROL.sub(" ", str(value))

@@ -1,0 +1,224 @@
+"""ops/settings.py: the environment over .env, typed when read, secrets never shown."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops import settings
+from ops.settings import Settings
+from worker.errors import BadInput
+
+PLANTED = "wJalrXUtnFEMI-planted-secret"
+SECRETS = [row.name for row in settings.rows() if row.secret]
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    return tmp_path / ".env"
+
+
+def load(env_file, text="", **env):
+    env_file.write_bytes(text.encode())
+    return Settings.load(env, env_file)
+
+
+# --- where values come from
+
+
+def test_without_env_and_file_every_setting_has_its_default(env_file):
+    assert Settings.load({}, env_file) == Settings()
+
+
+def test_defaults_are_the_documented_ones():
+    s = Settings()
+    assert (s.model, s.prompts, s.output_place) == ("facebook/musicgen-medium", "prompts.txt", "out/songs")
+
+
+def test_env_example_is_made_from_the_rows():
+    made = (Path(__file__).parents[2] / ".env.example").read_text("utf-8")
+    assert made == settings.env_example(), "write ops.settings.env_example() to .env.example"
+
+
+def test_env_example_as_env_file_changes_nothing(env_file):
+    assert load(env_file, settings.env_example()) == Settings()
+
+
+def test_environment_wins_over_file(env_file):
+    assert load(env_file, "MUSICGEN_S3_BUCKET=file\n", MUSICGEN_S3_BUCKET="shell").bucket == "shell"
+
+
+def test_empty_environment_variable_takes_a_setting_of_the_file_away(env_file):
+    assert load(env_file, "MUSICGEN_S3_BUCKET=file\n", MUSICGEN_S3_BUCKET="").bucket is None
+
+
+def test_windows_file_with_bom_and_crlf_is_read(env_file):
+    s = load(env_file, "\ufeffMUSICGEN_MODEL=rehearsal\r\nMUSICGEN_S3_BUCKET = songs \r\n")
+    assert (s.model, s.bucket) == ("rehearsal", "songs")
+
+
+def test_values_are_not_interpolated(env_file):
+    assert load(env_file, "AWS_SECRET_ACCESS_KEY=a${HOME}b\n").aws_secret_access_key == "a${HOME}b"
+
+
+values = st.text(st.characters(exclude_categories=["Cc", "Cs"]))
+
+
+@given(values, values)
+def test_quoted_values_come_back_from_the_file(tmp_path_factory, one, two):
+    def quoted(value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    file = tmp_path_factory.mktemp("env") / ".env"
+    file.write_text(
+        f"HF_TOKEN={quoted(one)}\nMUSICGEN_S3_BUCKET={quoted(two)} # why\n", "utf-8", newline="\n"
+    )
+    s = Settings.load({}, file)
+    assert (s.hf_token, s.bucket) == (one.strip() or None, two.strip() or None)
+
+
+# --- types, and who is hurt by a malformed value
+
+
+def test_hourly_cost_is_a_number(env_file):
+    assert load(env_file, HOURLY_COST_USD=" 0.40 ").hourly_cost_usd == 0.40
+
+
+@pytest.mark.parametrize("text", ["cheap", "-1", "nan", "inf", "1e999", "0,40", "$0.40"])
+def test_bad_hourly_cost_is_named_with_its_fix(env_file, text):
+    s = load(env_file, HOURLY_COST_USD=text)
+    with pytest.raises(BadInput, match=r"HOURLY_COST_USD=.* is not .*; write it like HOURLY_COST_USD=0.40"):
+        _ = s.hourly_cost_usd
+
+
+def test_malformed_setting_hurts_only_who_reads_it(env_file):
+    s = load(env_file, HOURLY_COST_USD="cheap", MUSICGEN_S3_BUCKET="songs")
+    assert s.output_place == "s3://songs"
+    assert "hourly_cost_usd='cheap'" in repr(s)
+
+
+def test_missing_setting_is_named_when_needed(env_file):
+    with pytest.raises(BadInput, match=r"^MUSICGEN_S3_BUCKET is not set \(.*\); set it in \.env"):
+        load(env_file, "MUSICGEN_S3_BUCKET=\n").need("bucket")
+
+
+def test_needed_setting_is_given_when_there(env_file):
+    assert load(env_file, MUSICGEN_S3_BUCKET="songs").need("bucket") == "songs"
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Settings().model = "other"
+
+
+@pytest.mark.parametrize(
+    ("env", "place"),
+    [
+        ({"MUSICGEN_S3_BUCKET": "b"}, "s3://b"),
+        ({"MUSICGEN_S3_BUCKET": "b", "MUSICGEN_S3_PREFIX": "/night/1/"}, "s3://b/night/1"),
+        ({"MUSICGEN_S3_PREFIX": "p"}, "out/songs"),
+        ({"MUSICGEN_OUTPUT": "here", "MUSICGEN_S3_BUCKET": "b"}, "here"),
+    ],
+)
+def test_output_place(env_file, env, place):
+    assert load(env_file, **env).output_place == place
+
+
+# --- a broken file
+
+
+@pytest.mark.parametrize("broken", ["HF_TOKEN='{}", "HF_TOKEN {}", "just words {}", '"{}"', "HF_TOKEN"])
+def test_broken_line_is_a_warning_with_its_number_and_not_its_content(env_file, capsys, caplog, broken):
+    with caplog.at_level(logging.DEBUG):
+        s = load(env_file, f"# one\n\n\n{broken.format(PLANTED)}\nMUSICGEN_S3_BUCKET=songs\n")
+    out, err = capsys.readouterr()
+    assert err == f"warning: {env_file}:4: not NAME=value and left out; correct it or put # before it\n"
+    assert PLANTED not in out + err + caplog.text
+    assert s.bucket == "songs"
+
+
+def test_comments_and_blank_lines_are_no_warning(env_file, capsys):
+    load(env_file, "# a comment = 1\n\n   \n  # more\nexport MUSICGEN_MODEL=rehearsal # why\n\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_utf16_file_is_refused_with_its_fix(env_file):
+    env_file.write_text("MUSICGEN_MODEL=rehearsal\n", "utf-16")
+    with pytest.raises(BadInput, match=r"\.env is not UTF-8; save it with UTF-8"):
+        Settings.load({}, env_file)
+
+
+def test_unreadable_file_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="cannot read"):
+        Settings.load({}, tmp_path)
+
+
+# --- secrets
+
+
+def test_secrets_never_show(env_file):
+    s = load(env_file, HOURLY_COST_USD="x", **dict.fromkeys(SECRETS, PLANTED))
+    assert s.aws_secret_access_key == PLANTED
+    with pytest.raises(BadInput) as cost:
+        _ = s.hourly_cost_usd
+    with pytest.raises(BadInput) as bucket:
+        s.need("bucket")
+    with pytest.raises(AttributeError) as typo:
+        s.need("buckets")
+    shown = [repr(s), str(s), f"{s}", repr([s]), *(repr(e.value) for e in (cost, bucket, typo))]
+    assert not any(PLANTED in text for text in shown)
+    assert repr(s).count("=***") == len(SECRETS)
+
+
+def test_every_key_and_token_is_a_secret():
+    named = [row.name for row in settings.rows() if row.name.endswith(("KEY", "TOKEN", "KEY_ID"))]
+    assert named == SECRETS
+
+
+def test_secrets_survive_a_pickle(env_file):
+    s = load(env_file, HF_TOKEN=PLANTED)
+    assert pickle.loads(pickle.dumps(s)) == s
+
+
+# --- for boto3, here and in a child
+
+
+def test_child_sees_the_file_below_the_environment(env_file):
+    env_file.write_text("AWS_SECRET_ACCESS_KEY=from-file\nHF_ENDPOINT=http://hub\nPATH=/nowhere\n", "utf-8")
+    child = settings.child_env(os.environ, env_file)
+    names = "AWS_SECRET_ACCESS_KEY", "HF_ENDPOINT", "PATH"
+    script = f"import os; print(*(os.environ[n] for n in {names}), sep='|')"
+    out = subprocess.run(
+        [sys.executable, "-c", script], env=child, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == f"from-file|http://hub|{os.environ['PATH']}"
+
+
+def test_empty_line_of_the_file_sets_nothing_in_the_child(env_file):
+    env_file.write_text("AWS_DEFAULT_REGION=\n", "utf-8")
+    assert settings.child_env({}, env_file) == {}
+
+
+def test_keys_of_two_places_are_not_mixed(env_file):
+    env_file.write_text(
+        "AWS_ACCESS_KEY_ID=f\nAWS_SECRET_ACCESS_KEY=f\nAWS_SESSION_TOKEN=f\nAWS_DEFAULT_REGION=r\n", "utf-8"
+    )
+    shell = {"AWS_ACCESS_KEY_ID": "e", "AWS_SECRET_ACCESS_KEY": "e"}
+    assert settings.child_env(shell, env_file) == {**shell, "AWS_DEFAULT_REGION": "r"}
+
+
+def test_export_gives_boto3_the_aws_settings_and_no_others(env_file):
+    environ = {"AWS_DEFAULT_REGION": "eu-west-1"}
+    s = load(env_file, "AWS_ACCESS_KEY_ID=k\nAWS_SECRET_ACCESS_KEY=s\nHF_TOKEN=t\n", **environ)
+    s.export_aws(environ)
+    assert environ == {
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }

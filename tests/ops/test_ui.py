@@ -1,0 +1,219 @@
+"""ops/ui.py: rows on stdout, notes on stderr, errors as one line, on any console."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ops import ui
+
+ROOT = Path(__file__).parents[2]
+
+TASKS = '''
+"""Tasks that go wrong in each way."""
+from dataclasses import dataclass
+from invoke import task
+from ops import ui
+from worker.errors import BadInput, Refused
+
+@task(help={"times": "How often"})
+@ui.one_line_errors
+def rows(c, times=1, json=False):
+    """Print rows."""
+    ui.say("looking …")
+    ui.show([{"song": "r\u0101ga \u2192 \U0001f3b5", "length_s": 200}] * times, json=json)
+
+@task
+@ui.one_line_errors
+def bad(c):
+    """Fail with two errors."""
+    raise BadInput("p.txt:1: \u2192 wrong; fix it\\np.txt:2: wrong too; fix it")
+
+@task
+@ui.one_line_errors
+def refuse(c):
+    """Refuse."""
+    raise Refused("no")
+
+@task
+@ui.one_line_errors
+def stop(c):
+    """Behave as if Ctrl-C was pressed."""
+    raise KeyboardInterrupt
+'''
+
+
+@pytest.fixture
+def inv(tmp_path):
+    """Run a task of TASKS with the real Invoke, without a terminal."""
+    (tmp_path / "tasks.py").write_text(TASKS, "utf-8")
+
+    def run(*args, **env):
+        command = [sys.executable, "-m", "invoke", *args]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"} | env
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, stdin=subprocess.DEVNULL)
+
+    return run
+
+
+# --- errors
+
+
+def test_each_line_of_a_user_error_is_one_error_line(inv):
+    done = inv("bad", PYTHONIOENCODING="utf-8")
+    assert done.stderr.decode().splitlines() == [
+        "error: p.txt:1: → wrong; fix it",
+        "error: p.txt:2: wrong too; fix it",
+    ]
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_error_keeps_its_own_exit_code(inv):
+    assert inv("refuse").returncode == 3
+
+
+def test_ctrl_c_is_one_line_and_75(inv):
+    done = inv("stop")
+    assert (done.returncode, done.stdout) == (75, b"")
+    assert done.stderr.decode().splitlines() == ["interrupted; run the same command again to go on"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
+@pytest.mark.parametrize("n_rows", ["1", "20000"])
+def test_reader_that_goes_away_is_no_traceback(tmp_path, inv, n_rows):
+    inv("--list")  # writes tasks.py
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "invoke", "rows", "--times", n_rows]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert done.stderr.decode().splitlines() == ["looking …"]
+    assert done.returncode == 1
+
+
+def test_other_exceptions_are_bugs_and_keep_their_traceback():
+    @ui.one_line_errors
+    def task():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        task()
+
+
+def test_invoke_sees_the_flags_of_a_wrapped_task(inv):
+    assert "How often" in inv("rows", "--help").stdout.decode()
+
+
+# --- consoles
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("args", [["rows"], ["rows", "--json"], ["bad"]])
+def test_no_console_encoding_is_a_traceback(inv, encoding, args):
+    done = inv(*args, PYTHONIOENCODING=encoding)
+    assert done.returncode == (2 if args == ["bad"] else 0)
+    assert b"Traceback" not in done.stderr
+    assert b"Error" not in done.stderr
+
+
+def test_json_is_exact_even_on_cp1252(inv):
+    done = inv("rows", "--json", PYTHONIOENCODING="cp1252")
+    assert json.loads(done.stdout) == [{"song": "rāga → 🎵", "length_s": 200}]
+
+
+# --- rows
+
+
+@dataclass
+class Song:
+    song: str
+    length_s: float
+    cost_usd: float | None
+    done: bool
+
+
+SONGS = [Song("rain", 200.4, 0.0123, True), Song("[bold]sun[/bold]", 5, None, False)]
+
+
+def test_table_shows_units_and_takes_text_literally(capsys):
+    ui.show(SONGS)
+    out, err = capsys.readouterr()
+    for shown in ("length", "3 min 20 s", "$0.0123", "yes", "[bold]sun[/bold]", "5 s", "no"):
+        assert shown in out
+    assert "length_s" not in out
+    assert err == ""
+
+
+def test_json_has_plain_numbers_and_names(capsys):
+    ui.show(SONGS, json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0] == {"song": "rain", "length_s": 200.4, "cost_usd": 0.0123, "done": True}
+    assert err == ""
+
+
+def test_no_rows_is_a_note_and_an_empty_json_list(capsys):
+    ui.show([])
+    assert capsys.readouterr() == ("", "nothing to show\n")
+    ui.show([], json=True)
+    assert capsys.readouterr() == ("[]\n", "")
+
+
+def test_rows_of_unequal_keys_share_one_table(capsys):
+    ui.show([{"a": 1}, {"b": "x"}])
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "a" in line and "b" in line]
+
+
+def test_long_cells_are_whole_when_there_is_no_terminal(capsys):
+    ui.show([{"prompt": "p" * 500, "song": "s" * 300}])
+    assert "p" * 500 in capsys.readouterr().out
+
+
+def test_escape_sequences_do_not_reach_the_terminal(capsys):
+    ui.show([{"song": "a\x1b[2Jb\nc"}])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "a [2Jb c" in out
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0 s"),
+        (2.54, "2.5 s"),
+        (9.96, "10 s"),
+        (45, "45 s"),
+        (12.5, "12.5 s"),
+        (59.97, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.6, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (7199, "2 h 0 min"),
+    ],
+)
+def test_seconds(amount, text):
+    assert ui.seconds(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "$0.00"),
+        (0.00001, "<$0.0001"),
+        (0.0123, "$0.0123"),
+        (0.4, "$0.40"),
+        (0.99999, "$1.00"),
+        (12.3, "$12.30"),
+        (1234.567, "$1234.57"),
+    ],
+)
+def test_usd(amount, text):
+    assert ui.usd(amount) == text

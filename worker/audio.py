@@ -1,0 +1,50 @@
+"""A finished song as a WAV file: 16-bit PCM mono, exactly the asked length, never clipped."""
+
+import hashlib
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worker.engine import Audio
+
+_FULL_SCALE = 32767
+
+
+class Unplayable(ValueError):
+    """The engine's audio cannot be a song. The text is one line."""
+
+
+@dataclass(frozen=True)
+class Wav:
+    """A WAV file that was written. `peak` is that of the float audio; over 1.0 it was scaled down."""
+
+    path: Path
+    n_samples: int
+    n_bytes: int
+    sha256: str
+    peak: float
+
+
+def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav:
+    """Trim float mono [n] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
+
+    A song whose peak is over 1.0 is scaled as a whole: clipping would distort, wrapping destroy.
+    """
+    n_samples = round(seconds * sample_rate)
+    if len(audio) < n_samples:
+        raise Unplayable(f"{len(audio)} samples were made where {n_samples} are needed")
+    audio = audio[:n_samples]
+    if not np.isfinite(audio).all():
+        raise Unplayable("the audio holds NaN or infinite samples")
+    peak = float(np.abs(audio).max())
+    pcm = np.rint(audio * (_FULL_SCALE / max(peak, 1.0)))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(pcm.astype("<i2").tobytes())
+    with path.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return Wav(path, n_samples, path.stat().st_size, digest, peak)

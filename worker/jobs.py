@@ -1,0 +1,221 @@
+"""The job list, prompts.txt: parse it, check it, name its songs.
+
+    # PROMPT ; SECONDS ; NAME [; key=value ...]
+    cinematic trailer music with epic drums ; 180 ; cinema
+
+Fields are taken from the right, so a prompt may contain `;`. All errors of a file are
+collected and raised together. Knows nothing of models, stores or machines.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.errors import BadInput
+
+MIN_SECONDS = 1.0
+MAX_SECONDS = 3600.0
+MAX_NAME = 100
+MAX_SEED = 2**63 - 1
+
+# Between the hashed fields. No field can contain it: control characters are refused.
+UNIT_SEPARATOR = "\x1f"
+
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf(inity)?)", re.I)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]{1,2})?")
+_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}")
+_OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.S)
+_SEED = re.compile(r"[0-9]{1,19}")
+
+
+class BadPrompts(BadInput):
+    """Every error of one prompts file, a line each: `FILE:LINE: what; how to fix`."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Job:
+    """One song that is asked for.
+
+    `options` are the optional `key=value` fields; `lyrics` is a path relative to the prompts
+    file, and `lyrics_sha256` the digest of its content, which the song's name depends on.
+    """
+
+    prompt: str
+    seconds: float
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    lyrics_sha256: str | None = None
+    line: int = field(default=0, compare=False)
+
+    @property
+    def hash8(self) -> str:
+        """The first 8 hex digits that name this song for ever (see `song_hash`)."""
+        hashed = dict(self.options)
+        if self.lyrics_sha256 is not None:
+            hashed["lyrics"] = self.lyrics_sha256
+        return song_hash(self.prompt, self.seconds, self.name, hashed)
+
+    @property
+    def stem(self) -> str:
+        """`NAME_HASH`: the song's name in every key of the store."""
+        return f"{self.name}_{self.hash8}"
+
+    @property
+    def song(self) -> str:
+        """`NAME_HASH.wav`."""
+        return f"{self.stem}.wav"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the song's random draws: `seed=` if given, else the hash in its name."""
+        return int(self.options["seed"]) if "seed" in self.options else int(self.hash8, 16)
+
+
+def song_hash(prompt: str, seconds: float, name: str, options: Mapping[str, str]) -> str:
+    """8 hex digits of SHA-256 over the fields that make a song. Frozen: a golden test holds it."""
+    fields = [prompt, f"{seconds:g}", name, *(f"{key}={options[key]}" for key in sorted(options))]
+    return hashlib.sha256(UNIT_SEPARATOR.join(fields).encode()).hexdigest()[:8]
+
+
+def load(path: Path) -> list[Job]:
+    """Read and parse a prompts file. Raises BadInput if unreadable, BadPrompts if wrong."""
+    return parse(read_bytes(path, "prompts file"), str(path), path.parent)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The file's content, or one clear line on why it cannot be had."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"no {what} at {path}; check the path") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path} ({error.strerror}); check the path and its permissions") from None
+
+
+def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) -> list[Job]:
+    """Jobs of a prompts file in file order. Raises BadPrompts with every error at once.
+
+    `folder`: where relative `lyrics=` paths start.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise BadPrompts([f"{filename}:{number}: not UTF-8; save the file with UTF-8 encoding"]) from None
+
+    jobs: list[Job] = []
+    problems: list[str] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        job, wrong = _parse_line(line, number, folder)
+        if job.name and (first := first_line.setdefault(job.name, number)) != number:
+            wrong.append(f"NAME {job.name!r} is already used in line {first}; give each song its own name")
+        problems += [f"{filename}:{number}: {what}" for what in wrong]
+        if not wrong:
+            jobs.append(job)
+    if not jobs and not problems:
+        problems = [f"{filename}:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
+    if problems:
+        raise BadPrompts(problems)
+    return jobs
+
+
+def write(jobs: Iterable[Job]) -> str:
+    """The prompts file that parses to these jobs."""
+    lines = (
+        " ; ".join([job.prompt, f"{job.seconds:g}", job.name, *(f"{k}={v}" for k, v in job.options.items())])
+        for job in jobs
+    )
+    return "".join(line + "\n" for line in lines)
+
+
+def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
+    """The jobs with these names (`NAME` or `NAME_HASH[.wav]`), in file order; all if none is named."""
+    wanted = [name.removesuffix(".wav") for name in only]
+    unknown = [name for name in wanted if not any(name in (job.name, job.stem) for job in jobs)]
+    if unknown:
+        known = ", ".join(job.name for job in jobs[:8]) + (", ..." if len(jobs) > 8 else "")
+        raise BadInput(f"no song named {', '.join(unknown)} in the prompts file; it has {known}")
+    return [job for job in jobs if not wanted or job.name in wanted or job.stem in wanted]
+
+
+def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
+    """The job of one line and everything that is wrong with it; what is wrong is empty in the job."""
+    control = {c for c in line if unicodedata.category(c) == "Cc" and c != "\t"}
+    if control:
+        shown = ", ".join(f"U+{ord(c):04X}" for c in sorted(control))
+        return Job("", 0.0, ""), [f"control character {shown}; remove it"]
+
+    head = line
+    options: list[tuple[str, str]] = []
+    while ";" in head and (match := _OPTION.fullmatch(head.rpartition(";")[2].strip())):
+        options.insert(0, (match[1], match[2]))
+        head = head.rpartition(";")[0]
+    fields = [part.strip() for part in head.rsplit(";", 2)]
+    if len(fields) < 3:
+        return Job("", 0.0, ""), [f"{len(fields)} of 3 fields; write PROMPT ; SECONDS ; NAME"]
+
+    prompt, seconds_text, name_text = fields
+    wrong = [] if prompt else ["the prompt is empty; describe the music before the first `;`"]
+    seconds, seconds_wrong = _parse_seconds(seconds_text)
+    name, name_wrong = _parse_name(name_text)
+    checked, lyrics_sha256, options_wrong = _parse_options(options, folder)
+    wrong += seconds_wrong + name_wrong + options_wrong
+    return Job(prompt, seconds, name, checked, lyrics_sha256, number), wrong
+
+
+def _parse_seconds(text: str) -> tuple[float, list[str]]:
+    if not _NUMBER.fullmatch(text):
+        return 0.0, [f"SECONDS {text!r} is not a number; write seconds like 30 or 12.5"]
+    seconds = float(text)
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # also true of NaN
+        return 0.0, [f"{text} s is not between 1 and 3600; change SECONDS or split the song"]
+    if not _SECONDS.fullmatch(text):
+        return 0.0, [f"SECONDS {text!r} is not plain with at most two decimals; write it like 30 or 12.25"]
+    return seconds, []
+
+
+def _parse_name(text: str) -> tuple[str, list[str]]:
+    name = text[:-4] if text.lower().endswith(".wav") else text
+    if not name:
+        return "", ["NAME is empty; add a file name after SECONDS"]
+    if len(name) > MAX_NAME:
+        return "", [f"NAME has {len(name)} characters; use at most {MAX_NAME}"]
+    if not _NAME.fullmatch(name):
+        bad = ", ".join(sorted({repr(c) for c in name if not _NAME.fullmatch(c)}))
+        return "", [f"NAME {name!r} contains {bad}; use only A-Z a-z 0-9 - _ ."]
+    return name, []
+
+
+def _parse_options(
+    pairs: list[tuple[str, str]], folder: Path
+) -> tuple[dict[str, str], str | None, list[str]]:
+    options: dict[str, str] = {}
+    lyrics_sha256 = None
+    wrong: list[str] = []
+    for key, value in pairs:
+        if key in options:
+            wrong.append(f"{key}= is given twice; keep one")
+        elif key == "seed":
+            if _SEED.fullmatch(value) and int(value) <= MAX_SEED:
+                options[key] = str(int(value))
+            else:
+                wrong.append(f"seed={value} is not a whole number from 0 to {MAX_SEED}; correct it")
+        elif key == "lyrics":
+            try:
+                lyrics_sha256 = hashlib.sha256(read_bytes(folder / value, "lyrics file")).hexdigest()
+                options[key] = value
+            except BadInput as error:
+                wrong.append(str(error))
+        else:
+            wrong.append(f"unknown field {key}=; known are seed=, lyrics=")
+    return options, lyrics_sha256, wrong

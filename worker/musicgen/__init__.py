@@ -1,0 +1,1 @@
+"""MusicGen: a checkpoint's weights, and the engine that makes songs with them."""

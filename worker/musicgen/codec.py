@@ -1,0 +1,36 @@
+"""EnCodec tokens to audio, in chunks that give exactly what decoding at once gives.
+
+The part at 50 frames a second (codebooks, first convolution, LSTM) sees the whole song and is
+small. The upsampling convolutions, which need some 35 MB for each second of audio, see one chunk
+at a time with a few frames of context on both sides, more than they can reach.
+"""
+
+import numpy as np
+import torch
+from transformers import EncodecModel
+
+from worker.engine import Audio, Tokens
+
+CHUNK_FRAMES = 250
+# The convolutions after the LSTM reach less than 2 frames to each side.
+HALO_FRAMES = 4
+
+
+@torch.inference_mode()
+def decode(encodec: EncodecModel, tokens: Tokens, chunk: int = CHUNK_FRAMES) -> Audio:
+    """[n_codebooks, n_frames] -> float32 mono [n_frames * hop]."""
+    hop = encodec.config.hop_length
+    first_convolution, lstm, *upsampling = encodec.decoder.layers
+    codes = torch.from_numpy(tokens.astype(np.int64)).to(encodec.device)[:, None]
+    frames = lstm(first_convolution(encodec.quantizer.decode(codes)))  # [1, channels, n_frames]
+    n_frames = frames.shape[-1]
+    audio = np.empty(n_frames * hop, np.float32)
+    for start in range(0, n_frames, chunk):
+        end = min(start + chunk, n_frames)
+        context = max(0, start - HALO_FRAMES)
+        x = frames[..., context : end + HALO_FRAMES]
+        for layer in upsampling:
+            x = layer(x)
+        samples = x[0, 0, (start - context) * hop : (end - context) * hop]
+        audio[start * hop : end * hop] = samples.float().cpu().numpy()
+    return audio

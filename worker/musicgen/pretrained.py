@@ -1,0 +1,164 @@
+"""A MusicGen checkpoint: found or fetched, its files checked, loaded, and known by name.
+
+Takes `rehearsal`, a local folder, or a Hugging Face id. What a user can get wrong (unknown model,
+missing or truncated files, another architecture) is a BadInput before anything is generated.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, MusicgenForConditionalGeneration
+
+from worker.errors import BadInput, UserError
+
+log = logging.getLogger(__name__)
+
+REHEARSAL = "rehearsal"
+LICENCE_NOTICE = (
+    "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
+)
+_NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SAMPLE_BYTES = 4096
+_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A loaded checkpoint. `revision`: the hub's commit, or a fingerprint of the folder's weights."""
+
+    model: MusicgenForConditionalGeneration
+    tokenizer: Any
+    name: str
+    revision: str
+
+
+def load(model: str, device: torch.device) -> Pretrained:
+    """Load `rehearsal`, a checkpoint folder or a hub id in fp32, ready for inference.
+
+    Raises BadInput with the remedy when that cannot work.
+    """
+    if model == REHEARSAL:
+        from worker.musicgen import rehearsal  # builds a model: not wanted otherwise
+
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
+            with _quiet():
+                rehearsal.build(Path(temporary))
+            return _load_folder(Path(temporary), REHEARSAL, None, device)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _load_folder(folder, folder.resolve().name, None, device)
+    if not _HUB_ID.fullmatch(model):
+        raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
+    snapshot = _fetch(model)
+    return _load_folder(snapshot, model, snapshot.name, device)
+
+
+def _fetch(model: str) -> Path:
+    """The hub snapshot's folder; only the files that are needed are fetched."""
+    from huggingface_hub import errors, snapshot_download
+
+    log.warning("%s. %s.", model, LICENCE_NOTICE)
+    try:
+        return Path(snapshot_download(model, allow_patterns=_NEEDED_FILES))
+    except errors.GatedRepoError:
+        raise BadInput(f"model {model} needs a licence accepted on its page and HF_TOKEN set") from None
+    except errors.RepositoryNotFoundError:
+        raise BadInput(f"no model {model} on the hub; check the name, or HF_TOKEN if it is private") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError):
+        raise BadInput(
+            f"model {model} is not on this machine and the hub cannot be reached; "
+            "check the network, or give a model folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot fetch model {model} ({error.strerror or error}); check disk space") from None
+
+
+def _load_folder(folder: Path, name: str, revision: str | None, device: torch.device) -> Pretrained:
+    weights = check(folder)
+    try:
+        with _quiet():
+            model, report = MusicgenForConditionalGeneration.from_pretrained(
+                folder, output_loading_info=True, local_files_only=True, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BadInput(f"model {name} cannot be loaded ({_first_line(error)}); fetch it again") from None
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"model {name} lacks {len(missing)} weights ({missing[0]}, ...); fetch it again")
+    return Pretrained(model.eval().to(device), tokenizer, name, revision or _fingerprint(folder, weights))
+
+
+def check(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint folder, after checking that it is complete and supported."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{folder} is no model folder: config.json is missing; check the path") from None
+    except (ValueError, OSError):
+        raise BadInput(f"{folder / 'config.json'} is damaged; fetch the model again") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "musicgen":
+        raise BadInput(f"{folder} holds a {kind!r} model; supported are mono MusicGen checkpoints")
+    decoder = config.get("decoder") or {}
+    if decoder.get("audio_channels", 1) != 1:
+        raise BadInput(f"{folder} is a stereo MusicGen; supported are the mono ones, like musicgen-medium")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise BadInput(f"{folder} has no tokenizer.json; fetch the model again")
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        try:
+            # Opening compares the header with the file's length.
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except (FileNotFoundError, OSError):
+            raise BadInput(f"{folder} lacks {name}; fetch the model again") from None
+        except SafetensorError:
+            raise BadInput(f"{folder / name} is truncated or damaged; fetch the model again") from None
+    return [folder / name for name in names]
+
+
+def _fingerprint(folder: Path, weights: list[Path]) -> str:
+    """12 hex digits that change with the model: its config, and samples spread over its weights."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES):
+                file.seek(size * sample // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no warning about the special token, which is no fault."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()

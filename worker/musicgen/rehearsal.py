@@ -1,0 +1,93 @@
+"""A tiny MusicGen with random weights, to rehearse everything but the music.
+
+It has the layout of the real one (config, tokenizer, processor, generation config, safetensors)
+and loads through `from_pretrained`; a few MB, built in seconds, always the same. It makes noise.
+"""
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    EncodecConfig,
+    EncodecFeatureExtractor,
+    MusicgenConfig,
+    MusicgenDecoderConfig,
+    MusicgenForConditionalGeneration,
+    MusicgenProcessor,
+    T5Config,
+    T5Tokenizer,
+)
+
+VOCABULARY = 256
+_WORDS = (
+    "music upbeat electronic dance heavy bass cinematic epic drums piano guitar ambient slow soft".split()
+)
+
+
+def config() -> MusicgenConfig:
+    """MusicGen's shape in small: 4 codebooks at 50 frames a second, 32 kHz mono."""
+    text = T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    decoder = MusicgenDecoderConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        ffn_dim=128,
+        pad_token_id=VOCABULARY,
+        bos_token_id=VOCABULARY,
+        decoder_start_token_id=VOCABULARY,
+    )
+    codec = EncodecConfig(
+        sampling_rate=32_000,
+        num_filters=4,
+        upsampling_ratios=[8, 5, 4, 4],
+        hidden_size=16,
+        codebook_size=VOCABULARY,
+        target_bandwidths=[1.6],  # kbit/s: four codebooks of 8 bits at 50 Hz
+        use_causal_conv=False,
+        use_conv_shortcut=False,
+    )
+    return MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+
+
+def build(folder: Path) -> None:
+    """Write the rehearsal model into `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MusicgenForConditionalGeneration(config()).eval()
+        _randomise(model)
+    generation = model.generation_config
+    generation.pad_token_id = generation.bos_token_id = generation.decoder_start_token_id = VOCABULARY
+    generation.guidance_scale, generation.max_length, generation.do_sample = 3.0, 1500, True
+    model.save_pretrained(folder)
+    features = EncodecFeatureExtractor(feature_size=1, sampling_rate=32_000)
+    MusicgenProcessor(feature_extractor=features, tokenizer=_tokenizer()).save_pretrained(folder)
+
+
+def _randomise(model: MusicgenForConditionalGeneration) -> None:
+    """Weights that are large enough for prompt, history and codebooks to matter.
+
+    transformers leaves the codebooks at zero, which would make the audio independent of the tokens.
+    """
+    for layer in model.audio_encoder.quantizer.layers:
+        layer.codebook.embed.normal_()
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1 and not name.startswith("audio_encoder"):
+            large = any(part in name for part in ("embed", "enc_to_dec_proj", "text_encoder"))
+            weight.data.normal_(0.0, 0.3 if large else 0.12)
+
+
+def _tokenizer() -> T5Tokenizer:
+    """T5's kind of tokenizer over single characters and a few words. Not trained: training varies."""
+    characters = [*string.ascii_letters, *string.digits, *string.punctuation, "▁"]
+    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    pieces += [(c, -8.0) for c in characters] + [(f"▁{word}", -6.0) for word in _WORDS]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return T5Tokenizer(tokenizer_object=tokenizer, extra_ids=0, model_max_length=512)

@@ -1,0 +1,83 @@
+"""A song as overlapping windows, and a window as columns of the delay pattern. Pure, no torch.
+
+MusicGen sees at most 30 s. A longer song goes on in windows that carry the last tokens over
+(audiocraft, MusicGen._generate_tokens): every window starts `stride` frames after the one before.
+
+Inside a window, codebook k of frame f stands in column 1 + k + f (the delay pattern; Copet et
+al. 2023, figure 1). Column 0 and the corners hold the special token:
+
+    column        0  1  2  3  4  5  6
+    codebook 0    S  a0 a1 a2 S  S  S
+    codebook 1    S  S  b0 b1 b2 S  S
+    codebook 2    S  S  S  c0 c1 c2 S
+    codebook 3    S  S  S  S  d0 d1 d2
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_S = 30.0
+STRIDE_S = 18.0
+TO_GENERATE = -1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames [start, start + length) of a song; the first `carried` of them are already known."""
+
+    start: int
+    carried: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def first_column(self) -> int:
+        """The first column with something to generate; all before it are known."""
+        return self.carried + 1
+
+
+def plan(n_frames: int, window: int, stride: int) -> list[Window]:
+    """The windows that make `n_frames` frames, in order. Each frame is generated exactly once."""
+    if not 0 < stride < window:
+        raise ValueError(f"stride {stride} must be between 1 and the window of {window} frames less one")
+    windows = [Window(0, 0, min(n_frames, window))]
+    while windows[-1].end < n_frames:
+        start = windows[-1].start + stride
+        windows.append(Window(start, windows[-1].end - start, min(n_frames - start, window)))
+    return windows
+
+
+def n_columns(length: int, n_codebooks: int) -> int:
+    """Columns of a window of `length` frames, column 0 included."""
+    return length + n_codebooks
+
+
+def n_steps(windows: list[Window], n_codebooks: int) -> int:
+    """Columns to generate over all windows: known in advance, there is no end token."""
+    return sum(n_columns(w.length, n_codebooks) - w.first_column for w in windows)
+
+
+def delayed(tokens: NDArray[np.int16], window: Window, special: int) -> NDArray[np.int64]:
+    """The window's column table: known tokens, TO_GENERATE, or the special token.
+
+    tokens [n_codebooks, n_frames] -> [n_codebooks, n_columns]
+    """
+    n_codebooks = tokens.shape[0]
+    columns = np.full((n_codebooks, n_columns(window.length, n_codebooks)), special, np.int64)
+    for k in range(n_codebooks):
+        known = tokens[k, window.start : window.start + window.carried]
+        columns[k, 1 + k : 1 + k + window.carried] = known
+        columns[k, 1 + k + window.carried : 1 + k + window.length] = TO_GENERATE
+    return columns
+
+
+def undelayed(columns: NDArray[np.int64], window: Window) -> NDArray[np.int16]:
+    """The frames that this window generated: [n_codebooks, length - carried]."""
+    return np.stack(
+        [row[1 + k + window.carried : 1 + k + window.length] for k, row in enumerate(columns)]
+    ).astype(np.int16)

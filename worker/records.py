@@ -1,0 +1,201 @@
+"""What is known of every finished song, and what follows from it: what is done, and the cost report.
+
+`records/NAME_HASH.json` is written before its WAV, so a WAV never lacks its account. A song is
+done when both exist. `cost_report.csv` is derived from the records alone, whichever run made them.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from worker.errors import BadInput
+from worker.jobs import Job
+from worker.store import Missing, Store
+
+SCHEMA = 1
+REPORT_KEY = "cost_report.csv"
+REPORT_COLUMNS = ("s3_filename", "prompt", "requested_duration_s", "generation_time_s", "estimated_cost_usd")
+# S3 answers one small read in some 30 ms; a list of 1,000 songs must not take half a minute.
+_READERS = 16
+_RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
+
+
+class Damaged(ValueError):
+    """A record that does not say what a record must say."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished song: what was asked, what made it, what it took, what it cost."""
+
+    song: str  # NAME_HASH.wav
+    prompt: str
+    seconds: float
+    name: str
+    options: Mapping[str, str]
+    seed: int
+    model: str
+    revision: str
+    device: str
+    precision: str
+    slots: int
+    window_s: float
+    stride_s: float
+    sampling: Mapping[str, float | int | bool]
+    versions: Mapping[str, str]
+    run_id: str
+    finished_at: str  # UTC, ISO 8601
+    generation_s: float  # the song's share of the time the engine was generating
+    decode_s: float  # tokens to audio; beside generation, so not charged
+    hourly_cost_usd: float
+    estimated_cost_usd: float
+    price_basis: str  # what hourly_cost_usd is
+    sample_rate: int
+    n_samples: int
+    peak: float  # before scaling; over 1.0 the song was scaled down to fit
+    n_bytes: int
+    sha256: str  # of the WAV
+    schema: int = field(default=SCHEMA)
+
+    def to_json(self) -> bytes:
+        return json_bytes(asdict(self))
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Record":
+        """Raises Damaged. Keys of later schemas are ignored."""
+        try:
+            found = json.loads(content)
+            record = cls(**{f.name: found[f.name] for f in fields(cls)})
+            numbers = (record.seconds, record.generation_s, record.estimated_cost_usd, record.n_bytes)
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{type(error).__name__}: {error}") from None
+        return record
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an output place holds of a list of jobs."""
+
+    records: Mapping[str, Record]  # song -> record of every finished song of the list
+    done: Sequence[Job]
+    todo: Sequence[Job]
+    kept: Mapping[str, str]  # song -> why its WAV is neither ours to count nor to overwrite
+    makers: Mapping[str, str]  # model -> revision, of the records of the whole place
+
+
+def record_key(job: Job) -> str:
+    """Where a job's record lies."""
+    return f"records/{job.stem}.json"
+
+
+def json_bytes(content: Any) -> bytes:
+    """How every JSON file is written: UTF-8, readable, a last newline."""
+    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()
+
+
+def song_of(key: str) -> str | None:
+    """The song that a key of the store is the record of; None if it is no record's key."""
+    match = _RECORD_KEY.fullmatch(key)
+    return f"{match[1]}.wav" if match else None
+
+
+def read_all(store: Store, keys: Iterable[str]) -> dict[str, Record | Damaged]:
+    """Every record among these keys by its song; what has gone since the listing is left out."""
+    songs = {key: song for key in keys if (song := song_of(key))}
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = pool.map(lambda key: _read(store, key), songs)
+        return {song: record for song, record in zip(songs.values(), read, strict=True) if record}
+
+
+def survey(store: Store, jobs: Sequence[Job]) -> Survey:
+    """List the place once, read its records, and say what is done and what is left."""
+    stored = store.list()
+    found = read_all(store, stored)
+    done, todo, kept = [], [], {}
+    for job in jobs:
+        record, wav = found.get(job.song), stored.get(job.song)
+        if wav is None:
+            todo.append(job)
+        elif record is None:
+            kept[job.song] = "it has no record (made by something else?)"
+        elif isinstance(record, Damaged):
+            kept[job.song] = f"its record is damaged ({record})"
+        elif record.n_bytes != wav.size:
+            kept[job.song] = f"it has {wav.size} bytes and its record says {record.n_bytes}"
+        else:
+            done.append(job)
+    good = {song: record for song, record in found.items() if isinstance(record, Record)}
+    makers = {record.model: record.revision for record in good.values()}
+    return Survey({job.song: good[job.song] for job in done}, done, todo, kept, makers)
+
+
+def _read(store: Store, key: str) -> Record | Damaged | None:
+    try:
+        return Record.from_json(store.read(key))
+    except Missing:
+        return None
+    except Damaged as error:
+        return error
+
+
+def model_name(model: str) -> str:
+    """The name that records hold: the hub id, or a folder's own name, the same on every machine."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
+
+
+def refuse_other_model(found: Survey, model: str, revision: str | None, location: str) -> None:
+    """A song's name does not hold its model: one place holds songs of one model. Raises BadInput.
+
+    `revision` is None while it is not known yet.
+    """
+    for maker, made_with in found.makers.items():
+        if maker != model:
+            what = f"{maker}, not {model}"
+        elif revision not in (None, made_with):
+            what = f"another revision of {model} ({made_with}, not {revision})"
+        else:
+            continue
+        raise BadInput(f"{location} holds songs made by {what}; give another output folder or prefix")
+
+
+def report_csv(jobs: Iterable[Job], records: Mapping[str, Record]) -> bytes:
+    """cost_report.csv: a row per finished song of the list, in its order (RFC 4180, UTF-8)."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(REPORT_COLUMNS)
+    for job in jobs:
+        if record := records.get(job.song):
+            rows.writerow(
+                [
+                    record.song,
+                    record.prompt,
+                    f"{record.seconds:g}",
+                    f"{record.generation_s:.3f}",
+                    f"{record.estimated_cost_usd:.6f}",
+                ]
+            )
+    return text.getvalue().encode()
+
+
+def write_report(store: Store, jobs: Sequence[Job], records: Mapping[str, Record]) -> None:
+    """Write cost_report.csv unless it is already so; derive it again when another worker was first."""
+    while True:
+        content = report_csv(jobs, records)
+        try:
+            there, etag = store.read_tagged(REPORT_KEY)
+        except Missing:
+            if store.create(REPORT_KEY, content):
+                return
+        else:
+            if there == content or store.replace(REPORT_KEY, content, etag):
+                return
+        records = survey(store, jobs).records
