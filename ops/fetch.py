@@ -46,6 +46,7 @@ def fetch(source: str, folder: Path, tell: Callable[[str], None]) -> Fetched:
     if not stored:
         raise BadInput(f"nothing in {store.location}; check the bucket and prefix")
     target.check_writable()
+    folder = Path(target.location)  # ~ is settled there
 
     fetched = Fetched()
     finished = {song: record for song, record in read_all(store, stored).items() if song in stored}

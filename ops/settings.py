@@ -86,6 +86,8 @@ class Settings:
         "facebook/musicgen-medium",
         "Hugging Face name or folder; `rehearsal` is a built-in tiny model that makes noise",
     )
+    slots: str | None = row("MUSICGEN_SLOTS", None, "songs made at once; empty: as memory allows")
+    dtype: str | None = row("MUSICGEN_DTYPE", None, "fp32, bf16 or fp16; empty: what the device is fast in")
     prompts: str = row("MUSICGEN_PROMPTS", "prompts.txt", "the job list")
     output: str | None = row(
         "MUSICGEN_OUTPUT", None, "folder or s3:// address for the songs; empty: the bucket, else out/songs"

@@ -3,7 +3,8 @@
     python -m worker --prompts prompts.txt --model rehearsal --output out/demo
 
 What is not given is taken from the environment (MUSICGEN_MODEL, MUSICGEN_OUTPUT, MUSICGEN_S3_BUCKET,
-MUSICGEN_S3_PREFIX, HOURLY_COST_USD, RUN_ID). The closing table goes to stdout, all else to stderr.
+MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, HOURLY_COST_USD, RUN_ID).
+The closing table goes to stdout, all else to stderr.
 Exit codes: 0 done, 1 a song or the store failed, 2 bad input or settings, 75 interrupted.
 """
 
@@ -12,6 +13,7 @@ import io
 import logging
 import math
 import os
+import re
 import secrets
 import signal
 import sys
@@ -32,6 +34,8 @@ from worker.store import open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
 
+_RUN_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
+
 
 def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
     """The exit code of a run; every error a user can cause is one `error:` line."""
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
             print(f"error: {line}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("error: stopped before the first song; run it again to start", file=sys.stderr)
+        print("error: stopped; run it again to go on", file=sys.stderr)
         return 75
     return 1 if summary.failed else 0
 
@@ -70,6 +74,11 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument("--hourly-cost", default=env.get("HOURLY_COST_USD") or None, help="USD per hour")
     p.add_argument("--price-basis", default="as set", help="what the hourly cost is, for the records")
     p.add_argument("--run-id", default=env.get("RUN_ID") or new_run_id(), help="names this run's files")
+    p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
+    p.add_argument("--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, bf16, fp16")
+    p.add_argument(
+        "--slots", default=env.get("MUSICGEN_SLOTS") or None, help="songs at once (as memory allows)"
+    )
     p.add_argument("--stride", type=float, default=18.0, help="seconds between 30 s windows (%(default)s)")
     p.add_argument("--guidance-scale", type=float, default=3.0, help="how closely to follow the prompt")
     p.add_argument("--top-k", type=int, default=250, help="tokens to choose from; 0: all")
@@ -83,6 +92,9 @@ def generate(arguments: argparse.Namespace) -> Summary:
     store = open_store(arguments.output)
     sampling = Sampling(arguments.guidance_scale, arguments.top_k, arguments.temperature)
     _check_sampling(sampling, arguments.stride)
+    if not _RUN_ID.fullmatch(arguments.run_id):
+        raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
+    slots = _slots(arguments.slots)
     order = Order(
         jobs=listed,
         selected=jobs.select(listed, arguments.only),
@@ -93,9 +105,15 @@ def generate(arguments: argparse.Namespace) -> Summary:
     )
 
     def load_engine() -> Engine:
-        from worker.musicgen.plain import PlainEngine  # imports torch: not for a run with nothing to do
+        from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
 
-        return PlainEngine.load(arguments.model, stride_s=arguments.stride)
+        return Engine.load(
+            arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            slots=slots,
+            stride_s=arguments.stride,
+        )
 
     with ProgressDisplay(_console(sys.stderr)) as display:
         summary = run(order, store, load_engine, display)
@@ -119,6 +137,12 @@ def price(hourly: str | None, basis: str) -> Price:
 def _console(stream: TextIO) -> Console:
     """A file or pipe has no width: nothing is folded there."""
     return Console(file=stream, width=None if stream.isatty() else 200)
+
+
+def _slots(text: str | None) -> int | None:
+    if text is not None and not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
+        raise BadInput(f"slots {text!r} is not a whole number over 0; leave it out to have it chosen")
+    return int(text) if text else None
 
 
 def new_run_id() -> str:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from worker import records
 from worker.audio import Unplayable, write_wav
-from worker.engine import Engine, Failed, Finished, Progress, Sampling, Song
+from worker.engine import Engine, Failed, Finished, Progress, Sampling, Song, longest_first
 from worker.errors import BadInput, Interrupted, UserError
 from worker.jobs import Job
 from worker.records import Record
@@ -28,7 +28,7 @@ from worker.store import Store
 
 SUMMARY_SCHEMA = 1
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
-_MAX_UNFINISHED = 4
+_MAX_FINISHING = 4
 
 
 @dataclass(frozen=True)
@@ -166,30 +166,30 @@ class _Run:
 
     def _generate(self, engine: Engine) -> None:
         self._summary.engine = engine.describe()
-        songs = [Song(job.song, job.prompt, job.seconds, job.seed) for job in self.todo]
-        unfinished: deque[Future[Record]] = deque()
-        waited_s = 0.0
+        songs = longest_first(Song(job.song, job.prompt, job.seconds, job.seed) for job in self.todo)
+        finishing: deque[Future[Record]] = deque()
         with (
             tempfile.TemporaryDirectory(prefix="songs-") as scratch,
             ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
         ):
-            started = time.monotonic()
             try:
                 for event in engine.stream(songs, self._order.sampling):
-                    paused = time.monotonic()
                     if isinstance(event, Progress):
                         self._watch.progress(event)
                     elif isinstance(event, Failed):
+                        self._summary.generation_s += event.generation_s
                         self._fail(event.key, event.reason)
-                    else:
-                        unfinished.append(finisher.submit(self._finish, engine, event, Path(scratch)))
-                    while unfinished and (unfinished[0].done() or len(unfinished) > _MAX_UNFINISHED):
-                        self._collect(unfinished.popleft())
-                    waited_s += time.monotonic() - paused
+                    elif isinstance(event, Finished):
+                        self._summary.generation_s += event.generation_s
+                        finishing.append(finisher.submit(self._finish, engine, event, Path(scratch)))
+                    while finishing and (finishing[0].done() or len(finishing) > _MAX_FINISHING):
+                        self._collect(finishing.popleft())
+            except BaseException:
+                self._summary.generation_s += sum(song.generation_s for song in engine.unfinished())
+                raise
             finally:
-                self._summary.generation_s = time.monotonic() - started - waited_s
-                while unfinished:
-                    self._collect(unfinished.popleft())
+                while finishing:
+                    self._collect(finishing.popleft())
 
     def _finish(self, engine: Engine, event: Finished, scratch: Path) -> Record:
         """Audio, WAV, record and song of finished tokens; runs beside generation."""
@@ -270,7 +270,7 @@ class _Run:
         self._store.write(f"runs/{self._order.run_id}/summary.json", self._summary.to_json())
 
 
-_FROM_ENGINE = ("model", "revision", "device", "precision", "slots", "window_s", "stride_s")
+_FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
 
 
 class _SongFailed(Exception):

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]
+Tokens = NDArray[np.int16]  # [n_codebooks, n_frames], TO_GENERATE where there is none yet
+TO_GENERATE = -1
 Audio = NDArray[np.float32]  # [n_samples], mono
 
 
@@ -60,7 +61,35 @@ class Failed:
     generation_s: float
 
 
-Event = Progress | Finished | Failed
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """A song as it stands: what is needed to go on with it, in another process too.
+
+    Continued from a window boundary it becomes, byte for byte, the song it would have been (same
+    device, precision and slots); from anywhere else every token made so far is kept.
+    """
+
+    song: Song
+    tokens: Tokens
+    generation_s: float  # charged so far
+    sampling: Sampling
+    model: str
+    revision: str
+    window: int  # frames
+    stride: int  # frames
+
+    @property
+    def n_made(self) -> int:
+        """Frames that are complete."""
+        return int((self.tokens != TO_GENERATE).all(axis=0).sum())
+
+
+Event = Progress | Unfinished | Finished | Failed
+
+
+def longest_first(songs: Iterable[Song]) -> list[Song]:
+    """Every song's number of steps is known: longest first leaves the fewest slots idle at the end."""
+    return sorted(songs, key=lambda song: -song.seconds)
 
 
 class Engine(Protocol):
@@ -71,8 +100,14 @@ class Engine(Protocol):
     def describe(self) -> dict[str, str | int | float]:
         """What a record holds of the engine: model, revision, device, precision, slots, window."""
 
-    def stream(self, songs: Iterable[Song], sampling: Sampling) -> Iterator[Event]:
-        """Generate all songs, taking each from `songs` only when there is room for it."""
+    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Iterator[Event]:
+        """Generate all songs, and go on with unfinished ones, taking each only when there is room.
+
+        An Unfinished comes whenever a song may be gone on with exactly from there.
+        """
+
+    def unfinished(self) -> list[Unfinished]:
+        """The songs in work, with every token made so far. For between two events of `stream`."""
 
     def decode(self, tokens: Tokens) -> Audio:
         """Audio of a finished song; may be called from another thread while `stream` runs."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from worker.batch import Order, Summary
 from worker.engine import Progress as SongProgress
@@ -80,7 +81,8 @@ class ProgressDisplay:
 
     def progress(self, event: SongProgress) -> None:
         now = self._clock()
-        self._started = self._started or now
+        if self._started is None:
+            self._started = self._last_lines = now
         for song, (n_done, n_frames) in event.frames.items():
             seconds = self._seconds[song] * n_done / n_frames
             if song not in self._in_work:
@@ -153,7 +155,8 @@ class ProgressDisplay:
 
 def show_summary(console: Console, summary: Summary, location: str) -> None:
     """The closing table of a run."""
-    table = Table(title=f"run {summary.run_id}: {summary.state}", title_justify="left")
+    # Texts: a reason or a run id may hold [brackets], which are not rich's markup.
+    table = Table(title=Text(f"run {summary.run_id}: {summary.state}"), title_justify="left")
     table.add_column("song", overflow="fold")
     for column in ("seconds", "generated in", "speed", "cost"):
         table.add_column(column, justify="right")
@@ -167,7 +170,7 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
             usd(song["estimated_cost_usd"]),
         )
     for name, reason in summary.failed.items():
-        table.add_row(name, f"FAILED: {reason}")
+        table.add_row(name, Text(f"FAILED: {reason}"))
     table.add_section()
     table.add_row(
         f"{len(summary.made)} songs",

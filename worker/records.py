@@ -8,11 +8,12 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from worker.errors import BadInput
 from worker.jobs import Job
@@ -44,6 +45,7 @@ class Record:
     revision: str
     device: str
     precision: str
+    attention: str
     slots: int
     window_s: float
     stride_s: float
@@ -72,10 +74,11 @@ class Record:
         try:
             found = json.loads(content)
             record = cls(**{f.name: found[f.name] for f in fields(cls)})
-            numbers = (record.seconds, record.generation_s, record.estimated_cost_usd, record.n_bytes)
-            if not all(isinstance(number, int | float) for number in numbers):
-                raise TypeError
-        except (ValueError, KeyError, TypeError) as error:
+            for f in fields(cls):
+                if not _fits(getattr(record, f.name), f.type):
+                    raise TypeError(f"{f.name} is wrong")
+            record.to_json()  # half a surrogate pair can be read, and never written
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Damaged(f"{type(error).__name__}: {error}") from None
         return record
 
@@ -139,11 +142,21 @@ def survey(store: Store, jobs: Sequence[Job]) -> Survey:
 
 def _read(store: Store, key: str) -> Record | Damaged | None:
     try:
-        return Record.from_json(store.read(key))
+        record = Record.from_json(store.read(key))
     except Missing:
         return None
     except Damaged as error:
         return error
+    return record if record.song == song_of(key) else Damaged(f"it is that of {record.song!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """True if a value read from JSON can be a field of this annotated type."""
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) < sys.float_info.max  # also false of NaN
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def model_name(model: str) -> str:

@@ -44,8 +44,8 @@ class Pretrained:
     revision: str
 
 
-def load(model: str, device: torch.device) -> Pretrained:
-    """Load `rehearsal`, a checkpoint folder or a hub id in fp32, ready for inference.
+def load(model: str) -> Pretrained:
+    """Load `rehearsal`, a checkpoint folder or a hub id in fp32, on the CPU.
 
     Raises BadInput with the remedy when that cannot work.
     """
@@ -55,14 +55,14 @@ def load(model: str, device: torch.device) -> Pretrained:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
             with _quiet():
                 rehearsal.build(Path(temporary))
-            return _load_folder(Path(temporary), REHEARSAL, None, device)
+            return _load_folder(Path(temporary), REHEARSAL, None)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _load_folder(folder, folder.resolve().name, None, device)
+        return _load_folder(folder, folder.resolve().name, None)
     if not _HUB_ID.fullmatch(model):
         raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
     snapshot = _fetch(model)
-    return _load_folder(snapshot, model, snapshot.name, device)
+    return _load_folder(snapshot, model, snapshot.name)
 
 
 def _fetch(model: str) -> Path:
@@ -85,7 +85,7 @@ def _fetch(model: str) -> Path:
         raise UserError(f"cannot fetch model {model} ({error.strerror or error}); check disk space") from None
 
 
-def _load_folder(folder: Path, name: str, revision: str | None, device: torch.device) -> Pretrained:
+def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
     weights = check(folder)
     try:
         with _quiet():
@@ -97,7 +97,7 @@ def _load_folder(folder: Path, name: str, revision: str | None, device: torch.de
         raise BadInput(f"model {name} cannot be loaded ({_first_line(error)}); fetch it again") from None
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"model {name} lacks {len(missing)} weights ({missing[0]}, ...); fetch it again")
-    return Pretrained(model.eval().to(device), tokenizer, name, revision or _fingerprint(folder, weights))
+    return Pretrained(model.eval(), tokenizer, name, revision or _fingerprint(folder, weights))
 
 
 def check(folder: Path) -> list[Path]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engine import TO_GENERATE
+
 WINDOW_S = 30.0
 STRIDE_S = 18.0
-TO_GENERATE = -1
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,6 @@ class Window:
     @property
     def end(self) -> int:
         return self.start + self.length
-
-    @property
-    def first_column(self) -> int:
-        """The first column with something to generate; all before it are known."""
-        return self.carried + 1
 
 
 def plan(n_frames: int, window: int, stride: int) -> list[Window]:
@@ -59,25 +55,40 @@ def n_columns(length: int, n_codebooks: int) -> int:
 
 def n_steps(windows: list[Window], n_codebooks: int) -> int:
     """Columns to generate over all windows: known in advance, there is no end token."""
-    return sum(n_columns(w.length, n_codebooks) - w.first_column for w in windows)
+    return sum(n_columns(w.length, n_codebooks) - w.carried - 1 for w in windows)
+
+
+def unmade(n_codebooks: int, n_frames: int) -> NDArray[np.int16]:
+    """The tokens of a song that is not begun: [n_codebooks, n_frames] of TO_GENERATE."""
+    return np.full((n_codebooks, n_frames), TO_GENERATE, np.int16)
 
 
 def delayed(tokens: NDArray[np.int16], window: Window, special: int) -> NDArray[np.int64]:
-    """The window's column table: known tokens, TO_GENERATE, or the special token.
+    """The window's column table: tokens, TO_GENERATE where there is none yet, or the special token.
 
     tokens [n_codebooks, n_frames] -> [n_codebooks, n_columns]
     """
-    n_codebooks = tokens.shape[0]
-    columns = np.full((n_codebooks, n_columns(window.length, n_codebooks)), special, np.int64)
-    for k in range(n_codebooks):
-        known = tokens[k, window.start : window.start + window.carried]
-        columns[k, 1 + k : 1 + k + window.carried] = known
-        columns[k, 1 + k + window.carried : 1 + k + window.length] = TO_GENERATE
+    columns = np.full((len(tokens), n_columns(window.length, len(tokens))), special, np.int64)
+    for k, row in enumerate(tokens):
+        columns[k, 1 + k : 1 + k + window.length] = row[window.start : window.end]
     return columns
 
 
 def undelayed(columns: NDArray[np.int64], window: Window) -> NDArray[np.int16]:
-    """The frames that this window generated: [n_codebooks, length - carried]."""
-    return np.stack(
-        [row[1 + k + window.carried : 1 + k + window.length] for k, row in enumerate(columns)]
-    ).astype(np.int16)
+    """The window's frames: [n_codebooks, n_columns] -> [n_codebooks, length]."""
+    return np.stack([row[1 + k : 1 + k + window.length] for k, row in enumerate(columns)]).astype(np.int16)
+
+
+def first_unmade(columns: NDArray[np.int64]) -> int:
+    """The first column with something to generate; n_columns if there is none."""
+    unmade_columns = np.flatnonzero((columns == TO_GENERATE).any(axis=0))
+    return int(unmade_columns[0]) if len(unmade_columns) else columns.shape[1]
+
+
+def in_columns(by_frame: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
+    """Put what belongs to a frame and codebook where its token stands: [length, K] -> [n_columns, K]."""
+    length, n_codebooks = by_frame.shape
+    columns = np.zeros((n_columns(window.length, n_codebooks), n_codebooks), np.float32)
+    for k in range(n_codebooks):
+        columns[1 + k : 1 + k + length, k] = by_frame[:, k]
+    return columns

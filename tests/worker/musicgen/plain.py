@@ -7,21 +7,18 @@ with guidance as a batch of two. Its tokens are the reference for any faster eng
 import time
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from worker.engine import Audio, Event, Failed, Finished, Progress, Sampling, Song, Tokens
+from worker.engine import TO_GENERATE, Audio, Event, Failed, Finished, Progress, Sampling, Song, Tokens
 from worker.musicgen import codec, windows
 from worker.musicgen.pretrained import Pretrained, load
 from worker.musicgen.sampling import draws, guide, pick
-from worker.musicgen.windows import TO_GENERATE, Window
+from worker.musicgen.windows import Window
 
 # Steps between two progress events: about a second of music.
 _REPORT_EVERY = 50
-# Below this width the threads of a CPU wait for each other longer than they work.
-_SMALL = 256
 
 
 class PlainEngine:
@@ -45,12 +42,8 @@ class PlainEngine:
     def load(
         cls, model: str, window_s: float = windows.WINDOW_S, stride_s: float = windows.STRIDE_S
     ) -> "PlainEngine":
-        """Load a checkpoint onto the GPU if there is one. Raises BadInput."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        engine = cls(load(model, device), window_s, stride_s)
-        if device.type == "cpu" and engine._decoder.config.hidden_size < _SMALL:
-            torch.set_num_threads(1)
-        return engine
+        """Load a checkpoint. Raises BadInput."""
+        return cls(load(model), window_s, stride_s)
 
     def describe(self) -> dict[str, str | int | float]:
         """What a record holds of the engine."""
@@ -75,7 +68,7 @@ class PlainEngine:
         for song in songs:
             started = time.monotonic()
             n_frames = self.n_frames(song.seconds)
-            tokens = np.zeros((self.n_codebooks, n_frames), np.int16)
+            tokens = windows.unmade(self.n_codebooks, n_frames)
             yield Progress({song.key: (0, n_frames)})
             try:
                 text = self._encode(song.prompt)
@@ -107,32 +100,23 @@ class PlainEngine:
         self, tokens: Tokens, window: Window, text: Tensor, seed: int, sampling: Sampling
     ) -> Iterator[int]:
         """Generate one window into `tokens` [n_codebooks, n_frames]; yields frames done so far."""
-        device = text.device
-        columns = torch.from_numpy(windows.delayed(tokens, window, self.special)).to(device)
-        uniform = self._uniform(window, seed).to(device)
+        table = windows.delayed(tokens, window, self.special)
+        drawn = draws(seed, window.start, window.length, self.n_codebooks)
+        columns = torch.from_numpy(table).to(text.device)
+        uniform = torch.from_numpy(windows.in_columns(drawn, window)).to(text.device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         fed = 0
-        for column in range(window.first_column, columns.shape[1]):
+        for column in range(windows.first_unmade(table), columns.shape[1]):
             fresh = columns[:, fed:column].repeat(2, 1)
             logits = self._decoder(
                 fresh, encoder_hidden_states=text, past_key_values=cache, use_cache=True
             ).logits[:, -1]
             conditional, unconditional = logits.float().view(2, self.n_codebooks, -1)
             guided = guide(conditional, unconditional, sampling.guidance_scale)
-            chosen = pick(guided, uniform[:, column], sampling)
+            chosen = pick(guided, uniform[column], sampling)
             columns[:, column] = torch.where(columns[:, column] == TO_GENERATE, chosen, columns[:, column])
             fed = column
             if column % _REPORT_EVERY == 0:
                 yield window.start + min(column, window.length)
-        tokens[:, window.start + window.carried : window.end] = windows.undelayed(
-            columns.cpu().numpy(), window
-        )
+        tokens[:, window.start : window.end] = windows.undelayed(columns.cpu().numpy(), window)
         yield window.end
-
-    def _uniform(self, window: Window, seed: int) -> Tensor:
-        """The window's draws in its columns: [n_codebooks, n_columns]."""
-        drawn = draws(seed, window.start, window.length, self.n_codebooks)
-        uniform = np.zeros((self.n_codebooks, windows.n_columns(window.length, self.n_codebooks)), np.float32)
-        for k in range(self.n_codebooks):
-            uniform[k, 1 + k : 1 + k + window.length] = drawn[:, k]
-        return torch.from_numpy(uniform)

@@ -1,0 +1,368 @@
+"""python -m worker: exit codes, one line for each error, and a whole run with the real engine."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.s3 import fresh_bucket
+from tests.songs import finish, listed, tree
+from worker import __main__ as worker
+from worker.store import open_store
+
+ROOT = Path(__file__).parents[2]
+
+# Tests that load the model share one process: importing torch takes seconds.
+engine = pytest.mark.xdist_group("engine")
+posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+SHORT = ["quiet piano ; 1 ; piano", "drums; and bass ; 1.25 ; drums", "нежно, café ; 2 ; soft ; seed=7"]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Writes prompts.txt with these lines."""
+
+    def write(*lines):
+        (tmp_path / "prompts.txt").write_text("\n".join(lines), "utf-8")
+        return str(tmp_path / "prompts.txt")
+
+    return write
+
+
+@pytest.fixture
+def python_m_worker(tmp_path):
+    """`python -m worker` in a process of its own that has none of the developer's settings."""
+    ours = re.compile("AWS_|MUSICGEN_|HOURLY_COST_USD|RUN_ID|HF_")
+    env = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    env |= {
+        "PYTHONPATH": str(ROOT),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+    def run(*arguments, **more):
+        command = [sys.executable, "-m", "worker", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=env | more, capture_output=True, text=True, encoding="utf-8"
+        )
+
+    return run
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """The worker in this process: exit code, and what it said on stderr."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+
+    def call(*arguments, **env):
+        code = worker.main([str(argument) for argument in arguments], env)
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def one_error(stderr, says):
+    """stderr ends with one error line that says this and what to do; there is no traceback."""
+    assert "Traceback" not in stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and stderr.splitlines()[-1] == errors[0]
+    assert says in errors[0] and "; " in errors[0]
+
+
+# --- bad input: exit code 2, one line, and nothing is written
+
+
+def test_every_wrong_line_is_an_error_line_with_its_number(python_m_worker, prompts, tmp_path):
+    wrong = prompts("fine ; 30 ; fine", "no seconds", "", "too short ; 0 ; zero", "up ; 3 ; ../up")
+    done = python_m_worker("--prompts", wrong, "--output", "out", "--model", "rehearsal")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line.startswith(f"error: {wrong}:{n}: ") for line, n in zip(lines, (2, 4, 5), strict=True)]
+    assert done.stdout == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "says"),
+    [
+        (["--prompts", "absent.txt"], {}, "no prompts file at absent.txt"),
+        (["--only", "nobody"], {}, "no song named nobody in the prompts file; it has piano"),
+        (["--output", "s3://no_bucket"], {}, "is not a bucket name"),
+        (["--output", "ftp://host/x"], {}, "cannot store songs at ftp://host/x"),
+        (["--output", "prompts.txt"], {}, "prompts.txt is a file"),
+        (["--hourly-cost", "much"], {}, "hourly cost 'much' is not a number"),
+        (["--hourly-cost", "-1"], {}, "hourly cost '-1' is not a number of 0 or more"),
+        ([], {"HOURLY_COST_USD": "nan"}, "hourly cost 'nan'"),
+        (["--temperature", "0"], {}, "--temperature must be over 0"),
+        (["--temperature", "nan"], {}, "--temperature must be over 0"),
+        (["--guidance-scale", "inf"], {}, "--guidance-scale must be 0 or more"),
+        (["--top-k", "-1"], {}, "--top-k must be 0 or more"),
+        (["--stride", "30"], {}, "--stride must be from 1 to under 30"),
+        (["--stride", "nan"], {}, "--stride must be from 1 to under 30"),
+        (["--run-id", "../up"], {}, "run id '../up' names no folder"),
+        (["--run-id", ""], {}, "run id '' names no folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_2(run, prompts, tmp_path, monkeypatch, arguments, env, says):
+    prompts(*SHORT)
+    monkeypatch.chdir(tmp_path)
+    code, stderr = run("--output", "out", "--model", "rehearsal", *arguments, **env)
+    assert code == 2
+    one_error(stderr, says)
+    assert list(tree(tmp_path)) == ["prompts.txt"]
+
+
+def test_text_where_a_number_belongs_is_a_usage_error(run, prompts, capfd):
+    with pytest.raises(SystemExit) as caught:
+        run("--prompts", prompts(*SHORT), "--top-k", "many")
+    assert caught.value.code == 2
+    assert "--top-k" in capfd.readouterr().err
+
+
+def test_missing_bucket_is_named(python_m_worker, prompts, s3_url):
+    aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    done = python_m_worker("--prompts", prompts(*SHORT), MUSICGEN_S3_BUCKET="no-such-bucket-here", **aws)
+    assert done.returncode == 2
+    one_error(done.stderr, "there is no bucket no-such-bucket-here")
+
+
+def test_missing_credentials_are_named(python_m_worker, prompts):
+    done = python_m_worker("--prompts", prompts(*SHORT), "--output", "s3://some-bucket/songs")
+    assert done.returncode == 2
+    one_error(done.stderr, "no AWS credentials for bucket some-bucket")
+
+
+def test_other_model_is_refused_before_torch_is_loaded(python_m_worker, prompts, tmp_path):
+    finish(open_store(str(tmp_path / "out")), listed(SHORT[0])[0])
+    arguments = ["--prompts", prompts(*SHORT), "--output", "out", "--model", "facebook/musicgen-small"]
+    done = python_m_worker(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 2
+    assert "error: out holds songs made by rehearsal, not facebook/musicgen-small; give" in done.stderr
+    assert "| torch\n" not in done.stderr
+
+
+# --- nothing to make
+
+
+@pytest.fixture
+def all_done(tmp_path, prompts):
+    """Arguments of a run whose songs are all there."""
+    for job in listed(*SHORT):
+        finish(open_store(str(tmp_path / "out")), job)
+    return ["--prompts", prompts(*SHORT), "--output", str(tmp_path / "out"), "--model", "rehearsal"]
+
+
+def test_nothing_to_make_is_0_and_does_not_load_torch(python_m_worker, all_done):
+    done = python_m_worker(*all_done, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert done.stdout.startswith("nothing to make: 3 songs are done already\n")
+    assert "| torch\n" not in done.stderr
+
+
+def test_settings_of_the_environment_are_the_defaults(python_m_worker, all_done, tmp_path):
+    settings = {"MUSICGEN_MODEL": "rehearsal", "MUSICGEN_OUTPUT": "out", "HOURLY_COST_USD": "1.5"}
+    done = python_m_worker(RUN_ID="20260102T030405Z-abcd", **settings)
+    assert done.returncode == 0
+    summary = json.loads((tmp_path / "out/runs/20260102T030405Z-abcd/summary.json").read_text())
+    assert summary["price"]["hourly_usd"] == 1.5
+
+
+def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
+    assert worker.main(all_done, {}) == 0
+    assert "price $0 an hour: your own machine, counted as 0" in capfd.readouterr().out
+
+
+@posix_only
+def test_output_that_is_not_writable_is_said_before_torch_is_loaded(python_m_worker, prompts, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    done = python_m_worker("--prompts", prompts(*SHORT), "--output", "file/out", "--model", "rehearsal")
+    assert done.returncode == 1
+    one_error(done.stderr, "a file stands where")
+
+
+@posix_only
+def test_sigterm_ends_a_run_as_ctrl_c_does(prompts, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(worker, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code = worker.main(["--prompts", prompts(*SHORT), "--output", str(tmp_path / "out")], {})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 75
+    one_error(capfd.readouterr().err, "stopped; run it again to go on")
+
+
+# --- models that cannot be loaded
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """The rehearsal model as a folder on disk."""
+    from worker.musicgen import rehearsal
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    rehearsal.build(folder)
+    return folder
+
+
+@pytest.fixture
+def broken(model_folder, tmp_path):
+    """A copy of the model folder in which files can be spoilt."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for path in model_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@engine
+def test_unknown_model_is_one_line_and_nothing_is_written(run, prompts, tmp_path):
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "./nowhere")
+    assert code == 2
+    one_error(stderr, "no model folder at ./nowhere; give a folder, a Hugging Face id or `rehearsal`")
+    assert tree(tmp_path / "out") == {}
+
+
+@engine
+def test_model_that_cannot_be_fetched_is_one_line(run, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "nobody/none")
+    assert code == 2
+    one_error(stderr, "model nobody/none is not on this machine and the hub cannot be reached")
+    assert tree(tmp_path / "out") == {}
+
+
+@engine
+def test_truncated_weights_are_one_line(run, prompts, broken, tmp_path):
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", broken)
+    assert code == 2
+    one_error(stderr, "model.safetensors is truncated or damaged; fetch the model again")
+    assert tree(tmp_path / "out") == {}
+
+
+@engine
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_missing_model_file_is_named(run, prompts, broken, tmp_path, name):
+    (broken / name).unlink()
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", broken)
+    assert code == 2
+    one_error(stderr, name)
+    assert tree(tmp_path / "out") == {}
+
+
+# --- the whole main job
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """A run of SHORT on the rehearsal model into a folder: that folder."""
+    folder = tmp_path_factory.mktemp("album")
+    (folder / "prompts.txt").write_text("\n".join(SHORT), "utf-8")
+    arguments = ["--prompts", folder / "prompts.txt", "--output", folder / "out", "--model", "rehearsal"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)
+        assert worker.main([*map(str, arguments), "--hourly-cost", "0.40", "--run-id", "album"], {}) == 0
+    return folder / "out"
+
+
+@engine
+def test_every_song_has_its_name_and_exactly_its_length(album):
+    for job in listed(*SHORT):
+        with wave.open(str(album / job.song), "rb") as song:
+            assert (song.getframerate(), song.getnchannels(), song.getsampwidth()) == (32_000, 1, 2)
+            assert song.getnframes() == round(job.seconds * 32_000)
+
+
+@engine
+def test_songs_are_not_silence_and_differ(album):
+    songs = [(album / job.song).read_bytes()[44:32_000] for job in listed(*SHORT)]
+    assert len(set(songs)) == 3
+    assert all(len(set(song)) > 50 for song in songs)
+
+
+@engine
+def test_report_has_a_row_for_each_song_that_add_up_to_the_run(album):
+    with (album / "cost_report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["s3_filename"] for row in rows] == [job.song for job in listed(*SHORT)]
+    assert [row["prompt"] for row in rows] == ["quiet piano", "drums; and bass", "нежно, café"]
+    summary = json.loads((album / "runs/album/summary.json").read_text("utf-8"))
+    assert sum(float(row["generation_time_s"]) for row in rows) == pytest.approx(
+        summary["generation_s"], abs=0.1
+    )
+    for row in rows:
+        cost = float(row["generation_time_s"]) / 3600 * 0.40
+        assert float(row["estimated_cost_usd"]) == pytest.approx(cost, abs=1e-6)
+
+
+@engine
+def test_songs_in_a_bucket_are_the_bytes_of_those_in_a_folder(album, run, prompts, s3_url):
+    place = f"s3://{fresh_bucket(s3_url)}/album"
+    code, _ = run("--prompts", prompts(*SHORT), "--output", place, "--model", "rehearsal")
+    assert code == 0
+    store = open_store(place)
+    for job in listed(*SHORT):
+        assert store.read(job.song) == (album / job.song).read_bytes()
+
+
+@engine
+def test_songs_do_not_depend_on_what_else_is_in_the_list(album, run, prompts, tmp_path):
+    code, _ = run(
+        "--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "rehearsal", "--only", "soft"
+    )
+    soft = listed(*SHORT)[2].song
+    assert code == 0
+    assert (tmp_path / "out" / soft).read_bytes() == (album / soft).read_bytes()
+
+
+@engine
+def test_model_folder_makes_what_the_built_in_model_makes(album, run, prompts, model_folder, tmp_path):
+    lines = prompts(SHORT[0])
+    code, _ = run("--prompts", lines, "--output", tmp_path / "out", "--model", model_folder)
+    piano = listed(SHORT[0])[0].song
+    assert code == 0
+    assert (tmp_path / "out" / piano).read_bytes() == (album / piano).read_bytes()
+    record = json.loads((tmp_path / "out/records" / piano.replace(".wav", ".json")).read_text())
+    assert record["model"] == "tiny"
+
+
+@engine
+@posix_only
+def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(run, prompts, tmp_path):
+    lines = prompts("first ; 1 ; first", "long ; 600 ; long")
+    out = tmp_path / "out"
+    arguments = ["--prompts", lines, "--output", str(out), "--model", "rehearsal"]
+    worker_process = subprocess.Popen(
+        [sys.executable, "-m", "worker", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        last_s = time.monotonic() + 120
+        while not (out / "cost_report.csv").exists() and time.monotonic() < last_s:
+            assert worker_process.poll() is None, worker_process.stderr.read()
+            time.sleep(0.1)
+        worker_process.send_signal(signal.SIGINT)
+        _, stderr = worker_process.communicate(timeout=60)
+    finally:
+        worker_process.kill()
+        worker_process.wait()
+    assert worker_process.returncode == 75
+    one_error(stderr, "stopped with 1 songs to make; run it again to resume")
+    assert [path.name for path in out.glob("*.wav")] == [job.song for job in listed("first ; 1 ; first")]
+
+    first = tree(out)
+    prompts("first ; 1 ; first", "long ; 600 ; long", "last ; 1 ; last")
+    code, stderr = run(*arguments, "--only", "first", "last")
+    assert code == 0
+    assert "1 songs to make, 0:01 of audio; 1 done already" in stderr
+    assert tree(out).items() >= {key: first[key] for key in first if key.endswith((".wav", "json"))}.items()

@@ -1,0 +1,99 @@
+"""What the machine offers the engine: device, precision, threads, and how many songs fit at once."""
+
+from pathlib import Path
+
+import torch
+
+from worker.errors import BadInput, UserError
+
+# Below this width a CPU gains nothing from bf16, and its threads wait longer than they work.
+_SMALL = 256
+# More songs at once gain little past the point where the multiplications are the limit.
+_MAX_SLOTS = {"cpu": 16, "cuda": 64}
+# Left free on the device: activations, and the audio of finished songs.
+_SPARE_BYTES = 1_500_000_000
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str | None) -> torch.device:
+    """`cuda`, `cuda:1` or `cpu`; by default the GPU if there is one. Raises BadInput."""
+    has_cuda = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda" if has_cuda else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type not in _MAX_SLOTS:
+        raise BadInput(f"device {name} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and not has_cuda:
+        raise BadInput("no CUDA device is visible to torch; use --device cpu, or check the driver")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def choose_dtype(name: str | None, device: torch.device, hidden: int) -> torch.dtype:
+    """`fp32`, `bf16`, `fp16`; by default bf16 where the device is fast in it, fp16 on a T4, else fp32."""
+    if name in (None, "auto"):
+        return _fast_dtype(device, hidden)
+    if name not in _DTYPES:
+        raise BadInput(f"unknown dtype {name!r}; use auto, fp32, bf16 or fp16")
+    if name == "fp16" and device.type == "cpu":
+        raise BadInput("fp16 is for GPUs; on a CPU use fp32, or bf16 where it is native")
+    return _DTYPES[name]
+
+
+def _fast_dtype(device: torch.device, hidden: int) -> torch.dtype:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return torch.bfloat16
+        return torch.float16 if (major, minor) >= (7, 0) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native and hidden >= _SMALL else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`fp32`, `bf16` or `fp16`."""
+    return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
+def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> int:
+    """Songs at once: as asked, else as many as the free memory holds. Raises UserError if none fits."""
+    if slots is not None:
+        if slots < 1:
+            raise BadInput(f"{slots} slots make no songs; use 1 or more")
+        return slots
+    most, free = _MAX_SLOTS[device.type], free_bytes(device)
+    if free is None:
+        return most // 2
+    if free < bytes_each:
+        raise no_room(bytes_each - free)
+    return min(most, free // bytes_each)
+
+
+def no_room(missing_bytes: int) -> UserError:
+    """Not one song fits."""
+    return UserError(
+        f"not enough memory for one song: {missing_bytes / 1e9:.1f} GB more are needed; "
+        "use a smaller model, half precision or a larger machine"
+    )
+
+
+def threads_for(device: torch.device, hidden: int) -> int | None:
+    """CPU threads for a model of this width; None: as torch has them."""
+    return 1 if device.type == "cpu" and hidden < _SMALL else None
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a cache may take, or None where this system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) - _SPARE_BYTES
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    except OSError:
+        pass
+    return None

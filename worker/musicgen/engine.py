@@ -1,0 +1,312 @@
+"""Songs from text with a MusicGen checkpoint, many at once. Usable without the rest of the worker.
+
+    from worker.musicgen import Engine
+
+    engine = Engine.load("facebook/musicgen-small")
+    tokens = engine.tokens(["calm piano", "epic drums"], seconds=[30, 180], seeds=[1, 2])
+    audio = engine.decode(tokens[0])                 # float32 mono at engine.sample_rate
+
+A song's tokens depend on its prompt, length, seed and sampling, never on its company or order
+(on one device, thread count, precision and slot count). In fp32 with `greedy=True` they equal
+transformers' `generate` up to 30 s; longer songs go on in windows (see windows.py).
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine import (
+    Audio,
+    Event,
+    Failed,
+    Finished,
+    Sampling,
+    Song,
+    Tokens,
+    Unfinished,
+    longest_first,
+)
+from worker.errors import BadInput, UserError
+from worker.musicgen import codec, device, pretrained, windows
+from worker.musicgen.attention import best
+from worker.musicgen.model import Cache, Model, Place, Shape
+from worker.musicgen.pretrained import Pretrained
+from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Work
+from worker.musicgen.stepper import TEXT_ROOM, Stepper
+from worker.unfinished import Unusable
+
+log = logging.getLogger(__name__)
+
+# What a continued window knows is brought in beside the others' steps, this many columns at a
+# time: on a CPU about a step's worth of work, on a GPU all at once is less than a step.
+_CPU_CHUNK = 32
+
+
+class Engine:
+    """A loaded checkpoint. Implements `worker.engine.Engine`.
+
+    One `stream` or `tokens` at a time; `decode` may run beside it in another thread.
+    """
+
+    def __init__(
+        self,
+        loaded: Pretrained,
+        *,
+        device_name: str | None = None,
+        dtype: str | None = None,
+        slots: int | None = None,
+        window_s: float = windows.WINDOW_S,
+        stride_s: float = windows.STRIDE_S,
+    ):
+        """As `load`, of a checkpoint that is loaded already, which is not changed."""
+        hf, place = loaded.model, device.choose_device(device_name)
+        shape = Shape.of(hf.decoder)
+        self._name, self._revision, self._tokenizer = loaded.name, loaded.revision, loaded.tokenizer
+        # fp32 on every device: T5 overflows in fp16, and both are a small part of the time.
+        self._text_encoder = hf.text_encoder.to(place)
+        self._projection = hf.enc_to_dec_proj.to(place) if hasattr(hf, "enc_to_dec_proj") else None
+        self._encodec = hf.audio_encoder.to(place)
+        self.sample_rate: int = self._encodec.config.sampling_rate
+        self.hop: int = self._encodec.config.hop_length
+        self.n_codebooks, self._special = shape.n_codebooks, shape.vocabulary
+        self.window, self.stride = (round(s * self.sample_rate / self.hop) for s in (window_s, stride_s))
+        if not 0 < self.stride < self.window:
+            raise BadInput(f"stride {stride_s:g} s must be over 0 and under the window of {window_s:g} s")
+
+        if n_threads := device.threads_for(place, shape.hidden):
+            torch.set_num_threads(n_threads)
+        precision = device.choose_dtype(dtype, place, shape.hidden)
+        self._n_columns = windows.n_columns(self.window, shape.n_codebooks)
+        attention = best(shape.head, precision, place)
+        self._model = Model(hf.decoder, Place(place, precision), attention, self._n_columns)
+        self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, precision)
+        self.slots = device.choose_slots(slots, self._bytes_each, place)
+        self._scheduler: Scheduler | None = None
+        self._sampling = Sampling()
+        self.occupancy = Occupancy()
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        slots: int | None = None,
+        window_s: float = windows.WINDOW_S,
+        stride_s: float = windows.STRIDE_S,
+    ) -> "Engine":
+        """Load a hub id, a checkpoint folder, or `rehearsal`.
+
+        device: cpu, cuda, cuda:N (default: the GPU if there is one). dtype: fp32, bf16, fp16, auto.
+        slots: songs at once (default: as memory allows). stride_s: how far windows are apart.
+        Raises BadInput, and UserError when not one song fits into memory.
+        """
+        loaded = pretrained.load(model)
+        return cls(loaded, device_name=device, dtype=dtype, slots=slots, window_s=window_s, stride_s=stride_s)
+
+    def describe(self) -> dict[str, str | int | float]:
+        """What a record holds of the engine."""
+        place = self._model.place
+        return {
+            "model": self._name,
+            "revision": self._revision,
+            "device": torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "cpu",
+            "precision": device.dtype_name(place.dtype),
+            "attention": self._model.attention.name,
+            "slots": self.slots,
+            "window_s": self.window * self.hop / self.sample_rate,
+            "stride_s": self.stride * self.hop / self.sample_rate,
+        }
+
+    def n_frames(self, seconds: float) -> int:
+        """Frames that cover `seconds` of audio."""
+        return -(-round(seconds * self.sample_rate) // self.hop)
+
+    def tokens(
+        self,
+        prompts: Sequence[str],
+        seconds: float | Sequence[float],
+        *,
+        seeds: Sequence[int] | None = None,
+        guidance_scale: float = 3.0,
+        top_k: int = 250,
+        temperature: float = 1.0,
+        greedy: bool = False,
+    ) -> list[Tokens]:
+        """Tokens of each prompt's song, int16 [n_codebooks, n_frames], in the order of the prompts.
+
+        seconds: one length for all, or one each. seeds: default 0, 1, 2, ...
+        Raises UserError if a song fails.
+        """
+        lengths = [float(seconds)] * len(prompts) if isinstance(seconds, int | float) else list(seconds)
+        songs = [
+            Song(str(i), prompt, length, seed)
+            for i, (prompt, length, seed) in enumerate(
+                zip(prompts, lengths, seeds if seeds is not None else range(len(prompts)), strict=True)
+            )
+        ]
+        made: dict[str, Tokens] = {}
+        for event in self.stream(longest_first(songs), Sampling(guidance_scale, top_k, temperature, greedy)):
+            if isinstance(event, Failed):
+                raise UserError(f"song {event.key} failed: {event.reason}")
+            if isinstance(event, Finished):
+                made[event.key] = event.tokens
+        return [made[song.key] for song in songs]
+
+    @torch.inference_mode()
+    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Iterator[Event]:
+        """Generate songs, and go on with unfinished ones, taking each only when there is a slot for it.
+
+        Yields Progress often, an Unfinished at each window boundary of a longer song (save it, and
+        no later fault can cost more than one window), and Finished or Failed for each song.
+        Give long songs first: then no slot is left working alone at the end.
+        Out of memory, it goes on with half the slots.
+        """
+        self._sampling = sampling
+        waiting: list[Work] = []
+        with _Ahead(self._works(songs), self._encode) as ahead:
+            while True:
+                try:
+                    self._scheduler = Scheduler(
+                        Stepper(self._model, self.slots, self._n_columns, sampling),
+                        ahead.text_of,
+                        self._special,
+                        self.window,
+                        self.stride,
+                        self.window
+                        if self._model.place.device.type == "cuda"
+                        else max(_CPU_CHUNK, self.slots),
+                    )
+                    self._scheduler.occupancy = self.occupancy = Occupancy()
+                    for event in self._scheduler.run(chain(waiting, ahead)):
+                        yield self._unfinished(event.work) if isinstance(event, WindowDone) else event
+                    return
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    waiting = self._fewer_slots(waiting)
+
+    def unfinished(self) -> list[Unfinished]:
+        """The songs in work, with every token made so far. For between two events of `stream`."""
+        return [self._unfinished(work) for work in self._scheduler.in_work()] if self._scheduler else []
+
+    def decode(self, tokens: Tokens) -> Audio:
+        """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory."""
+        with _one_thread_beside(self._model.place.device):
+            return codec.decode(self._encodec, tokens)
+
+    def _works(self, songs: Iterable[Song | Unfinished]) -> Iterator[Work]:
+        for song in songs:
+            if isinstance(song, Unfinished):
+                self._check(song)
+                yield Work(song.song, song.tokens.copy(), song.generation_s)
+            else:
+                yield Work(song, windows.unmade(self.n_codebooks, self.n_frames(song.seconds)))
+
+    def _check(self, song: Unfinished) -> None:
+        """Raises Unusable unless going on gives the song that was begun."""
+        mine = (self._name, self._revision, self.window, self.stride, self._sampling)
+        its = (song.model, song.revision, song.window, song.stride, song.sampling)
+        names = ("model", "revision", "window", "stride", "sampling")
+        for name, wanted, found in zip(names, mine, its, strict=True):
+            if wanted != found:
+                raise Unusable(f"it was begun with {name} {found}, not {wanted}")
+        if song.tokens.shape != (self.n_codebooks, self.n_frames(song.song.seconds)):
+            raise Unusable(f"its tokens have the shape {song.tokens.shape}")
+
+    def _unfinished(self, work: Work) -> Unfinished:
+        return Unfinished(
+            song=work.song,
+            tokens=work.tokens.copy(),
+            generation_s=work.generation_s,
+            sampling=self._sampling,
+            model=self._name,
+            revision=self._revision,
+            window=self.window,
+            stride=self.stride,
+        )
+
+    def _encode(self, song: Song) -> Tensor:
+        """The prompt's text states, alone and so without padding: [n_text, hidden]."""
+        with torch.inference_mode():
+            inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.place.device)
+            states = self._text_encoder(**inputs).last_hidden_state
+            projected: Tensor = self._projection(states) if self._projection else states
+            return projected[0]
+
+    def _fewer_slots(self, waiting: list[Work]) -> list[Work]:
+        """Halve the slots; -> what was in work, to be gone on with."""
+        works = self._scheduler.in_work() if self._scheduler else waiting
+        self._scheduler = None
+        torch.cuda.empty_cache()
+        if self.slots == 1:
+            free = device.free_bytes(self._model.place.device) or 0
+            raise device.no_room(max(self._bytes_each - free, 0))
+        self.slots //= 2
+        log.warning("out of memory: going on with %d songs at once", self.slots)
+        return works
+
+
+class _Ahead:
+    """Works with their text encoded one ahead, in a thread, so that no slot waits for it."""
+
+    def __init__(self, works: Iterator[Work], encode: Any):
+        self._works, self._encode = works, encode
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._texts: dict[str, Future[Tensor]] = {}
+        self._next: list[Work] = []
+
+    def __enter__(self) -> "_Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Work]:
+        return self
+
+    def __next__(self) -> Work:
+        if not self._next:
+            self._look_ahead()
+        if not self._next:
+            raise StopIteration
+        work = self._next.pop()
+        self._look_ahead()
+        return work
+
+    def text_of(self, song: Song) -> Tensor:
+        """The song's text states; made now if they were not made ahead."""
+        future = self._texts.pop(song.key, None)
+        states: Tensor = future.result() if future else self._encode(song)
+        return states
+
+    def _look_ahead(self) -> None:
+        if work := next(self._works, None):
+            self._next.append(work)
+            self._texts[work.song.key] = self._pool.submit(self._encode, work.song)
+
+
+@contextmanager
+def _one_thread_beside(place: torch.device) -> Iterator[None]:
+    """On a CPU, work beside the main thread's must not take all its cores."""
+    beside = place.type == "cpu" and threading.current_thread() is not threading.main_thread()
+    n_threads = torch.get_num_threads()
+    if beside:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if beside:
+            torch.set_num_threads(n_threads)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

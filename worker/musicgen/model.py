@@ -1,0 +1,236 @@
+"""MusicGen's decoder as few large multiplications, over a preallocated cache of keys and values.
+
+Takes the weights of transformers' decoder and computes the same function (Copet et al. 2023), with:
+QKV in one matrix, the codebooks' embeddings in one gather, their heads in one matrix; the text's
+keys and values once per song. Two savings are exact, not approximations:
+
+* The unconditional half has text states of zero and projections without bias, so its
+  cross-attention adds exactly zero: it is left out.
+* Both halves see the same tokens, so they are equal until the first cross-attention: layer 0's
+  self-attention is computed once, and x has one row per slot until there, two after it.
+
+Rows [0, slots) are the conditional half, rows [slots, 2 * slots) the unconditional one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import MusicgenForCausalLM
+from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
+
+from worker.musicgen.attention import Attention, Sdpa
+from worker.musicgen.linear import Linear, pack
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The decoder's dimensions."""
+
+    n_layers: int
+    n_heads: int
+    head: int
+    n_codebooks: int
+    vocabulary: int
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream."""
+        return self.n_heads * self.head
+
+    @classmethod
+    def of(cls, decoder: MusicgenForCausalLM) -> "Shape":
+        """The shape of transformers' MusicgenForCausalLM."""
+        c = decoder.config
+        head = c.hidden_size // c.num_attention_heads
+        return cls(c.num_hidden_layers, c.num_attention_heads, head, c.num_codebooks, c.vocab_size)
+
+
+class Norm:
+    """Layer normalisation over the last dimension."""
+
+    def __init__(self, module: torch.nn.LayerNorm, place: "Place"):
+        self._weight, self._bias = place.put(module.weight), place.put(module.bias)
+        self._eps = module.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+
+
+class Layer:
+    """One decoder layer's fused weights."""
+
+    def __init__(self, layer: MusicgenDecoderLayer, place: "Place"):
+        own, text = layer.self_attn, layer.encoder_attn
+        self.norm = Norm(layer.self_attn_layer_norm, place)
+        self.qkv = place.pack(own.q_proj.weight, own.k_proj.weight, own.v_proj.weight)
+        self.out = place.pack(own.out_proj.weight)
+        self.text_norm = Norm(layer.encoder_attn_layer_norm, place)
+        self.text_query, self.text_out = place.pack(text.q_proj.weight), place.pack(text.out_proj.weight)
+        self.text_kv = place.put(text.k_proj.weight, text.v_proj.weight)
+        self.mlp_norm = Norm(layer.final_layer_norm, place)
+        self.up, self.down = place.pack(layer.fc1.weight, gelu=True), place.pack(layer.fc2.weight)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden], to be added."""
+        return self.down(self.up(self.mlp_norm(x)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and in what precision the weights live."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def put(self, *weights: Tensor) -> Tensor:
+        """The weights, stacked along their first dimension."""
+        return torch.cat([weight.detach() for weight in weights]).to(self.device, self.dtype)
+
+    def pack(self, *weights: Tensor, gelu: bool = False) -> Linear:
+        """One linear layer of the stacked weights."""
+        return pack(self.put(*weights), gelu)
+
+
+class Cache:
+    """Keys and values of every slot: of the song so far, and of its text.
+
+    keys[i], values[i]  [rows, heads, n_columns, head]; rows = slots in layer 0, else 2 * slots
+    text_keys, ...      [layers, slots, heads, n_text, head]; text_lengths [slots]
+    """
+
+    def __init__(self, shape: Shape, slots: int, n_columns: int, n_text: int, place: Place):
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=place.dtype, device=place.device)
+
+        self.slots = slots
+        sizes = [
+            (slots if i == 0 else 2 * slots, shape.n_heads, n_columns, shape.head)
+            for i in range(shape.n_layers)
+        ]
+        self.keys = [zeros(*size) for size in sizes]
+        self.values = [zeros(*size) for size in sizes]
+        self.text_keys = zeros(shape.n_layers, slots, shape.n_heads, n_text, shape.head)
+        self.text_values = torch.zeros_like(self.text_keys)
+        self.text_lengths = torch.ones(slots, dtype=torch.int64, device=place.device)
+
+    @staticmethod
+    def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
+        """Bytes that one slot needs."""
+        columns = (2 * shape.n_layers - 1) * n_columns + shape.n_layers * n_text
+        return 2 * columns * shape.hidden * dtype.itemsize
+
+    @property
+    def n_text(self) -> int:
+        """Longest text that fits, in tokens."""
+        return self.text_keys.shape[3]
+
+    def grow_text(self, n_text: int) -> None:
+        """Make room for longer texts; what is there stays."""
+        more = n_text - self.n_text
+        self.text_keys = F.pad(self.text_keys, (0, 0, 0, more))
+        self.text_values = F.pad(self.text_values, (0, 0, 0, more))
+
+
+class Model:
+    """The decoder's forward pass: `step` for one column of all slots, `fill` for many columns of one."""
+
+    def __init__(self, decoder: MusicgenForCausalLM, place: Place, attention: Attention, n_columns: int):
+        inner = decoder.model.decoder
+        self.shape, self.place, self.attention = Shape.of(decoder), place, attention
+        self._layers = [Layer(layer, place) for layer in inner.layers]
+        self._norm = Norm(inner.layer_norm, place)
+        self._heads = place.pack(*(head.weight for head in decoder.lm_heads))
+        self._embedding = place.put(*(embedding.weight for embedding in inner.embed_tokens))
+        n_tokens = self.shape.vocabulary + 1  # and the special one
+        self._offsets = torch.arange(self.shape.n_codebooks, device=place.device) * n_tokens
+        self._positions = place.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
+        self._mask_attention = Sdpa()
+
+    def step(self, tokens: Tensor, position: Tensor, bucket: int, cache: Cache) -> tuple[Tensor, Tensor]:
+        """Feed one column of every slot.
+
+        tokens [slots, codebooks], position [slots]: its column, below `bucket`
+        -> conditional and unconditional logits, float32 [slots, codebooks, vocabulary]
+        """
+        shape, slots = self.shape, cache.slots
+        x = self._embed(tokens) + self._positions[position]
+        row = torch.arange(2 * slots, device=self.place.device)
+        column = position.repeat(2)
+        reach = self.attention.reach(column + 1, bucket)
+        text_reach = self.attention.reach(cache.text_lengths, cache.n_text)
+        for i, layer in enumerate(self._layers):
+            n = x.shape[0]  # slots in layer 0, then twice that
+            query, key, value = layer.qkv(layer.norm(x)).view(n, 3, shape.n_heads, shape.head).unbind(1)
+            cache.keys[i][row[:n], :, column[:n]] = key
+            cache.values[i][row[:n], :, column[:n]] = value
+            attended = self.attention(query, cache.keys[i], cache.values[i], reach[:n])
+            x = x + layer.out(attended.reshape(n, shape.hidden))
+            if i == 0:
+                x = x.repeat(2, 1)
+            query = layer.text_query(layer.text_norm(x[:slots])).view(slots, shape.n_heads, shape.head)
+            attended = self.attention(query, cache.text_keys[i], cache.text_values[i], text_reach)
+            x[:slots] += layer.text_out(attended.reshape(slots, shape.hidden))
+            x = x + layer.mlp(x)
+        logits = self._heads(self._norm(x)).float().view(2, slots, shape.n_codebooks, shape.vocabulary)
+        return logits[0], logits[1]
+
+    def fill(self, tokens: Tensor, start: int, slot: int, cache: Cache) -> None:
+        """Feed columns [start, start + n) of one slot into the cache; those before are there.
+
+        tokens [n, codebooks]. Makes no logits: the column after them is fed by `step`.
+        """
+        shape, n = self.shape, len(tokens)
+        end = start + n
+        x = (self._embed(tokens) + self._positions[start:end])[None]  # [1, then 2, n, hidden]
+        columns = torch.arange(end, device=self.place.device)
+        causal = columns <= columns[start:, None]
+        text_reach = self._mask_attention.reach(cache.text_lengths[slot : slot + 1], cache.n_text)
+        for i, layer in enumerate(self._layers):
+            halves = x.shape[0]
+            rows = slice(slot, slot + 1) if i == 0 else slice(slot, None, cache.slots)
+            qkv = layer.qkv(layer.norm(x).view(halves * n, shape.hidden))
+            query, key, value = qkv.view(halves, n, 3, shape.n_heads, shape.head).permute(2, 0, 3, 1, 4)
+            cache.keys[i][rows, :, start:end] = key
+            cache.values[i][rows, :, start:end] = value
+            if i == shape.n_layers - 1:
+                return  # nothing reads what comes after the last layer's keys and values
+            keys, values = cache.keys[i][rows, :, :end], cache.values[i][rows, :, :end]
+            attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=causal)
+            x = x + layer.out(attended.transpose(1, 2).reshape(halves * n, shape.hidden)).view_as(x)
+            if i == 0:
+                x = x.repeat(2, 1, 1)
+            query = layer.text_query(layer.text_norm(x[0])).view(n, shape.n_heads, shape.head)
+            attended = F.scaled_dot_product_attention(
+                query.transpose(0, 1)[None],
+                cache.text_keys[i, slot : slot + 1],
+                cache.text_values[i, slot : slot + 1],
+                attn_mask=text_reach,
+            )
+            x[0] += layer.text_out(attended[0].transpose(0, 1).reshape(n, shape.hidden))
+            x = x + layer.mlp(x.view(2 * n, shape.hidden)).view_as(x)
+
+    def set_text(self, states: Tensor, slot: int, cache: Cache) -> None:
+        """Give a slot its text: states [n_text, hidden], padding left out."""
+        n_text = len(states)
+        if n_text > cache.n_text:
+            cache.grow_text(2 * n_text)
+        for i, (keys, values) in enumerate(self._text(states.to(self.place.dtype))):
+            cache.text_keys[i, slot, :, :n_text], cache.text_values[i, slot, :, :n_text] = keys, values
+        cache.text_lengths[slot] = n_text
+
+    def _text(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each layer's text keys and values, [heads, n_text, head]."""
+        for layer in self._layers:
+            both = F.linear(states, layer.text_kv).view(-1, 2, self.shape.n_heads, self.shape.head)
+            yield both[:, 0].transpose(0, 1), both[:, 1].transpose(0, 1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """[rows, codebooks] -> [rows, hidden]: the codebooks' embeddings, added up in their order."""
+        first, *others = self._embedding[tokens + self._offsets].unbind(-2)
+        for other in others:
+            first = first + other
+        return first

@@ -1,0 +1,221 @@
+"""Which song is in which slot, and what is done next: continuous batching.
+
+A song that ends is replaced at once by the next. Songs are at different columns of different
+windows. What a continued window already knows is brought into the cache in chunks that take about
+as long as a step, one chunk between two steps, so that the others are hardly held up.
+The wall clock is shared: while n songs are in work each is charged 1/n of it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song, Tokens
+from worker.musicgen import windows
+from worker.musicgen.sampling import draws
+from worker.musicgen.stepper import Stepper
+from worker.musicgen.windows import Window
+
+# Steps between two progress events at most: about a second of music.
+_REPORT_EVERY = 50
+
+
+@dataclass
+class Work:
+    """A song in work: its tokens so far, and the seconds charged so far."""
+
+    song: Song
+    tokens: Tokens  # [n_codebooks, n_frames], TO_GENERATE where there is none
+    generation_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class WindowDone:
+    """A window of a longer song is complete: the moment to save it."""
+
+    work: Work
+
+
+class _Slot:
+    """A song in a slot, and how far its window is. Host-side mirror of the stepper's positions."""
+
+    def __init__(self, work: Work, plan: list[Window]):
+        self.work, self.plan = work, plan
+        self.filled = 0
+        self.position = 0
+        self.n_columns = 0
+
+    @property
+    def window(self) -> Window:
+        return self.plan[0]
+
+    @property
+    def is_filling(self) -> bool:
+        return self.filled < self.position
+
+    @property
+    def steps_left(self) -> int:
+        return self.n_columns - 1 - self.position
+
+    @property
+    def n_done(self) -> int:
+        return self.window.start + min(max(self.position, 0), self.window.length)
+
+
+@dataclass
+class Occupancy:
+    """How well the slots were used, in slot-steps."""
+
+    steps: int = 0
+    offered: int = 0  # steps x slots
+    held: int = 0  # by a song
+    running: int = 0  # by a song that moved a column
+
+
+class Scheduler:
+    """Runs songs through a stepper's slots.
+
+    `encode`: a song's text states, [n_text, hidden].
+    """
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        encode: Callable[[Song], Tensor],
+        special: int,
+        window: int,
+        stride: int,
+        chunk: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stepper, self._encode, self._special = stepper, encode, special
+        self._window, self._stride, self._chunk, self._clock = window, stride, chunk, clock
+        self._slots: list[_Slot | None] = [None] * stepper.slots
+        self._charged_at = clock()
+        self.occupancy = Occupancy()
+
+    def run(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
+        """Generate all works; each is taken from the iterator only when there is a slot for it.
+
+        When closed or failing midway, `in_work` gives what there was.
+        """
+        self._charged_at = self._clock()
+        while True:
+            yield from self._admit(works)
+            held = self._held()
+            if not held:
+                return
+            self._advance(held)
+            self._charge()
+            yield Progress({s.work.song.key: (s.n_done, s.work.tokens.shape[1]) for s in held.values()})
+            for i, slot in held.items():
+                if not slot.is_filling and not slot.steps_left:
+                    yield from self._close(i, slot)
+
+    def in_work(self) -> list[Work]:
+        """The songs in the slots, with every token made so far."""
+        for i, slot in self._held().items():
+            self._save(i, slot)
+        return [slot.work for slot in self._held().values()]
+
+    def _held(self) -> dict[int, _Slot]:
+        return {i: slot for i, slot in enumerate(self._slots) if slot}
+
+    def _admit(self, works: Iterator[Work]) -> Iterator[Finished | Failed]:
+        for i in range(len(self._slots)):
+            while self._slots[i] is None and (work := next(works, None)):
+                plan = windows.plan(work.tokens.shape[1], self._window, self._stride)
+                left = [window for window in plan if not _is_made(work.tokens, window)]
+                if not left:
+                    yield Finished(work.song.key, work.tokens, work.generation_s)
+                    continue
+                slot = self._slots[i] = _Slot(work, left)
+                try:
+                    self._stepper.set_text(i, self._encode(work.song))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # this prompt's fault alone; the others go on
+                    self._charge()
+                    self._slots[i] = None
+                    yield Failed(work.song.key, _one_line(error), work.generation_s)
+                else:
+                    self._open(i, slot)
+
+    def _open(self, i: int, slot: _Slot) -> None:
+        """Begin the slot's first window."""
+        window, n_codebooks = slot.window, len(slot.work.tokens)
+        columns = windows.delayed(slot.work.tokens, window, self._special)
+        drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
+        slot.filled, slot.n_columns = 0, columns.shape[1]
+        slot.position = windows.first_unmade(columns) - 1
+        self._stepper.open(i, columns, windows.in_columns(drawn, window), slot.position)
+        if not slot.is_filling:
+            self._stepper.start(i)
+
+    def _advance(self, held: dict[int, _Slot]) -> None:
+        """One chunk of filling, if a slot needs it, then steps up to the next event."""
+        filling = next(((i, slot) for i, slot in held.items() if slot.is_filling), None)
+        if filling:
+            i, slot = filling
+            end = min(slot.filled + self._chunk, slot.position)
+            self._stepper.fill(i, slot.filled, end)
+            slot.filled = end
+            if not slot.is_filling:
+                self._stepper.start(i)
+        running = [slot for slot in held.values() if not slot.is_filling]
+        if not running:
+            return
+        n_steps = 1 if filling else min(_REPORT_EVERY, *(slot.steps_left for slot in running))
+        for _ in range(n_steps):
+            self._stepper.step(1 + max(slot.position for slot in running))
+            for slot in running:
+                slot.position += 1
+                slot.filled += 1
+        self.occupancy.steps += n_steps
+        self.occupancy.offered += n_steps * len(self._slots)
+        self.occupancy.held += n_steps * len(held)
+        self.occupancy.running += n_steps * len(running)
+
+    def _close(self, i: int, slot: _Slot) -> Iterator[WindowDone | Finished | Failed]:
+        """A window is complete: go on with the next, or finish the song and free the slot."""
+        work = slot.work
+        self._stepper.stop(i)
+        self._save(i, slot)
+        if self._stepper.is_broken(i):
+            self._slots[i] = None
+            yield Failed(work.song.key, _NOT_FINITE, work.generation_s)
+        elif slot.plan[1:]:
+            slot.plan = slot.plan[1:]
+            self._open(i, slot)
+            yield WindowDone(work)
+        else:
+            self._slots[i] = None
+            yield Finished(work.song.key, work.tokens, work.generation_s)
+
+    def _save(self, i: int, slot: _Slot) -> None:
+        columns = self._stepper.read(i, slot.n_columns)
+        slot.work.tokens[:, slot.window.start : slot.window.end] = windows.undelayed(columns, slot.window)
+
+    def _charge(self) -> None:
+        """Share the time since the last call among the songs in work."""
+        now = self._clock()
+        held = self._held()
+        for slot in held.values():
+            slot.work.generation_s += (now - self._charged_at) / len(held)
+        self._charged_at = now
+
+
+_NOT_FINITE = (
+    "its logits became infinite or NaN: the model overflows in this precision; use dtype bf16 or fp32"
+)
+
+
+def _is_made(tokens: Tokens, window: Window) -> bool:
+    return bool((tokens[:, window.start : window.end] != TO_GENERATE).all())
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
