@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import BadInput, UserError
-from worker.records import REPORT_KEY, Damaged, Record, read_all
+from worker.records import REPORT_KEY, Damaged, Record, read_all, song_of
 from worker.store import Missing, Store, open_store
 
 
@@ -67,13 +67,13 @@ def fetch(source: str, folder: Path, tell: Callable[[str], None]) -> Fetched:
         if song not in fetched.had:
             fetched.new.append(song)
             fetched.n_bytes += record.n_bytes
-        target.write(f"records/{Path(song).stem}.json", record.to_json())
 
     there = target.list()
     for key, entry in stored.items():
         # The report is rewritten by every run, and may change within its size.
         new = key not in there or there[key].size != entry.size
-        if key in (REPORT_KEY, "report.html") or (key.startswith("runs/") and new):
+        brought = new and (key.startswith("runs/") or (song_of(key) in {*fetched.new, *fetched.had}))
+        if key in (REPORT_KEY, "report.html") or brought:
             target.write(key, store.read(key))
     return fetched
 

@@ -37,9 +37,9 @@ def run_worker(
     argv = [sys.executable, "-m", "worker", "--prompts", str(here / prompts), "--model", _absolute(model)]
     argv += ["--output", output if "://" in output else str(here / Path(output).expanduser())]
     if hourly_cost is not None:
-        argv += ["--hourly-cost", str(hourly_cost), "--price-basis", price_basis]
-    if only:
-        argv += ["--only", *only]
+        # With =, as a value may begin with a dash: the basis "--hourly-cost" does, a NAME may.
+        argv += [f"--hourly-cost={hourly_cost}", f"--price-basis={price_basis}"]
+    argv += [f"--only={name}" for name in only]
     worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     while True:

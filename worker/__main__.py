@@ -70,7 +70,9 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--model", default=env.get("MUSICGEN_MODEL") or DEFAULT_MODEL, help="hub id, folder, rehearsal"
     )
-    p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these songs only")
+    p.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="make these songs only"
+    )
     p.add_argument("--hourly-cost", default=env.get("HOURLY_COST_USD") or None, help="USD per hour")
     p.add_argument("--price-basis", default="as set", help="what the hourly cost is, for the records")
     p.add_argument("--run-id", default=env.get("RUN_ID") or new_run_id(), help="names this run's files")

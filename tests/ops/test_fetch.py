@@ -124,7 +124,7 @@ def test_no_key_of_a_shared_bucket_leads_out_of_the_folder(s3_url, tmp_path, key
     finish(open_store(f"s3://{bucket}"), RAIN, SONG)
     to = tmp_path / "deep" / "fetched"
     assert fetch(f"s3://{bucket}", to, lambda _: None).new == [RAIN.song]
-    assert not [path for path in tmp_path.rglob("*evil*")]
+    assert not list(tmp_path.rglob("*evil*"))
 
 
 def test_record_that_names_another_path_is_damaged(album, to, tmp_path):
@@ -143,7 +143,7 @@ def test_home_is_expanded_for_songs_too(album, tmp_path, monkeypatch):
 
 
 def test_nothing_to_fetch_is_said(store, to):
-    with pytest.raises(BadInput, match="nothing in .*; check the bucket and prefix"):
+    with pytest.raises(BadInput, match=r"nothing in .*; check the bucket and prefix"):
         bring(store, to)
     assert not to.exists()
 

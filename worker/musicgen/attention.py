@@ -30,6 +30,7 @@ class Attention(Protocol):
     """Attend to the first `lengths[row]` columns of each row's cache."""
 
     name: str
+    reads_masked: bool  # columns beyond a row's length are read, and must hold numbers
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
         """What `__call__` needs of the lengths [rows] (int64, at most `bucket`); shared by all layers."""
@@ -42,6 +43,7 @@ class Sdpa:
     """torch's scaled dot product attention, masked to each row's length."""
 
     name = "sdpa"
+    reads_masked = True
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
         """-> bool [rows, 1, 1, bucket]."""
@@ -60,6 +62,7 @@ class Compiled:
     """The C kernel of attention.c for one head size and cache type."""
 
     name = "compiled"
+    reads_masked = False
 
     def __init__(self, head: int, dtype: torch.dtype):
         self._attend = _build(head, dtype == torch.bfloat16)

@@ -88,6 +88,7 @@ class Engine:
         self._model = Model(hf.decoder, Place(place, precision), attention, self._n_columns)
         self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, precision)
         self.slots = device.choose_slots(slots, self._bytes_each, place)
+        self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
         self._sampling = Sampling()
         self.occupancy = Occupancy()
@@ -176,7 +177,7 @@ class Engine:
             while True:
                 try:
                     self._scheduler = Scheduler(
-                        Stepper(self._model, self.slots, self._n_columns, sampling),
+                        self._empty_stepper(sampling),
                         ahead.text_of,
                         self._special,
                         self.window,
@@ -242,10 +243,18 @@ class Engine:
             projected: Tensor = self._projection(states) if self._projection else states
             return projected[0]
 
+    def _empty_stepper(self, sampling: Sampling) -> Stepper:
+        """The stepper with all slots empty. It is kept: its cache is most of the memory."""
+        if not self._stepper or self._stepper.slots != self.slots:
+            self._scheduler = self._stepper = None  # the old cache goes before the new one is made
+            self._stepper = Stepper(self._model, self.slots, self._n_columns)
+        self._stepper.reset(sampling)
+        return self._stepper
+
     def _fewer_slots(self, waiting: list[Work]) -> list[Work]:
         """Halve the slots; -> what was in work, to be gone on with."""
         works = self._scheduler.in_work() if self._scheduler else waiting
-        self._scheduler = None
+        self._scheduler = self._stepper = None
         torch.cuda.empty_cache()
         if self.slots == 1:
             free = device.free_bytes(self._model.place.device) or 0

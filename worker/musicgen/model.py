@@ -102,26 +102,29 @@ class Cache:
     text_keys, ...      [layers, slots, heads, n_text, head]; text_lengths [slots]
     """
 
-    def __init__(self, shape: Shape, slots: int, n_columns: int, n_text: int, place: Place):
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=place.dtype, device=place.device)
+    def __init__(
+        self, shape: Shape, slots: int, n_columns: int, n_text: int, place: Place, attention: Attention
+    ):
+        def blank(size: tuple[int, ...]) -> Tensor:
+            # What is never read need not be zero, and so takes no memory until it is written.
+            there = torch.empty(size, dtype=place.dtype, device=place.device)
+            return there.zero_() if attention.reads_masked else there
 
         self.slots = slots
         sizes = [
             (slots if i == 0 else 2 * slots, shape.n_heads, n_columns, shape.head)
             for i in range(shape.n_layers)
         ]
-        self.keys = [zeros(*size) for size in sizes]
-        self.values = [zeros(*size) for size in sizes]
-        self.text_keys = zeros(shape.n_layers, slots, shape.n_heads, n_text, shape.head)
-        self.text_values = torch.zeros_like(self.text_keys)
+        text = (shape.n_layers, slots, shape.n_heads, n_text, shape.head)
+        self.keys, self.values = [blank(size) for size in sizes], [blank(size) for size in sizes]
+        self.text_keys, self.text_values = blank(text).zero_(), blank(text).zero_()
         self.text_lengths = torch.ones(slots, dtype=torch.int64, device=place.device)
 
     @staticmethod
     def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
         """Bytes that one slot needs."""
         columns = (2 * shape.n_layers - 1) * n_columns + shape.n_layers * n_text
-        return 2 * columns * shape.hidden * dtype.itemsize
+        return 2 * columns * shape.hidden * int(dtype.itemsize)
 
     @property
     def n_text(self) -> int:

@@ -22,11 +22,12 @@ TEXT_ROOM = 64
 class Stepper:
     """`slots` windows in work. Not thread-safe."""
 
-    def __init__(self, model: Model, slots: int, n_columns: int, sampling: Sampling):
+    def __init__(self, model: Model, slots: int, n_columns: int):
         shape, place = model.shape, model.place
-        self.slots, self._n_columns, self._sampling, self._model = slots, n_columns, sampling, model
+        self.slots, self._n_columns, self._model = slots, n_columns, model
+        self._sampling = Sampling()
         self._special = shape.vocabulary
-        self._cache = Cache(shape, slots, n_columns, TEXT_ROOM, place)
+        self._cache = Cache(shape, slots, n_columns, TEXT_ROOM, place, model.attention)
         # One column more than a window has: an idle slot looks at the one after its own.
         size = (slots, n_columns + 1, shape.n_codebooks)
         self._columns = torch.full(size, self._special, dtype=torch.int64, device=place.device)
@@ -36,6 +37,13 @@ class Stepper:
         self._broken = torch.zeros(slots, dtype=torch.bool, device=place.device)
         self._slot = torch.arange(slots, device=place.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+
+    def reset(self, sampling: Sampling) -> None:
+        """Empty all slots, and choose tokens this way from now on."""
+        if sampling != self._sampling:
+            self._sampling = sampling
+            self._graphs.clear()  # they hold the old way
+        self._running[:], self._position[:] = False, 0
 
     def set_text(self, slot: int, states: Tensor) -> None:
         """Give a slot its song's text: states [n_text, hidden]."""

@@ -1,0 +1,132 @@
+"""Running the worker from `inv`: the user's paths and settings reach it, and its exit code comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ops import generate
+from tests.songs import finish, listed
+from worker.store import open_store
+
+ROOT = Path(__file__).parents[2]
+LINES = ["rain ; 1 ; rain", "sun ; 1 ; sun"]
+RAIN, SUN = listed(*LINES)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder of the user's, with a list whose songs are made already: the worker needs no torch."""
+    handler = signal.getsignal(signal.SIGTERM)
+    for name in ("HOURLY_COST_USD", "MUSICGEN_OUTPUT", "MUSICGEN_S3_BUCKET", "RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "prompts.txt").write_text("\n".join(LINES))
+    for job in (RAIN, SUN):
+        finish(open_store(str(tmp_path / "out")), job)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run_worker(**changes):
+    arguments = {
+        "prompts": "prompts.txt",
+        "output": "out",
+        "model": "rehearsal",
+        "hourly_cost": None,
+        "price_basis": "HOURLY_COST_USD",
+    }
+    return generate.run_worker(**(arguments | changes))
+
+
+def summary(here):
+    (path,) = here.glob("out/runs/*/summary.json")
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_relative_paths_start_where_the_user_is(here):
+    assert run_worker() == 0
+    assert summary(here)["done_before"] == [RAIN.song, SUN.song]
+    assert (here / "out" / "cost_report.csv").exists()
+
+
+def test_home_is_expanded_in_the_output(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("USERPROFILE", str(here))
+    assert run_worker(output="~/out") == 0
+    assert summary(here)["done_before"] == [RAIN.song, SUN.song]
+
+
+def test_chosen_songs_reach_the_worker(here):
+    assert run_worker(only=["sun"]) == 0
+    assert summary(here)["asked"] == [SUN.song]
+
+
+def test_chosen_name_may_begin_with_a_dash(here):
+    (job,) = listed("fog ; 1 ; -fog")
+    finish(open_store("out"), job)
+    (here / "prompts.txt").write_text("fog ; 1 ; -fog\n" + "\n".join(LINES))
+    assert run_worker(only=["-fog", "sun"]) == 0
+    assert summary(here)["asked"] == [job.song, SUN.song]
+
+
+def test_price_and_where_it_is_from_reach_the_worker(here):
+    assert run_worker(hourly_cost="1.25", price_basis="--hourly-cost") == 0
+    assert summary(here)["price"] == {"hourly_usd": 1.25, "basis": "--hourly-cost"}
+
+
+def test_settings_of_the_env_file_reach_the_worker(here):
+    (here / ".env").write_text("HOURLY_COST_USD=0.75\nRUN_ID=from-the-file\n")
+    assert run_worker() == 0
+    assert (summary(here)["run_id"], summary(here)["price"]["hourly_usd"]) == ("from-the-file", 0.75)
+
+
+def test_exit_code_and_errors_pass_through(here, capfd):
+    (here / "prompts.txt").write_text("fine ; 30 ; fine\nno seconds\n")
+    assert run_worker() == 2
+    assert f"error: {here / 'prompts.txt'}:2: 1 of 3 fields" in capfd.readouterr().err
+
+
+STAND_IN = """#!/bin/sh
+trap 'sleep 0.5; echo saved > saved.txt; exit 75' INT TERM
+echo started > "$WHERE/started"
+cd "$WHERE"
+while :; do sleep 0.05; done
+"""
+
+PARENT = """
+import sys
+from ops import generate
+sys.executable = "./worker.sh"
+generate.ROOT = "."
+sys.exit(generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None, price_basis=""))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("pressed", ["Ctrl-C", "SIGTERM to inv"])
+def test_stopped_worker_is_waited_for_while_it_saves(here, pressed):
+    (here / "worker.sh").write_text(STAND_IN)
+    (here / "worker.sh").chmod(0o755)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "WHERE": str(here)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=here, env=env, start_new_session=True)
+    try:
+        last_s = time.monotonic() + 30
+        while not (here / "started").exists() and time.monotonic() < last_s:
+            time.sleep(0.02)
+        if pressed == "Ctrl-C":
+            os.killpg(parent.pid, signal.SIGINT)  # a terminal tells the whole group
+        else:
+            parent.terminate()
+        assert parent.wait(timeout=30) == 75
+        assert (here / "saved.txt").exists()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
