@@ -159,3 +159,18 @@ def lint(c: Context) -> None:
 
     if failed := checks.lint():
         raise Exit(f"error: failed: {', '.join(failed)}; see above", code=1)
+
+
+@task(help={"args": "More arguments for `python -m bench`, as one string"})
+@ui.one_line_errors
+def bench(c: Context, args: str = "") -> None:
+    """Measure the engine against transformers, half an hour.
+
+    Example: inv bench --args "--only songs --repetitions 3"
+    """
+    import shlex
+
+    from ops import checks
+
+    if code := checks.bench(shlex.split(args)):
+        raise Exit(code=code)

@@ -1,4 +1,4 @@
-"""The repository's own checks: what `inv lint` and `inv test` run. For those who work on it."""
+"""The repository's own checks: what `inv lint`, `inv test` and `inv bench` run."""
 
 import subprocess
 import sys
@@ -27,6 +27,11 @@ def lint() -> list[str]:
 def test(arguments: Sequence[str] = ()) -> int:
     """Run the tests; -> pytest's exit code."""
     return _run("pytest", [sys.executable, "-m", "pytest", *arguments])
+
+
+def bench(arguments: Sequence[str] = ()) -> int:
+    """Run the benchmark; -> its exit code."""
+    return _run("bench", [sys.executable, "-m", "bench", *arguments])
 
 
 def _run(name: str, argv: Sequence[str]) -> int:

@@ -1,0 +1,81 @@
+"""python -m bench: measure the engine against transformers and against this machine's limits.
+
+Every comparison is interleaved in one process. Results go to bench/results/*.json; the table in
+docs/benchmarks.md is made anew from all of them.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+from bench.cases import CASES, ROOT, Bench, Row
+from bench.report import write_report
+
+
+def main() -> None:
+    """Run the cases, print each figure as it comes, and keep them."""
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("--size", default="small", choices=("small", "medium", "large"))
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=30)
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--device")
+    arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    bench = Bench(arguments.size, arguments.device, arguments.repetitions, arguments.frames, arguments.slots)
+    rows: list[Row] = []
+    for name in arguments.only:
+        for row in getattr(bench, name)():
+            rows.append(row)
+            print(line(row), flush=True)
+    kept = ROOT / "bench" / "results" / f"{arguments.size}-{bench.device.type}.json"
+    kept.parent.mkdir(exist_ok=True)
+    before = json.loads(kept.read_text("utf-8"))["rows"] if kept.exists() else []
+    others = [row for row in before if row["case"] not in arguments.only]
+    content = {"machine": machine(bench.device), "rows": [asdict(row) for row in rows] + others}
+    kept.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_report()
+
+
+def line(row: Row) -> str:
+    """One figure as text."""
+    goal = f", at least {row.at_least:g}" if row.at_least is not None else ""
+    v = row.value
+    spread = f" ({v.least:.3g} to {v.greatest:.3g}, n={v.n})" if v.n > 1 else ""
+    return f"{row.case:6} {row.what}: {v.median:.3g} {row.unit}{spread}{goal}"
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the figures were taken on."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        name = next((text.partition(":")[2].strip() for text in lines if "model name" in text), name)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": commit,
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+    }
+
+
+if __name__ == "__main__":
+    main()

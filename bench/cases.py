@@ -1,0 +1,251 @@
+"""What is measured. Each case yields rows; a row says what must be reached, if anything."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import roofline, theirs
+from bench.models import PROMPT_TOKENS, SIZES, build
+from bench.timing import Spread, interleaved, rates, ratios, seconds
+from worker.engine import Sampling, Song, longest_first
+from worker.musicgen import Engine
+from worker.musicgen.model import Shape
+from worker.musicgen.stepper import Stepper
+
+ROOT = Path(__file__).resolve().parent.parent
+GREEDY = Sampling(greedy=True)
+FRAME_RATE = 50
+LATE = 1000
+# Frames of a 300 s song, specials of its 16 windows included.
+STEPS_300_S = 15_048
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. `at_least` is what it is held against; `note` what must be known to read it."""
+
+    case: str
+    what: str
+    unit: str
+    value: Spread
+    at_least: float | None = None
+    note: str = ""
+
+
+class Bench:
+    """One model on one device, and the cases that can run on it."""
+
+    def __init__(self, size: str, device: str | None, repetitions: int, frames: int, slots: int):
+        self.size, self.repetitions, self.frames, self.slots = size, repetitions, frames, slots
+        self._loaded = build(size)
+        self._engine = Engine(self._loaded, device_name=device, dtype="fp32", slots=slots)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._loaded.model.to(self.device)
+        self._shape = Shape.of(self._loaded.model.decoder)
+
+    def songs(self) -> Iterator[Row]:
+        """Equally long songs: the engine, and transformers one by one, batched, and static."""
+        n, frames = self.slots, self.frames
+        prompts = [f"song number {i}" for i in range(n)]
+        made: dict[str, np.ndarray] = {}
+
+        def engine() -> None:
+            made["engine"] = np.stack(self._engine.tokens(prompts, frames / FRAME_RATE, greedy=True))
+
+        def batched() -> None:
+            made["transformers"] = theirs.generate(self._loaded, prompts, frames)
+
+        sides = {
+            "one by one": lambda: theirs.generate(self._loaded, prompts[:1], frames),
+            "batched": batched,
+            "static cache": lambda: theirs.generate(
+                self._loaded, prompts, frames, cache_implementation="static"
+            ),
+            "engine": engine,
+        }
+        for side in ("one by one", "engine"):
+            sides[side]()  # warm
+        took = interleaved(sides, self.repetitions)
+        rate = {name: rates((1 if name == "one by one" else n) * frames, took[name]) for name in sides}
+        equal = np.array_equal(made["engine"], made["transformers"])
+        exact = f"tokens equal to transformers': {'all' if equal else 'NOT all'}"
+        for name in sides:
+            who = f"engine, fp32, {n} slots" if name == "engine" else f"transformers, {name}"
+            yield Row("songs", who, "frames/s", Spread.of(rate[name]), note=exact if name == "engine" else "")
+        for name, goal in (("one by one", 20.0), ("batched", 2.5), ("static cache", None)):
+            ratio = Spread.of(ratios(rate["engine"], rate[name]))
+            yield Row("songs", f"engine against transformers {name}", "x", ratio, goal)
+        audio = Spread.of([r / FRAME_RATE for r in rate["engine"]])
+        yield Row("songs", "engine, seconds of audio per second, early in the window", "x", audio)
+
+    def mixed(self) -> Iterator[Row]:
+        """A list of 32 songs of mixed lengths, end to end, against batches of 16 in list order."""
+        rng = random.Random(0)
+        # 1 to 8 s in tenths: 5 to 40 frames.
+        lengths = [rng.randint(5, 40) for _ in range(32)]
+        prompts = [f"song number {i}" for i in range(32)]
+
+        def batches() -> None:
+            for start in range(0, 32, 16):
+                theirs.generate(self._loaded, prompts[start : start + 16], max(lengths[start : start + 16]))
+
+        def engine() -> None:
+            self._engine.tokens(prompts, [n / FRAME_RATE for n in lengths], greedy=True)
+
+        took = interleaved({"transformers": batches, "engine": engine}, self.repetitions)
+        ratio = Spread.of(ratios(rates(1, took["engine"]), rates(1, took["transformers"])))
+        note = f"32 songs of 5 to 40 frames (1 to 8 s at a tenth), {sum(lengths)} in all, seed 0"
+        yield Row("mixed", f"engine, fp32, {self.slots} slots, against batches of 16", "x", ratio, 4.0, note)
+
+    def late(self) -> Iterator[Row]:
+        """One step near column 1000 of the window."""
+        step = theirs.LateStep(self._loaded, LATE, PROMPT_TOKENS)
+        stepper = self._late_stepper(self.slots)
+
+        def engine() -> None:
+            for _ in range(4):
+                stepper.step(LATE + 64)
+
+        def one() -> None:
+            for _ in range(4):
+                step()
+
+        one()
+        engine()
+        took = interleaved({"one by one": one, "engine": engine}, self.repetitions)
+        fast, slow = rates(4 * self.slots, took["engine"]), rates(4, took["one by one"])
+        yield Row("late", "transformers, one by one, column 1000", "frames/s", Spread.of(slow))
+        yield Row("late", f"engine, fp32, {self.slots} slots, column 1000", "frames/s", Spread.of(fast))
+        yield Row("late", "engine against transformers one by one", "x", Spread.of(ratios(fast, slow)), 15.0)
+        hours = Spread.of([rate * 3600 / STEPS_300_S for rate in fast])
+        yield Row("late", "300 s songs per hour, at this column's speed", "songs/h", hours)
+
+    def bound(self) -> Iterator[Row]:
+        """The share of the measured compute bound that a step of 32 slots reaches."""
+        slots = 32
+        self._engine.slots = slots
+        stepper = self._stepper()
+        ffn = SIZES[self.size][3]
+        needed = roofline.step_flops(self._shape, ffn, slots)
+
+        def engine() -> None:
+            for _ in range(4):
+                stepper.step(self.frames)
+
+        engine()
+        peak = roofline.gemm_flops(self.device, torch.float32)
+        took = [seconds(engine) for _ in range(self.repetitions)]
+        self._engine.slots = self.slots
+        yield Row("bound", "fp32 matrix product 2048³", "GFLOP/s", Spread.of([peak / 1e9]))
+        bandwidth = roofline.read_bandwidth(self.device)
+        yield Row("bound", "memory, read once", "GB/s", Spread.of([bandwidth / 1e9]))
+        share = Spread.of([100 * 4 * needed / t / peak for t in took])
+        note = f"{needed / 1e9:.1f} GFLOP in the linear layers of a step"
+        yield Row("bound", "share of the fp32 compute bound, 32 slots", "%", share, 60.0, note)
+        yield Row("bound", "engine, fp32, 32 slots", "frames/s", Spread.of(rates(4 * slots, took)))
+
+    def half(self) -> Iterator[Row]:
+        """bf16 on a CPU that has it natively."""
+        if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+            return
+        engine = Engine(self._loaded, device_name="cpu", dtype="bf16", slots=32)
+        prompts = [f"song number {i}" for i in range(32)]
+        length = self.frames / FRAME_RATE
+        engine.tokens(prompts, length, greedy=True)
+        sides = {
+            "one by one": lambda: theirs.generate(self._loaded, prompts[:1], self.frames),
+            "engine": lambda: engine.tokens(prompts, length, greedy=True),
+        }
+        took = interleaved(sides, self.repetitions)
+        fast = rates(32 * self.frames, took["engine"])
+        ratio = Spread.of(ratios(fast, rates(self.frames, took["one by one"])))
+        yield Row("half", "engine, bf16, 32 slots", "frames/s", Spread.of(fast))
+        yield Row("half", "engine, bf16, against transformers fp32 one by one", "x", ratio, 45.0)
+
+    def codec(self) -> Iterator[Row]:
+        """EnCodec of 30 s, at once and in chunks; and of 300 s with its peak memory."""
+        tokens = np.random.default_rng(0).integers(0, 2048, (4, 1500)).astype(np.int16)
+        codes = torch.from_numpy(tokens.astype(np.int64))[None, None].to(self.device)
+        encodec = self._loaded.model.audio_encoder
+
+        def at_once() -> None:
+            with torch.inference_mode():
+                encodec.decode(codes, [None])
+
+        took = interleaved(
+            {"at once": at_once, "chunked": lambda: self._engine.decode(tokens)}, self.repetitions
+        )
+        for name, times in took.items():
+            yield Row("codec", f"30 s of audio, {name}", "s", Spread.of(times))
+        for name in ("chunked", "once"):
+            wall, peak = _codec_process(name, 15_000)
+            yield Row("codec", f"300 s of audio, {name}", "s", Spread.of([wall]))
+            goal = "under 0.7" if name == "chunked" else ""
+            yield Row("codec", f"300 s of audio, {name}, extra memory", "GB", Spread.of([peak]), note=goal)
+
+    def busy(self) -> Iterator[Row]:
+        """How full the slots are: 40 songs of 10 to 300 s on 8 slots, the rehearsal model."""
+        rng = random.Random(0)
+        lengths = [rng.uniform(10, 300) for _ in range(40)]
+        engine = Engine.load("rehearsal", device=str(self.device), slots=8)
+        n_threads = torch.get_num_threads()
+        songs = [Song(str(i), f"song {i}", round(s, 2), i) for i, s in enumerate(lengths)]
+        took = seconds(lambda: [None for _ in engine.stream(longest_first(songs), Sampling())])
+        torch.set_num_threads(max(n_threads, 2))
+        used = engine.occupancy
+        held, running = 100 * used.held / used.offered, 100 * used.running / used.offered
+        note = f"{used.steps} steps, {sum(lengths) / took:.0f} s of audio per second (tiny model)"
+        yield Row("busy", "slots with a song", "%", Spread.of([held]), 95.0, note)
+        yield Row("busy", "slots moving a column, filling left out", "%", Spread.of([running]))
+
+    def _stepper(self) -> Stepper:
+        with torch.inference_mode():
+            stepper = self._engine._empty_stepper(GREEDY)
+            for slot in range(stepper.slots):
+                stepper.set_text(slot, torch.randn(PROMPT_TOKENS, self._shape.hidden, device=self.device))
+                stepper.start(slot)
+        return _Inference(stepper)  # type: ignore[return-value]
+
+    def _late_stepper(self, slots: int) -> Stepper:
+        stepper = self._stepper()
+        with torch.inference_mode():
+            cache = stepper._cache
+            for kept in (*cache.keys, *cache.values):
+                kept[:, :, : LATE + 128].zero_()  # memory is taken now, not while it is timed
+            stepper._position[:] = LATE
+        return stepper
+
+
+class _Inference:
+    """A stepper whose steps run in inference mode, as the engine runs them."""
+
+    def __init__(self, stepper: Stepper):
+        self._stepper = stepper
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stepper, name)
+
+    def step(self, n_reached: int) -> None:
+        with torch.inference_mode():
+            self._stepper.step(n_reached)
+
+
+def _codec_process(how: str, n_frames: int) -> tuple[float, float]:
+    """Seconds and extra GB at the peak, in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.codec_memory", how, str(n_frames)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return float(answer[-2]), float(answer[-1])
+
+
+CASES = ("songs", "mixed", "late", "bound", "half", "codec", "busy")

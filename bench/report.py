@@ -1,0 +1,49 @@
+"""docs/benchmarks.md, made from every file in bench/results/."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+HEAD = """# Benchmarks
+
+Made by `uv run inv bench`; do not edit. The model has MusicGen's real size and random weights. Every
+comparison is interleaved in one process; a ratio is taken within each repetition, and what stands
+here is the median with the least and greatest. How the engine works is in [engine.md](engine.md).
+"""
+
+
+def write_report() -> None:
+    """Write the page anew."""
+    results = sorted((ROOT / "bench" / "results").glob("*.json"))
+    parts = [HEAD, *(section(path) for path in results)]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), "utf-8", newline="\n")
+
+
+def section(path: Path) -> str:
+    """One machine's table."""
+    content = json.loads(path.read_text("utf-8"))
+    m = content["machine"]
+    lines = [
+        f"## musicgen-{path.stem.partition('-')[0]} on {m['device']}",
+        "",
+        f"{m['threads']} threads, {m['vector']}, torch {m['torch']}, transformers {m['transformers']}, "
+        f"{m['date']}, commit {m['commit']}, `{m['command']}`",
+        "",
+        "| what | median | spread | at least | reached |",
+        "|---|---|---|---|---|",
+        *(row(r) for r in content["rows"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def row(r: dict[str, Any]) -> str:
+    """One figure's line."""
+    v, goal = r["value"], r["at_least"]
+    spread = f"{v['least']:.3g} to {v['greatest']:.3g}, n = {v['n']}" if v["n"] > 1 else ""
+    reached = "" if goal is None else "yes" if v["median"] >= goal else "no"
+    what = f"{r['what']} ({r['note']})" if r["note"] else r["what"]
+    wanted = "" if goal is None else f"{goal:g} {r['unit']}"
+    return f"| {what} | {v['median']:.3g} {r['unit']} | {spread} | {wanted} | {reached} |"

@@ -1,0 +1,51 @@
+"""Interleaved timing: on a noisy machine only ratios taken within one repetition can be trusted."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and greatest of the repetitions."""
+
+    median: float
+    least: float
+    greatest: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Of one figure for each repetition."""
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Wall clock of one call, the device's work included."""
+    started = time.perf_counter()
+    act()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def interleaved(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each side, A B C A B C ..., one figure for each repetition."""
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repetitions):
+        for name, act in sides.items():
+            took[name].append(seconds(act))
+    return took
+
+
+def rates(units: float, took: list[float]) -> list[float]:
+    """Units per second of each repetition."""
+    return [units / t for t in took]
+
+
+def ratios(fast: list[float], slow: list[float]) -> list[float]:
+    """Pair by pair, how many times as fast."""
+    return [f / s for f, s in zip(fast, slow, strict=True)]
