@@ -201,7 +201,7 @@ class Engine:
 
     def decode(self, tokens: Tokens) -> Audio:
         """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory."""
-        with _one_thread_beside(self._model.place.device):
+        with _beside(self._model.place.device):
             return codec.decode(self._encodec, tokens)
 
     def _works(self, songs: Iterable[Song | Unfinished]) -> Iterator[Work]:
@@ -236,12 +236,12 @@ class Engine:
         )
 
     def _encode(self, song: Song) -> Tensor:
-        """The prompt's text states, alone and so without padding: [n_text, hidden]."""
-        with torch.inference_mode():
+        """The prompt's text states, alone and so without padding: [n_text, hidden], on the CPU."""
+        with _beside(self._model.place.device), torch.inference_mode():
             inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.place.device)
             states = self._text_encoder(**inputs).last_hidden_state
             projected: Tensor = self._projection(states) if self._projection else states
-            return projected[0]
+            return projected[0].cpu()
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
         """The stepper with all slots empty. It is kept: its cache is most of the memory."""
@@ -293,9 +293,9 @@ class _Ahead:
 
     def text_of(self, song: Song) -> Tensor:
         """The song's text states; made now if they were not made ahead."""
-        future = self._texts.pop(song.key, None)
-        states: Tensor = future.result() if future else self._encode(song)
-        return states
+        # In the thread in any case: with another number of threads the states would be rounded otherwise.
+        future = self._texts.pop(song.key, None) or self._pool.submit(self._encode, song)
+        return future.result()
 
     def _look_ahead(self) -> None:
         if work := next(self._works, None):
@@ -304,16 +304,19 @@ class _Ahead:
 
 
 @contextmanager
-def _one_thread_beside(place: torch.device) -> Iterator[None]:
-    """On a CPU, work beside the main thread's must not take all its cores."""
-    beside = place.type == "cpu" and threading.current_thread() is not threading.main_thread()
-    n_threads = torch.get_num_threads()
-    if beside:
-        torch.set_num_threads(1)
-    try:
+def _beside(place: torch.device) -> Iterator[None]:
+    """Work in another thread, beside generation: on a GPU in a stream of its own, on a CPU on one core."""
+    if threading.current_thread() is threading.main_thread():
         yield
-    finally:
-        if beside:
+    elif place.type == "cuda":
+        with torch.cuda.stream(torch.cuda.Stream(place)):  # type: ignore[no-untyped-call]
+            yield
+    else:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
             torch.set_num_threads(n_threads)
 
 

@@ -221,7 +221,7 @@ class Model:
         n_text = len(states)
         if n_text > cache.n_text:
             cache.grow_text(2 * n_text)
-        for i, (keys, values) in enumerate(self._text(states.to(self.place.dtype))):
+        for i, (keys, values) in enumerate(self._text(states.to(self.place.device, self.place.dtype))):
             cache.text_keys[i, slot, :, :n_text], cache.text_values[i, slot, :, :n_text] = keys, values
         cache.text_lengths[slot] = n_text
 

@@ -98,7 +98,8 @@ class Stepper:
             graph = self._graphs[bucket]
             if graph is None:
                 graph = self._graphs[bucket] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # Another thread may be decoding: only this one's calls belong to the capture.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self._advance(bucket)
             graph.replay()
 
