@@ -62,6 +62,7 @@ def check(
     from ops import plan
 
     settings = Settings.load()
+    settings.check()
     settings.export_aws()
     place = output or settings.output_place
     songs = plan.plan(Path(prompts or settings.prompts), place, model or settings.model, only or ())

@@ -71,9 +71,13 @@ def fetch(source: str, folder: Path, tell: Callable[[str], None]) -> Fetched:
     there = target.list()
     for key, entry in stored.items():
         # The report is rewritten by every run, and may change within its size.
-        new = key not in there or there[key].size != entry.size
-        brought = new and (key.startswith("runs/") or (song_of(key) in {*fetched.new, *fetched.had}))
-        if key in (REPORT_KEY, "report.html") or brought:
+        if key.startswith("runs/"):
+            wanted = key not in there or there[key].size != entry.size
+        else:
+            of = song_of(key)
+            wanted = key in (REPORT_KEY, "report.html") or of in fetched.new
+            wanted = wanted or (of in fetched.had and key not in there)
+        if wanted:
             target.write(key, store.read(key))
     return fetched
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.settings import child_env
+from worker.errors import Interrupted, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,8 +35,8 @@ def run_worker(
     while it saves and accounts for what is finished.
     """
     here = Path.cwd()
-    argv = [sys.executable, "-m", "worker", "--prompts", str(here / prompts), "--model", _absolute(model)]
-    argv += ["--output", output if "://" in output else str(here / Path(output).expanduser())]
+    argv = [sys.executable, "-m", "worker", f"--prompts={here / prompts}", f"--model={_absolute(model)}"]
+    argv += [f"--output={output if '://' in output else here / Path(output).expanduser()}"]
     if hourly_cost is not None:
         # With =, as a value may begin with a dash: the basis "--hourly-cost" does, a NAME may.
         argv += [f"--hourly-cost={hourly_cost}", f"--price-basis={price_basis}"]
@@ -44,9 +45,15 @@ def run_worker(
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     while True:
         try:
-            return worker.wait()
+            code = worker.wait()
+            break
         except KeyboardInterrupt:
             continue
+    if code in (-signal.SIGINT, -signal.SIGTERM):
+        raise Interrupted("stopped at once; run it again to resume")
+    if code < 0:
+        raise UserError(f"the worker was killed by signal {-code} (out of memory?); run it again to resume")
+    return code
 
 
 def _absolute(model: str) -> str:

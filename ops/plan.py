@@ -33,6 +33,7 @@ def plan(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> li
     """
     listed = jobs.load(prompts)
     chosen = jobs.select(listed, only)
+    jobs.refuse_lyrics(chosen)
     store = open_store(output)
     found = records.survey(store, listed)
     records.refuse_other_model(found, records.model_name(model), None, store.location)

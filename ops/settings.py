@@ -32,11 +32,12 @@ class Row:
     attribute: str
     kind: type
 
-    def __init__(self, name: str, default: object, meaning: str, secret: bool):
+    def __init__(self, name: str, default: object, meaning: str, secret: bool, choices: tuple[str, ...]):
         self.name = name
         self.default = default
         self.meaning = meaning
         self.secret = secret
+        self.choices = choices
 
     def __set_name__(self, owner: type, attribute: str) -> None:
         hint = owner.__annotations__[attribute]
@@ -57,7 +58,18 @@ class Row:
         text = text.strip()
         if not text:
             return self.default
-        return self._amount(text) if self.kind is float else text
+        if self.kind is float:
+            return self._amount(text)
+        if self.kind is int:
+            return self._count(text)
+        if self.choices and text not in self.choices:
+            raise BadInput(f"{self.name}={text} is not one of {', '.join(self.choices)}; correct it")
+        return text
+
+    def _count(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+            raise BadInput(f"{self.name}={text} is not a whole number over 0; correct it")
+        return int(text)
 
     def _amount(self, text: str) -> float:
         try:
@@ -72,9 +84,11 @@ class Row:
         return amount
 
 
-def row(name: str, default: object, meaning: str, *, secret: bool = False) -> Any:
+def row(
+    name: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()
+) -> Any:
     """A setting's environment name, default and one line of meaning."""
-    return Row(name, default, meaning, secret)
+    return Row(name, default, meaning, secret, choices)
 
 
 @dataclass(frozen=True, repr=False)  # our own repr: secrets show as ***
@@ -86,8 +100,13 @@ class Settings:
         "facebook/musicgen-medium",
         "Hugging Face name or folder; `rehearsal` is a built-in tiny model that makes noise",
     )
-    slots: str | None = row("MUSICGEN_SLOTS", None, "songs made at once; empty: as memory allows")
-    dtype: str | None = row("MUSICGEN_DTYPE", None, "fp32, bf16 or fp16; empty: what the device is fast in")
+    slots: int | None = row("MUSICGEN_SLOTS", None, "songs made at once; empty: as memory allows")
+    dtype: str | None = row(
+        "MUSICGEN_DTYPE",
+        None,
+        "fp32, bf16 or fp16; empty: what the device is fast in",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     prompts: str = row("MUSICGEN_PROMPTS", "prompts.txt", "the job list")
     output: str | None = row(
         "MUSICGEN_OUTPUT", None, "folder or s3:// address for the songs; empty: the bucket, else out/songs"
@@ -111,7 +130,7 @@ class Settings:
     )
 
     @classmethod
-    def load(cls, env: Mapping[str, str] = os.environ, file: Path = ENV_FILE) -> "Settings":
+    def load(cls, env: Mapping[str, str] = os.environ, file: Path | None = None) -> "Settings":
         """Settings of the environment and the file, if there is one. Raises BadInput if it is unreadable."""
         values: dict[str, Any] = dict(child_env(env, file))
         return cls(**{row.attribute: values.get(row.name, "") for row in rows()})
@@ -124,6 +143,11 @@ class Settings:
         if self.bucket:
             return f"s3://{self.bucket}/{(self.prefix or '').strip('/')}".rstrip("/")
         return "out/songs"
+
+    def check(self) -> None:
+        """Read every setting. Raises BadInput for a malformed one."""
+        for row in rows():
+            getattr(self, row.attribute)
 
     def need(self, attribute: str) -> Any:
         """The attribute's value. Raises BadInput if the setting is absent."""
@@ -161,12 +185,21 @@ def env_example() -> str:
     )
 
 
-def child_env(env: Mapping[str, str] = os.environ, file: Path = ENV_FILE) -> dict[str, str]:
+def env_file() -> Path:
+    """The `.env` of this folder or of one above it, up to the one that holds tasks.py, as Invoke looks."""
+    here = Path.cwd()
+    above = [here, *here.parents]
+    project = next((i for i, folder in enumerate(above) if (folder / "tasks.py").exists()), 0)
+    found = next((folder / ENV_FILE for folder in above[: project + 1] if (folder / ENV_FILE).exists()), None)
+    return found or ENV_FILE
+
+
+def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> dict[str, str]:
     """The environment for a child process: this one, and below it what the file sets.
 
     An empty line of the file sets nothing: AWS_DEFAULT_REGION="" would be an error, not a default.
     """
-    below = {name: value for name, value in read_env_file(file).items() if value}
+    below = {name: value for name, value in read_env_file(file or env_file()).items() if value}
     if any(env.get(name) for name in AWS_KEYS):
         below = {name: value for name, value in below.items() if name not in AWS_KEYS}
     return below | dict(env)

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 from worker import records
 from worker.audio import Unplayable, write_wav
 from worker.engine import Engine, Failed, Finished, Progress, Sampling, Song, longest_first
-from worker.errors import BadInput, Interrupted, UserError
-from worker.jobs import Job
+from worker.errors import Interrupted, UserError
+from worker.jobs import Job, refuse_lyrics
 from worker.records import Record
-from worker.store import Store
+from worker.store import Missing, Store
 
 SUMMARY_SCHEMA = 1
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
@@ -61,6 +61,7 @@ class Watch(Protocol):
     def planned(self, found: records.Survey, order: Order) -> None: ...
     def progress(self, event: Progress) -> None: ...
     def made(self, record: Record) -> None: ...
+    def made_elsewhere(self, song: str) -> None: ...
     def failed(self, song: str, reason: str) -> None: ...
 
 
@@ -79,6 +80,7 @@ class Summary:
     done_before: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)  # foreign WAV -> why it is left alone
     made: list[dict[str, Any]] = field(default_factory=list)
+    made_elsewhere: list[str] = field(default_factory=list)  # by another run, while this one made it too
     failed: dict[str, str] = field(default_factory=dict)
     generation_s: float = 0.0  # wall clock in which the engine was generating
     wall_s: float = 0.0  # the whole run, overhead included
@@ -113,8 +115,7 @@ def run(order: Order, store: Store, load_engine: Callable[[], Engine], watch: Wa
     Raises BadInput before anything is written, UserError when the store fails, and Interrupted on
     Ctrl-C; from the first song on, report and summary are written whatever happens.
     """
-    if sung := [job.name for job in order.selected if "lyrics" in job.options]:
-        raise BadInput(f"MusicGen cannot sing; remove lyrics= from {', '.join(sung)}")
+    refuse_lyrics(order.selected)
     found = records.survey(store, order.jobs)
     records.refuse_other_model(found, order.model, None, store.location)
     this = _Run(order, store, found, watch)
@@ -158,6 +159,7 @@ class _Run:
                 self._account()
             if interrupted:
                 left = len(self.todo) - len(self._summary.made) - len(self._summary.failed)
+                left -= len(self._summary.made_elsewhere)
                 raise Interrupted(f"stopped with {left} songs to make; run it again to resume") from None
             raise
         self._summary.state = "failed" if self._summary.failed else "done"
@@ -224,26 +226,45 @@ class _Run:
                 sha256=wav.sha256,
                 **{key: described[key] for key in _FROM_ENGINE},  # type: ignore[arg-type]
             )
-            # Record first: a crash between the two leaves a record without a song, which is made
-            # again, and never a song without its account.
-            self._store.write(records.record_key(job), record.to_json())
-            if not self._store.create_file(job.song, path):
-                raise Unplayable("a file of this name appeared meanwhile and was left alone")
+            self._keep(job, record, path)
             return record
         except OSError as error:
             raise UserError(
                 f"cannot write {path} ({error.strerror or error}); free space in {scratch.parent}"
             ) from None
+        except (UserError, _MadeElsewhere):
+            raise
+        except Unplayable as error:
+            raise _SongFailed(job.song, str(error)) from error
         except Exception as error:
-            if isinstance(error, UserError):
-                raise
             raise _SongFailed(job.song, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
         finally:
             path.unlink(missing_ok=True)
 
+    def _keep(self, job: Job, record: Record, path: Path) -> None:
+        """Record, then song: a crash between the two leaves a record without a song, which is made
+        again, and never a song without its account. Raises _MadeElsewhere."""
+        key = records.record_key(job)
+        try:
+            before = self._store.read(key)
+        except Missing:
+            before = None
+        if self._store.list(job.song):
+            raise _MadeElsewhere(job.song)
+        self._store.write(key, record.to_json())
+        if not self._store.create_file(job.song, path):
+            if before is not None:
+                self._store.write(key, before)  # it may be the account of the song that is there
+            raise _MadeElsewhere(job.song)
+
     def _collect(self, future: "Future[Record]") -> None:
         try:
             record = future.result()
+        except _MadeElsewhere as other:
+            self._summary.made_elsewhere.append(other.song)
+            self._watch.made_elsewhere(other.song)
+            self._account()
+            return
         except _SongFailed as failure:
             self._fail(failure.song, failure.reason)
             return
@@ -266,11 +287,19 @@ class _Run:
     def _account(self) -> None:
         """The report and the summary, as of now."""
         self._summary.wall_s = time.monotonic() - self._started
-        records.write_report(self._store, self._order.jobs, self._records)
+        self._records |= records.write_report(self._store, self._order.jobs, self._records)
         self._store.write(f"runs/{self._order.run_id}/summary.json", self._summary.to_json())
 
 
 _FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
+
+
+class _MadeElsewhere(Exception):
+    """Another run has made this song meanwhile; its song and its account stay."""
+
+    def __init__(self, song: str):
+        super().__init__(song)
+        self.song = song
 
 
 class _SongFailed(Exception):

@@ -148,6 +148,12 @@ def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
     return [job for job in jobs if not wanted or job.name in wanted or job.stem in wanted]
 
 
+def refuse_lyrics(listed: Iterable[Job]) -> None:
+    """For a model that cannot sing. Raises BadInput."""
+    if sung := [job.name for job in listed if "lyrics" in job.options]:
+        raise BadInput(f"MusicGen cannot sing; remove lyrics= from {', '.join(sung)}")
+
+
 def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
     """The job of one line and everything that is wrong with it; what is wrong is empty in the job."""
     control = {c for c in line if unicodedata.category(c) == "Cc" and c != "\t"}

@@ -29,9 +29,11 @@ def span(seconds: float) -> str:
 
 
 def usd(amount: float) -> str:
-    """`$0`, `$0.0123`, `$4.56`."""
+    """`$0`, `<$0.0001`, `$0.0123`, `$4.56`."""
     if not amount:
         return "$0"
+    if amount < 0.0001:
+        return "<$0.0001"
     return f"${amount:.2f}" if amount >= 1 else f"${amount:.4f}"
 
 
@@ -111,6 +113,10 @@ class ProgressDisplay:
         self._close(song)
         self._say(f"failed {song}: {reason}")
 
+    def made_elsewhere(self, song: str) -> None:
+        self._close(song)
+        self._say(f"skipped {song}: another run has made it meanwhile; its song stays")
+
     # --- how it looks
 
     def _song_line(self, song: str, now: float) -> str:
@@ -131,15 +137,14 @@ class ProgressDisplay:
     def _open(self, song: str) -> None:
         if not self._bars:
             self._say(f"start {song}: {self._seconds[song]:g} s")
-        elif len(self._bar_of) < _MAX_BARS:
-            self._bar_of[song] = self._bars.add_task(song, total=self._seconds[song], what="")
 
     def _draw(self, now: float) -> None:
         assert self._bars  # noqa: S101 - only called on a terminal
-        for song, bar in self._bar_of.items():
-            if song in self._in_work:
-                made = self._in_work[song][1]
-                self._bars.update(bar, completed=made, what=self._song_line(song, now))
+        for song, (_, made) in self._in_work.items():
+            if song not in self._bar_of and len(self._bar_of) < _MAX_BARS:
+                self._bar_of[song] = self._bars.add_task(song, total=self._seconds[song], what="")
+            if song in self._bar_of:
+                self._bars.update(self._bar_of[song], completed=made, what=self._song_line(song, now))
         made = self._made_s + sum(seconds for _, seconds in self._in_work.values())
         total = sum(self._seconds.values())
         self._bars.update(self._total, completed=made, total=total, what=self._list_line(now), visible=True)
@@ -169,8 +174,6 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
             f"{speed:.1f}x",
             usd(song["estimated_cost_usd"]),
         )
-    for name, reason in summary.failed.items():
-        table.add_row(name, Text(f"FAILED: {reason}"))
     table.add_section()
     table.add_row(
         f"{len(summary.made)} songs",
@@ -182,11 +185,12 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
     if summary.made or summary.failed:
         console.print(table)
     else:
-        console.print(f"nothing to make: {len(summary.done_before)} songs are done already", highlight=False)
+        console.print("nothing to make", highlight=False)
     console.print(
         f"overhead {span(summary.wall_s - summary.generation_s)} (loading, audio, saving); "
         f"price {usd(summary.price.hourly_usd)} an hour: {summary.price.basis}",
-        f"{len(summary.done_before)} done before, {len(summary.kept)} kept, {len(summary.failed)} failed",
+        *(f"FAILED {song}: {reason}" for song, reason in summary.failed.items()),
+        f"{len(summary.done_before)} done already, {len(summary.kept)} kept, {len(summary.failed)} failed",
         f"songs, records and cost_report.csv are in {location}",
         sep="\n",
         markup=False,

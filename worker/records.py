@@ -20,10 +20,12 @@ from worker.jobs import Job
 from worker.store import Missing, Store
 
 SCHEMA = 1
+REHEARSAL = "rehearsal"  # the built-in tiny model
 REPORT_KEY = "cost_report.csv"
 REPORT_COLUMNS = ("s3_filename", "prompt", "requested_duration_s", "generation_time_s", "estimated_cost_usd")
 # S3 answers one small read in some 30 ms; a list of 1,000 songs must not take half a minute.
 _READERS = 16
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 
 
@@ -160,9 +162,16 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def model_name(model: str) -> str:
-    """The name that records hold: the hub id, or a folder's own name, the same on every machine."""
+    """The name that records hold: the hub id, or a folder's own name, the same on every machine.
+
+    Raises BadInput if it can be neither; whether the model can be loaded is another matter.
+    """
     folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else model
+    if folder.is_dir():
+        return folder.resolve().name
+    if model != REHEARSAL and not _HUB_ID.fullmatch(model):
+        raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
+    return model
 
 
 def refuse_other_model(found: Survey, model: str, revision: str | None, location: str) -> None:
@@ -199,16 +208,30 @@ def report_csv(jobs: Iterable[Job], records: Mapping[str, Record]) -> bytes:
     return text.getvalue().encode()
 
 
-def write_report(store: Store, jobs: Sequence[Job], records: Mapping[str, Record]) -> None:
-    """Write cost_report.csv unless it is already so; derive it again when another worker was first."""
+def write_report(store: Store, jobs: Sequence[Job], records: Mapping[str, Record]) -> Mapping[str, Record]:
+    """Write cost_report.csv unless it is already so; -> the records that it is made from.
+
+    When another worker has written songs of this list that `records` lacks, or is first, the
+    records are read anew.
+    """
+    surveyed = False
     while True:
         content = report_csv(jobs, records)
         try:
             there, etag = store.read_tagged(REPORT_KEY)
         except Missing:
             if store.create(REPORT_KEY, content):
-                return
+                return records
         else:
-            if there == content or store.replace(REPORT_KEY, content, etag):
-                return
-        records = survey(store, jobs).records
+            if there == content:
+                return records
+            others = _songs_of(there).intersection(job.song for job in jobs) - records.keys()
+            if (surveyed or not others) and store.replace(REPORT_KEY, content, etag):
+                return records
+        records, surveyed = survey(store, jobs).records, True
+
+
+def _songs_of(report: bytes) -> set[str]:
+    """The songs of a report, whoever wrote it."""
+    rows = csv.reader(io.StringIO(report.decode("utf-8", "replace"), newline=""))
+    return {row[0] for row in rows if row}

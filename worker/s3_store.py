@@ -79,8 +79,10 @@ class S3Store(Store):
             try:
                 # A session of its own: threads must not share the default one.
                 self._client: Any = boto3.session.Session().client("s3", config=config)
-            except ValueError as error:
-                raise BadInput(f"a setting for AWS is malformed ({error}); correct it") from None
+            except ValueError:  # its text may hold what was put into the wrong setting
+                raise BadInput(
+                    "an AWS setting is malformed; correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION"
+                ) from None
 
     def list(self, prefix: str = "") -> dict[str, Stored]:
         """Objects of others whose names are no keys, such as `folder/`, are left out."""

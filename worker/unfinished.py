@@ -1,12 +1,13 @@
 """Unfinished songs as files that can be gone on with on another machine."""
 
+import hashlib
 import json
 from dataclasses import asdict
 
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from worker.engine import Sampling, Song, Unfinished
+from worker.engine import Sampling, Song, Tokens, Unfinished
 
 _SCHEMA = 1
 
@@ -16,14 +17,16 @@ class Unusable(ValueError):
 
 
 def to_bytes(unfinished: Unfinished) -> bytes:
-    """A safetensors file of the tokens, with all else as JSON in its header."""
+    """A safetensors file of the tokens, with all else as JSON and a checksum in its header."""
     facts = vars(unfinished) | {
         "schema": _SCHEMA,
         "song": asdict(unfinished.song),
         "sampling": asdict(unfinished.sampling),
     }
     tokens = facts.pop("tokens")
-    content: bytes = save({"tokens": tokens}, metadata={"unfinished": json.dumps(facts)})
+    text = json.dumps(facts)
+    metadata = {"unfinished": text, "sha256": _checksum(text, tokens)}
+    content: bytes = save({"tokens": tokens}, metadata=metadata)
     return content
 
 
@@ -31,12 +34,22 @@ def from_bytes(content: bytes) -> Unfinished:
     """Raises Unusable if the content is damaged."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        facts = json.loads(header["__metadata__"]["unfinished"])
+        text = header["__metadata__"]["unfinished"]
+        facts = json.loads(text)
         if (schema := facts.pop("schema")) != _SCHEMA:
             raise Unusable(f"it has schema {schema}, not {_SCHEMA}: another version wrote it")
+        tokens = load(content)["tokens"]
+        if header["__metadata__"]["sha256"] != _checksum(text, tokens):
+            raise Unusable("it is damaged (the checksum differs)")
         facts["song"], facts["sampling"] = Song(**facts["song"]), Sampling(**facts["sampling"])
-        return Unfinished(tokens=load(content)["tokens"], **facts)
+        return Unfinished(tokens=tokens, **facts)
     except Unusable:
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"it is damaged ({type(error).__name__})") from None
+
+
+def _checksum(text: str, tokens: Tokens) -> str:
+    """SHA-256 of all that counts. safetensors would not notice a wrong token."""
+    described = f"{text} {tokens.dtype} {tokens.shape} ".encode()
+    return hashlib.sha256(described + tokens.tobytes()).hexdigest()

@@ -13,6 +13,7 @@ import pytest
 
 from ops import generate
 from tests.songs import finish, listed
+from worker.errors import UserError
 from worker.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +131,16 @@ def test_stopped_worker_is_waited_for_while_it_saves(here, pressed):
         with suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
         parent.wait()
+
+
+def test_killed_worker_is_one_line(here, monkeypatch):
+    original = subprocess.Popen
+
+    def killed(*args, **options):
+        process = original(*args, **options)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(generate.subprocess, "Popen", killed)
+    with pytest.raises(UserError, match="killed by signal 9"):
+        run_worker()

@@ -222,3 +222,28 @@ def test_export_gives_boto3_the_aws_settings_and_no_others(env_file):
         "AWS_ACCESS_KEY_ID": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
     }
+
+
+def test_env_file_of_the_project_counts_in_its_folders(tmp_path, monkeypatch):
+    (tmp_path / "tasks.py").touch()
+    (tmp_path / ".env").write_text("MUSICGEN_MODEL=rehearsal\n")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    assert Settings.load({}).model == "rehearsal"
+
+
+def test_env_file_above_the_project_does_not_count(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("MUSICGEN_MODEL=rehearsal\n")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "tasks.py").touch()
+    monkeypatch.chdir(tmp_path / "project")
+    assert Settings.load({}).model != "rehearsal"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"MUSICGEN_SLOTS": "0"}, {"MUSICGEN_SLOTS": "x"}, {"MUSICGEN_DTYPE": "fp8"}, {"HOURLY_COST_USD": "x"}],
+)
+def test_check_finds_every_malformed_setting(wrong, tmp_path):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        Settings.load(wrong, tmp_path / ".env").check()

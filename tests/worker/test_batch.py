@@ -100,6 +100,9 @@ class Listener:
     def failed(self, song, reason):
         self.told.append(f"{song}: {reason}")
 
+    def made_elsewhere(self, song):
+        self.told.append(f"{song}: elsewhere")
+
 
 def order(selected=JOBS, jobs=JOBS, run_id="run-1", model="rehearsal", hourly=3.6):
     return Order(jobs, selected, model, Price(hourly, "as set"), run_id)
@@ -232,12 +235,37 @@ def test_foreign_wav_is_kept_and_said(store):
     assert records.record_key(ONE) not in store.list()
 
 
-def test_wav_that_appears_meanwhile_is_not_overwritten(folder):
-    engine = Scripted(at=lambda key: folder.write(ONE.song, b"another's") if key == ONE.song else None)
-    summary = run(folder, engine)
-    assert folder.read(ONE.song) == b"another's"
-    assert "appeared meanwhile" in summary.failed[ONE.song]
-    assert len(summary.made) == 3
+def test_song_that_another_run_made_meanwhile_stays_with_its_account(store):
+    def other(key):
+        if key == TWO.song:
+            run(store, selected=[TWO], run_id="run-2")
+
+    summary = run(store, Scripted(at=other))
+    assert (summary.made_elsewhere, summary.state) == ([TWO.song], "done")
+    assert Record.from_json(store.read(records.record_key(TWO))).run_id == "run-2"
+
+
+def test_songs_of_another_run_are_in_the_report_of_this_one(store):
+    def other(key):
+        if key == TWO.song:
+            run(store, selected=[TWO], run_id="run-2")
+
+    run(store, Scripted(at=other))
+    assert reported(store) == [job.song for job in JOBS]
+
+
+def test_record_is_put_back_when_another_run_wins_the_song(folder):
+    class Late(type(folder)):
+        def create_file(self, key, path):
+            if key == ONE.song:
+                super().create(key, b"the other run's")
+            return super().create_file(key, path)
+
+    folder.write(records.record_key(ONE), b"the other run's record")
+    summary = run(Late(folder.location), selected=[ONE])
+    assert summary.made_elsewhere == [ONE.song]
+    assert folder.read(records.record_key(ONE)) == b"the other run's record"
+    assert folder.read(ONE.song) == b"the other run's"
 
 
 def test_selection_makes_only_itself_and_keeps_the_rows_of_the_others(folder):
@@ -282,8 +310,8 @@ def test_lyrics_are_refused_before_anything_is_written(folder, tmp_path):
     [
         ("generation", "ValueError: no tune"),
         ("decode", "RuntimeError: codec broke"),
-        ("NaN", "Unplayable: the audio holds NaN or infinite samples"),
-        ("short", "Unplayable: 47360 samples were made where 48000 are needed"),
+        ("NaN", "the audio holds NaN or infinite samples"),
+        ("short", "47360 samples were made where 48000 are needed"),
     ],
 )
 def test_failing_song_does_not_stop_the_others(folder, kind, reason):

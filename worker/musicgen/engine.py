@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import (
+    TO_GENERATE,
     Audio,
     Event,
     Failed,
@@ -172,7 +173,8 @@ class Engine:
         Out of memory, it goes on with half the slots.
         """
         self._sampling = sampling
-        waiting: list[Work] = []
+        self._scheduler = None
+        waiting: Iterator[Work] = iter(())
         with _Ahead(self._works(songs), self._encode) as ahead:
             while True:
                 try:
@@ -193,7 +195,7 @@ class Engine:
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
-                    waiting = self._fewer_slots(waiting)
+                    waiting = chain(self._fewer_slots(), waiting)
 
     def unfinished(self) -> list[Unfinished]:
         """The songs in work, with every token made so far. For between two events of `stream`."""
@@ -222,6 +224,8 @@ class Engine:
                 raise Unusable(f"it was begun with {name} {found}, not {wanted}")
         if song.tokens.shape != (self.n_codebooks, self.n_frames(song.song.seconds)):
             raise Unusable(f"its tokens have the shape {song.tokens.shape}")
+        if not ((song.tokens >= TO_GENERATE) & (song.tokens < self._special)).all():
+            raise Unusable("its tokens are not this model's")
 
     def _unfinished(self, work: Work) -> Unfinished:
         return Unfinished(
@@ -251,9 +255,9 @@ class Engine:
         self._stepper.reset(sampling)
         return self._stepper
 
-    def _fewer_slots(self, waiting: list[Work]) -> list[Work]:
+    def _fewer_slots(self) -> list[Work]:
         """Halve the slots; -> what was in work, to be gone on with."""
-        works = self._scheduler.in_work() if self._scheduler else waiting
+        works = self._scheduler.in_work() if self._scheduler else []
         self._scheduler = self._stepper = None
         torch.cuda.empty_cache()
         if self.slots == 1:

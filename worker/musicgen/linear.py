@@ -48,7 +48,14 @@ class PackedLinear:
 
 def pack(weight: Tensor, gelu: bool = False) -> Linear:
     """The fastest layer for a weight [n_out, n_in] on its device."""
-    packable = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    if packable and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return PackedLinear(weight, gelu)
-    return PlainLinear(weight, gelu)
+    return (PackedLinear if _packs(weight) else PlainLinear)(weight, gelu)
+
+
+def _packs(weight: Tensor) -> bool:
+    mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if weight.device.type != "cpu" or not mkldnn:
+        return False
+    # oneDNN refuses to pack bf16 for a CPU without AVX-512.
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )

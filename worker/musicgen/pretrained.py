@@ -7,7 +7,6 @@ missing or truncated files, another architecture) is a BadInput before anything 
 import hashlib
 import json
 import logging
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,15 +20,20 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from worker.errors import BadInput, UserError
+from worker.records import REHEARSAL, model_name
 
 log = logging.getLogger(__name__)
 
-REHEARSAL = "rehearsal"
 LICENCE_NOTICE = (
     "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
 )
 _NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What the engine takes for granted: every MusicGen has it so.
+_ASSUMED = [
+    ("decoder", "activation_function", "gelu"),
+    ("decoder", "scale_embedding", False),
+    ("audio_encoder", "model_type", "encodec"),
+]
 _SAMPLE_BYTES = 4096
 _SAMPLES = 64
 
@@ -53,15 +57,18 @@ def load(model: str) -> Pretrained:
         from worker.musicgen import rehearsal  # builds a model: not wanted otherwise
 
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
-            with _quiet():
-                rehearsal.build(Path(temporary))
+            try:
+                with _quiet():
+                    rehearsal.build(Path(temporary))
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"cannot write the rehearsal model to {temporary} ({_first_line(error)}); free space"
+                ) from None
             return _load_folder(Path(temporary), REHEARSAL, None)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _load_folder(folder, folder.resolve().name, None)
-    if not _HUB_ID.fullmatch(model):
-        raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
-    snapshot = _fetch(model)
+    snapshot = _fetch(model_name(model))
     return _load_folder(snapshot, model, snapshot.name)
 
 
@@ -90,13 +97,25 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
     try:
         with _quiet():
             model, report = MusicgenForConditionalGeneration.from_pretrained(
-                folder, output_loading_info=True, local_files_only=True, dtype=torch.float32
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # told below, better than transformers does
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except MemoryError:
+        raise UserError(f"not enough memory to load model {name}; use a smaller one") from None
+    except Exception as error:  # whatever a damaged config or tokenizer makes transformers raise
         raise BadInput(f"model {name} cannot be loaded ({_first_line(error)}); fetch it again") from None
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"model {name} lacks {len(missing)} weights ({missing[0]}, ...); fetch it again")
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, found, wanted = mismatched[0]
+        raise BadInput(
+            f"model {name}: {key} has the shape {tuple(found)} where config.json asks for {tuple(wanted)}; "
+            "fetch it again"
+        )
     return Pretrained(model.eval(), tokenizer, name, revision or _fingerprint(folder, weights))
 
 
@@ -111,15 +130,23 @@ def check(folder: Path) -> list[Path]:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "musicgen":
         raise BadInput(f"{folder} holds a {kind!r} model; supported are mono MusicGen checkpoints")
-    decoder = config.get("decoder") or {}
+    decoder, codec = config.get("decoder"), config.get("audio_encoder")
+    if not isinstance(decoder, dict) or not isinstance(codec, dict):
+        raise BadInput(f"{folder / 'config.json'} is damaged; fetch the model again")
     if decoder.get("audio_channels", 1) != 1:
         raise BadInput(f"{folder} is a stereo MusicGen; supported are the mono ones, like musicgen-medium")
+    for part, key, supported in _ASSUMED:
+        if (found := config[part].get(key, supported)) != supported:
+            raise BadInput(f"{folder} has {part}.{key} {found!r}; only {supported!r} is supported")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise BadInput(f"{folder} has no tokenizer.json; fetch the model again")
 
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, OSError, KeyError, TypeError, AttributeError):
+            raise BadInput(f"{index} is damaged; fetch the model again") from None
     else:
         names = ["model.safetensors"]
     for name in names:
@@ -132,6 +159,19 @@ def check(folder: Path) -> list[Path]:
         except SafetensorError:
             raise BadInput(f"{folder / name} is truncated or damaged; fetch the model again") from None
     return [folder / name for name in names]
+
+
+def _weight_names(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput(f"{index} is damaged; fetch the model again") from None
+    return names
 
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:

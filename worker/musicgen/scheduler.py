@@ -3,7 +3,8 @@
 A song that ends is replaced at once by the next. Songs are at different columns of different
 windows. What a continued window already knows is brought into the cache in chunks that take about
 as long as a step, one chunk between two steps, so that the others are hardly held up.
-The wall clock is shared: while n songs are in work each is charged 1/n of it.
+The wall clock is shared: while n songs are in work each is charged 1/n of it. What the caller does
+between two events is not charged.
 """
 
 import time
@@ -46,7 +47,7 @@ class _Slot:
         self.work, self.plan = work, plan
         self.filled = 0
         self.position = 0
-        self.n_columns = 0
+        self.n_columns = 0  # of the window that lies in the stepper; none at first
 
     @property
     def window(self) -> Window:
@@ -103,13 +104,21 @@ class Scheduler:
         When closed or failing midway, `in_work` gives what there was.
         """
         self._charged_at = self._clock()
+        for event in self._events(works):
+            self._charge()
+            yield event
+            self._charged_at = self._clock()
+
+    def _events(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
         while True:
             yield from self._admit(works)
             held = self._held()
             if not held:
                 return
-            self._advance(held)
-            self._charge()
+            try:
+                self._advance(held)
+            finally:  # time that was spent in vain is spent too
+                self._charge()
             yield Progress({s.work.song.key: (s.n_done, s.work.tokens.shape[1]) for s in held.values()})
             for i, slot in held.items():
                 if not slot.is_filling and not slot.steps_left:
@@ -118,7 +127,8 @@ class Scheduler:
     def in_work(self) -> list[Work]:
         """The songs in the slots, with every token made so far."""
         for i, slot in self._held().items():
-            self._save(i, slot)
+            if slot.n_columns:  # else all that it has is in its tokens
+                self._save(i, slot)
         return [slot.work for slot in self._held().values()]
 
     def _held(self) -> dict[int, _Slot]:
@@ -135,23 +145,22 @@ class Scheduler:
                 slot = self._slots[i] = _Slot(work, left)
                 try:
                     self._stepper.set_text(i, self._encode(work.song))
+                    self._open(i, slot)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # this prompt's fault alone; the others go on
                     self._charge()
                     self._slots[i] = None
                     yield Failed(work.song.key, _one_line(error), work.generation_s)
-                else:
-                    self._open(i, slot)
 
     def _open(self, i: int, slot: _Slot) -> None:
         """Begin the slot's first window."""
         window, n_codebooks = slot.window, len(slot.work.tokens)
         columns = windows.delayed(slot.work.tokens, window, self._special)
         drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
-        slot.filled, slot.n_columns = 0, columns.shape[1]
-        slot.position = windows.first_unmade(columns) - 1
+        slot.filled, slot.position = 0, windows.first_unmade(columns) - 1
         self._stepper.open(i, columns, windows.in_columns(drawn, window), slot.position)
+        slot.n_columns = columns.shape[1]  # from here on it may be saved
         if not slot.is_filling:
             self._stepper.start(i)
 
@@ -184,11 +193,12 @@ class Scheduler:
         work = slot.work
         self._stepper.stop(i)
         self._save(i, slot)
+        self._charge()  # a GPU works behind: reading has waited for it
         if self._stepper.is_broken(i):
             self._slots[i] = None
             yield Failed(work.song.key, _NOT_FINITE, work.generation_s)
         elif slot.plan[1:]:
-            slot.plan = slot.plan[1:]
+            slot.n_columns, slot.plan = 0, slot.plan[1:]
             self._open(i, slot)
             yield WindowDone(work)
         else:
