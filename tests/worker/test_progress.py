@@ -158,7 +158,7 @@ def test_last_line_says_where_everything_is(shown):
 def test_failed_song_is_in_the_table_with_its_reason_as_it_is(shown):
     text = table(shown, made=[], failed={RAIN.song: "KeyError: [/red] gone"}, state="failed")
     assert f"FAILED {RAIN.song}: KeyError: [/red] gone" in text
-    assert "0 done before, 0 kept, 1 failed" in text
+    assert "0 done already, 0 kept, 1 failed" in text
 
 
 def test_run_with_nothing_to_make_says_so_without_a_table(shown):

@@ -1,6 +1,7 @@
 """The rehearsal model, loaded once for each process that tests the engine."""
 
 import pytest
+import torch
 
 from worker.musicgen import pretrained
 from worker.musicgen.pretrained import Pretrained
@@ -8,4 +9,5 @@ from worker.musicgen.pretrained import Pretrained
 
 @pytest.fixture(scope="session")
 def loaded() -> Pretrained:
+    torch.set_num_threads(1)  # as the engine has it for so small a model; more only wait for each other
     return pretrained.load("rehearsal")
