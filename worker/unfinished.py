@@ -3,7 +3,9 @@
 import hashlib
 import json
 from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -18,15 +20,10 @@ class Unusable(ValueError):
 
 def to_bytes(unfinished: Unfinished) -> bytes:
     """A safetensors file of the tokens, with all else as JSON and a checksum in its header."""
-    facts = vars(unfinished) | {
-        "schema": _SCHEMA,
-        "song": asdict(unfinished.song),
-        "sampling": asdict(unfinished.sampling),
-    }
-    tokens = facts.pop("tokens")
-    text = json.dumps(facts)
-    metadata = {"unfinished": text, "sha256": _checksum(text, tokens)}
-    content: bytes = save({"tokens": tokens}, metadata=metadata)
+    facts = vars(unfinished) | {"song": asdict(unfinished.song), "sampling": asdict(unfinished.sampling)}
+    tokens = np.ascontiguousarray(facts.pop("tokens"))  # safetensors would mix up a view's elements
+    text = json.dumps({"schema": _SCHEMA, "sha256": _checksum(facts, tokens)} | facts)
+    content: bytes = save({"tokens": tokens}, metadata={"unfinished": text})
     return content
 
 
@@ -34,12 +31,11 @@ def from_bytes(content: bytes) -> Unfinished:
     """Raises Unusable if the content is damaged."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        text = header["__metadata__"]["unfinished"]
-        facts = json.loads(text)
+        facts = json.loads(header["__metadata__"]["unfinished"])
         if (schema := facts.pop("schema")) != _SCHEMA:
             raise Unusable(f"it has schema {schema}, not {_SCHEMA}: another version wrote it")
         tokens = load(content)["tokens"]
-        if header["__metadata__"]["sha256"] != _checksum(text, tokens):
+        if facts.pop("sha256") != _checksum(facts, tokens):
             raise Unusable("it is damaged (the checksum differs)")
         facts["song"], facts["sampling"] = Song(**facts["song"]), Sampling(**facts["sampling"])
         return Unfinished(tokens=tokens, **facts)
@@ -49,7 +45,7 @@ def from_bytes(content: bytes) -> Unfinished:
         raise Unusable(f"it is damaged ({type(error).__name__})") from None
 
 
-def _checksum(text: str, tokens: Tokens) -> str:
+def _checksum(facts: dict[str, Any], tokens: Tokens) -> str:
     """SHA-256 of all that counts. safetensors would not notice a wrong token."""
-    described = f"{text} {tokens.dtype} {tokens.shape} ".encode()
+    described = f"{json.dumps(facts)} {tokens.dtype} {tokens.shape} ".encode()
     return hashlib.sha256(described + tokens.tobytes()).hexdigest()

@@ -241,7 +241,9 @@ class Engine:
 
     def _encode(self, song: Song) -> Tensor:
         """The prompt's text states, alone and so without padding: [n_text, hidden], on the CPU."""
-        with _beside(self._model.place.device), torch.inference_mode():
+        # Short, so on all of a CPU's cores: at the start every slot waits for it.
+        beside = _beside(self._model.place.device, one_core=False)
+        with beside, torch.inference_mode():
             inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.place.device)
             states = self._text_encoder(**inputs).last_hidden_state
             projected: Tensor = self._projection(states) if self._projection else states
@@ -257,12 +259,13 @@ class Engine:
 
     def _fewer_slots(self) -> list[Work]:
         """Halve the slots; -> what was in work, to be gone on with."""
+        if self.slots == 1:
+            needed = 0 if self._stepper else self._bytes_each
+            free = device.free_bytes(self._model.place.device) or 0
+            raise device.no_room(max(needed - free, 0))
         works = self._scheduler.in_work() if self._scheduler else []
         self._scheduler = self._stepper = None
         torch.cuda.empty_cache()
-        if self.slots == 1:
-            free = device.free_bytes(self._model.place.device) or 0
-            raise device.no_room(max(self._bytes_each - free, 0))
         self.slots //= 2
         log.warning("out of memory: going on with %d songs at once", self.slots)
         return works
@@ -308,13 +311,15 @@ class _Ahead:
 
 
 @contextmanager
-def _beside(place: torch.device) -> Iterator[None]:
+def _beside(place: torch.device, one_core: bool = True) -> Iterator[None]:
     """Work in another thread, beside generation: on a GPU in a stream of its own, on a CPU on one core."""
     if threading.current_thread() is threading.main_thread():
         yield
     elif place.type == "cuda":
         with torch.cuda.stream(torch.cuda.Stream(place)):  # type: ignore[no-untyped-call]
             yield
+    elif not one_core:
+        yield
     else:
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -1,0 +1,66 @@
+"""EnCodec in chunks is EnCodec at once."""
+
+import numpy as np
+import pytest
+import torch
+
+from worker.musicgen import codec
+
+pytestmark = pytest.mark.xdist_group("engine")
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).integers(0, 256, (4, 600), np.int16)
+
+
+@pytest.fixture(scope="module")
+def at_once(loaded):
+    """transformers' own decoding of tokens in one go."""
+
+    def decode(tokens):
+        codes = torch.from_numpy(tokens.astype(np.int64))[None, None]
+        with torch.inference_mode():
+            return loaded.model.audio_encoder.decode(codes, [None]).audio_values[0, 0].numpy()
+
+    return decode
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 5, 24, 25, 26, 51, 90])
+@pytest.mark.parametrize("chunk", [1, 7, 25, 1000])
+def test_chunked_audio_is_the_audio_decoded_at_once(loaded, tokens, at_once, n_frames, chunk):
+    audio = codec.decode(loaded.model.audio_encoder, tokens[:, :n_frames], chunk)
+    expected = at_once(tokens[:, :n_frames])
+    assert np.abs(expected).max() > 1e-3
+    assert audio.shape == expected.shape
+    assert np.abs(audio - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("n_frames", [249, 250, 251, 501])
+def test_audio_around_the_edges_of_the_usual_chunk_is_that_decoded_at_once(loaded, tokens, at_once, n_frames):
+    audio = codec.decode(loaded.model.audio_encoder, tokens[:, :n_frames])
+    assert np.abs(audio - at_once(tokens[:, :n_frames])).max() < 1e-6
+
+
+@pytest.mark.parametrize("codebook", range(4))
+def test_audio_depends_on_every_codebook(loaded, tokens, codebook):
+    changed = tokens[:, :60].copy()
+    changed[codebook, 30] = (changed[codebook, 30] + 1) % 256
+    audio, other = (codec.decode(loaded.model.audio_encoder, t) for t in (tokens[:, :60], changed))
+    assert np.abs(audio - other).max() > 1e-4
+
+
+def test_audio_is_float32_of_640_samples_a_frame(loaded, tokens):
+    audio = codec.decode(loaded.model.audio_encoder, tokens[:, :33])
+    assert (audio.dtype, audio.shape) == (np.float32, (33 * 640,))
+
+
+def test_only_a_chunk_and_its_context_is_upsampled_at_a_time(loaded, tokens):
+    seen = []
+    first = loaded.model.audio_encoder.decoder.layers[2]
+    handle = first.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+    try:
+        codec.decode(loaded.model.audio_encoder, tokens, 50)
+    finally:
+        handle.remove()
+    assert len(seen) == 12 and max(seen) <= 50 + 2 * codec.HALO_FRAMES

@@ -1,0 +1,450 @@
+"""The engine's public API: songs, their order and length, going on with them, and what can go wrong.
+
+That its tokens are the right ones is in test_parity.py.
+"""
+
+import dataclasses
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Song, Unfinished
+from worker.errors import BadInput, UserError
+from worker.musicgen import Engine
+from worker.musicgen.stepper import Stepper
+from worker.unfinished import Unusable, from_bytes, to_bytes
+
+pytestmark = pytest.mark.xdist_group("engine")
+
+# 60 frames that start 36 apart have all that 1500 and 900 have, in a second.
+SHORT = {"window_s": 1.2, "stride_s": 0.72}
+LONG = Song("long", "slow piano", 3.0, 1)  # windows end at frames 60, 96, 132 and 150
+OTHERS = [Song("a", "calm", 1.0, 2), Song("b", "epic drums", 2.3, 3), Song("c", "rain", 0.5, 4)]
+SAMPLING = Sampling()
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def finished(events):
+    assert not of(Failed, events)
+    return {event.key: event for event in of(Finished, events)}
+
+
+def run(engine, songs, sampling=SAMPLING):
+    """Tokens of each song by key."""
+    return {key: event.tokens for key, event in finished(list(engine.stream(songs, sampling))).items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(np.array_equal(left[key], right[key]) for key in left)
+
+
+@pytest.fixture
+def engine(loaded):
+    return Engine(loaded, slots=3, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def events(loaded):
+    """All events of a run that nothing disturbed."""
+    return list(Engine(loaded, slots=3, **SHORT).stream([LONG, *OTHERS], SAMPLING))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(events):
+    return {key: event.tokens for key, event in finished(events).items()}
+
+
+# --- tokens and decode
+
+
+def test_tokens_come_in_the_order_of_the_prompts(engine):
+    tokens = engine.tokens(["a", "b", "c", "d"], [0.2, 1.0, 0.1, 0.5])
+    assert [song.shape for song in tokens] == [(4, 10), (4, 50), (4, 5), (4, 25)]
+
+
+def test_tokens_are_int16_of_the_vocabulary(engine):
+    (tokens,) = engine.tokens(["a"], 2.0)
+    assert tokens.dtype == np.int16
+    assert tokens.min() >= 0 and tokens.max() < 256
+
+
+def test_seeds_are_0_1_2_unless_given(engine):
+    by_default = engine.tokens(["a", "b", "c"], 0.3)
+    given = engine.tokens(["a", "b", "c"], 0.3, seeds=[0, 1, 2])
+    assert all(np.array_equal(*pair) for pair in zip(by_default, given, strict=True))
+
+
+def test_another_seed_is_another_song(engine):
+    first, second = engine.tokens(["a", "a"], 0.5, seeds=[1, 2])
+    assert not np.array_equal(first, second)
+
+
+def test_same_seed_is_the_same_song(engine):
+    first, second = engine.tokens(["a", "a"], 0.5, seeds=[1, 1])
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "how", [{"top_k": 5}, {"temperature": 0.5}, {"guidance_scale": 1.0}, {"greedy": True}]
+)
+def test_each_way_of_sampling_matters(engine, how):
+    assert not np.array_equal(engine.tokens(["a"], 0.5)[0], engine.tokens(["a"], 0.5, **how)[0])
+
+
+def test_no_prompts_are_no_songs(engine):
+    assert engine.tokens([], 1.0) == []
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": [1.0]}, {"seconds": 1.0, "seeds": [1]}])
+def test_lists_of_other_lengths_are_an_error(engine, wrong):
+    with pytest.raises(ValueError, match="zip"):
+        engine.tokens(["a", "b"], **wrong)
+
+
+@pytest.mark.parametrize(("seconds", "n_frames"), [(0.01, 1), (0.02, 1), (0.03, 2), (1.0, 50), (1.001, 51)])
+def test_frames_cover_the_seconds(engine, seconds, n_frames):
+    assert engine.n_frames(seconds) == n_frames
+
+
+def test_audio_is_640_samples_for_each_frame(engine, undisturbed):
+    audio = engine.decode(undisturbed["c"])
+    assert (audio.dtype, audio.shape) == (np.float32, (25 * 640,))
+
+
+def test_audio_decoded_beside_generation_is_the_audio_decoded_alone(engine, undisturbed):
+    alone = engine.decode(undisturbed["a"])
+    stream = engine.stream([LONG], SAMPLING)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(engine.decode, undisturbed["a"])
+        list(stream)
+        assert np.array_equal(beside.result(), alone)
+
+
+def test_bf16_makes_songs_on_any_cpu(loaded):
+    engine = Engine(loaded, slots=2, dtype="bf16", **SHORT)
+    assert [song.shape for song in engine.tokens(["a", "b"], [2.0, 0.5])] == [(4, 100), (4, 25)]
+
+
+def test_describe_names_what_made_the_songs(engine, loaded):
+    assert engine.describe() | {"attention": ""} == {
+        "model": "rehearsal",
+        "revision": loaded.revision,
+        "device": "cpu",
+        "precision": "fp32",
+        "attention": "",
+        "slots": 3,
+        "window_s": 1.2,
+        "stride_s": 0.72,
+    }
+
+
+# --- the stream
+
+
+def test_songs_are_the_same_in_other_company(loaded, undisturbed):
+    tokens = run(Engine(loaded, slots=3, **SHORT), [OTHERS[2], LONG])
+    assert np.array_equal(tokens["long"], undisturbed["long"])
+
+
+def test_stream_that_was_given_up_leaves_nothing_behind(engine, undisturbed):
+    stream = engine.stream([Song("x", "drums", 5.0, 9), OTHERS[1]], SAMPLING)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert same(run(engine, [LONG, *OTHERS]), undisturbed)
+
+
+def test_songs_are_taken_only_a_little_ahead(loaded):
+    engine, taken, n_done = Engine(loaded, slots=4, **SHORT), [], 0
+
+    def listed():
+        for i in range(200):
+            taken.append(i)
+            yield Song(str(i), "a", 0.1, i)
+
+    for event in engine.stream(listed(), SAMPLING):
+        n_done += isinstance(event, Finished)
+        assert len(taken) <= n_done + 4 + 2
+    assert n_done == 200
+
+
+def test_songs_are_charged_no_more_than_the_clock_shows(engine):
+    started = time.monotonic()
+    shares = [event.generation_s for event in of(Finished, engine.stream(OTHERS, SAMPLING))]
+    assert 0 < sum(shares) <= time.monotonic() - started
+
+
+def test_prompt_that_cannot_be_encoded_fails_alone(loaded):
+    def tokenizer(prompt, **options):
+        if prompt == "bad":
+            raise ValueError("no such word")
+        return loaded.tokenizer(prompt, **options)
+
+    engine = Engine(dataclasses.replace(loaded, tokenizer=tokenizer), slots=2, **SHORT)
+    prompts = ["bad", "a", "a", "bad", "a", "bad"]
+    events = list(engine.stream([Song(str(i), p, 0.2, i) for i, p in enumerate(prompts)], SAMPLING))
+    assert {event.key: event.reason for event in of(Failed, events)} == dict.fromkeys(
+        "035", "ValueError: no such word"
+    )
+    assert {event.key for event in of(Finished, events)} == set("124")
+
+
+def test_song_that_fails_is_an_error_of_tokens(loaded, monkeypatch):
+    monkeypatch.setattr(Stepper, "is_broken", lambda *_: True)
+    with pytest.raises(UserError, match="song 0 failed: its logits became infinite or NaN"):
+        Engine(loaded, slots=1, **SHORT).tokens(["a"], 0.2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_overflow_fail_the_song_with_the_reason(loaded, bad):
+    engine = Engine(loaded, slots=1, **SHORT)
+    engine._model._norm._bias[3] = bad
+    (event,) = of((Failed, Finished), list(engine.stream([OTHERS[2]], SAMPLING)))
+    assert "overflows in this precision" in event.reason
+
+
+# --- going on with unfinished songs
+
+
+def test_every_window_boundary_but_the_last_gives_an_unfinished_song(events):
+    made = [event.n_made for event in of(Unfinished, events) if event.song == LONG]
+    assert made == [60, 96, 132]
+
+
+def test_unfinished_song_says_how_it_was_begun(events, loaded):
+    one = of(Unfinished, events)[0]
+    assert (one.model, one.revision, one.window, one.stride) == ("rehearsal", loaded.revision, 60, 36)
+    assert (one.sampling, one.generation_s > 0) == (SAMPLING, True)
+
+
+@pytest.mark.parametrize("boundary", range(3))
+def test_from_every_boundary_the_song_goes_on_to_the_same_bytes(loaded, events, undisturbed, boundary):
+    saved = [to_bytes(event) for event in of(Unfinished, events) if event.song == LONG][boundary]
+    companions = [Song("x", "drums", 2.0, 8), Song("y", "bass", 0.7, 9), Song("z", "upbeat", 0.3, 10)]
+    tokens = run(Engine(loaded, slots=3, **SHORT), [companions[0], from_bytes(saved), *companions[1:]])
+    assert np.array_equal(tokens["long"], undisturbed["long"])
+
+
+def test_boundary_is_saved_as_it_was_then(loaded):
+    saved = of(Unfinished, list(Engine(loaded, slots=1, **SHORT).stream([LONG], SAMPLING)))
+    assert [int((event.tokens[0] != TO_GENERATE).sum()) for event in saved] == [60, 96, 132]
+
+
+def raising(monkeypatch, error, at_step, after=False):
+    """Stepper.step raises once, before or after its work."""
+    step, steps = Stepper.step, count()
+
+    def patched(self, n_reached):
+        this = next(steps)
+        if after or this != at_step:
+            step(self, n_reached)
+        if this == at_step:
+            raise error
+
+    monkeypatch.setattr(Stepper, "step", patched)
+
+
+def test_from_any_moment_every_token_made_so_far_is_kept(loaded, rng, monkeypatch):
+    engine = Engine(loaded, slots=3, **SHORT)
+    raising(monkeypatch, KeyboardInterrupt(), rng.randrange(150))
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.stream([LONG, *OTHERS], SAMPLING))
+    begun = [from_bytes(to_bytes(one)) for one in engine.unfinished()]
+    tokens = run(Engine(loaded, slots=3, **SHORT), begun)
+    for one in begun:
+        made = one.tokens != TO_GENERATE
+        assert np.array_equal(tokens[one.song.key][made], one.tokens[made])
+        assert (tokens[one.song.key] != TO_GENERATE).all()
+
+
+def test_seconds_charged_before_are_kept(engine, events):
+    one = dataclasses.replace(of(Unfinished, events)[0], generation_s=1000.0)
+    assert finished(list(engine.stream([one], SAMPLING)))[one.song.key].generation_s > 1000
+
+
+def test_song_that_is_whole_is_finished_at_once(engine, events, undisturbed):
+    whole = dataclasses.replace(of(Unfinished, events)[0], song=LONG, tokens=undisturbed["long"])
+    (event,) = engine.stream([whole], SAMPLING)
+    assert np.array_equal(event.tokens, undisturbed["long"])
+
+
+def test_nothing_is_unfinished_before_or_after(engine):
+    assert engine.unfinished() == []
+    run(engine, OTHERS)
+    assert engine.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": "other"}, "it was begun with model other, not rehearsal"),
+        ({"revision": "0"}, "it was begun with revision 0, not "),
+        ({"window": 1500}, "it was begun with window 1500, not 60"),
+        ({"stride": 30}, "it was begun with stride 30, not 36"),
+        ({"sampling": Sampling(top_k=9)}, "it was begun with sampling .*top_k=9.* not "),
+        ({"tokens": np.zeros((4, 149), np.int16)}, r"its tokens have the shape \(4, 149\)"),
+        ({"tokens": np.zeros((8, 150), np.int16)}, r"its tokens have the shape \(8, 150\)"),
+        ({"tokens": np.full((4, 150), 256, np.int16)}, "its tokens are not this model's"),
+        ({"tokens": np.full((4, 150), -2, np.int16)}, "its tokens are not this model's"),
+    ],
+)
+def test_song_that_was_begun_otherwise_is_refused_with_the_reason(engine, events, change, says):
+    one = next(event for event in of(Unfinished, events) if event.song == LONG)
+    with pytest.raises(Unusable, match=says):
+        list(engine.stream([dataclasses.replace(one, **change)], SAMPLING))
+
+
+# --- Ctrl-C
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the step", "after the step"])
+@pytest.mark.parametrize("at_step", [0, 30, 75])
+def test_songs_go_on_after_ctrl_c_inside_a_step(loaded, undisturbed, monkeypatch, at_step, after):
+    engine = Engine(loaded, slots=3, **SHORT)
+    with monkeypatch.context() as patch:
+        raising(patch, KeyboardInterrupt(), at_step, after)
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.stream([LONG, *OTHERS[:2]], SAMPLING))
+    begun = engine.unfinished()
+    assert {one.song.key for one in begun} <= {"long", "a", "b"} and LONG in [one.song for one in begun]
+    tokens = run(engine, begun)
+    assert all(np.array_equal(tokens[key], undisturbed[key]) for key in tokens)
+
+
+def test_ctrl_c_while_a_prompt_is_encoded_loses_nothing(loaded):
+    def tokenizer(prompt, **options):
+        if prompt == "stop":
+            raise KeyboardInterrupt
+        return loaded.tokenizer(prompt, **options)
+
+    engine = Engine(dataclasses.replace(loaded, tokenizer=tokenizer), slots=1, **SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.stream([OTHERS[2], Song("x", "stop", 0.5, 1)], SAMPLING))
+    assert [one.song.key for one in engine.unfinished()] == ["x"]
+    assert engine.unfinished()[0].n_made == 0
+
+
+# --- out of memory
+
+
+@pytest.fixture(scope="module")
+def greedy(loaded):
+    return run(Engine(loaded, slots=1, **SHORT), [LONG, *OTHERS], Sampling(greedy=True))
+
+
+def out_of_memory(monkeypatch, *at_steps):
+    step, steps = Stepper.step, count()
+
+    def patched(self, n_reached):
+        if next(steps) in at_steps:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, n_reached)
+
+    monkeypatch.setattr(Stepper, "step", patched)
+
+
+def test_out_of_memory_it_goes_on_with_half_the_slots(loaded, greedy, monkeypatch):
+    engine = Engine(loaded, slots=4, **SHORT)
+    out_of_memory(monkeypatch, 40)
+    assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
+    assert engine.slots == engine.describe()["slots"] == 2
+
+
+def test_out_of_memory_again_and_again_no_song_is_lost(loaded, greedy, monkeypatch):
+    engine = Engine(loaded, slots=4, **SHORT)
+    out_of_memory(monkeypatch, 10, 12)
+    assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
+    assert engine.slots == 1
+
+
+def test_out_of_memory_on_a_cpu_is_known_too(loaded, greedy, monkeypatch):
+    engine = Engine(loaded, slots=2, **SHORT)
+    raising(monkeypatch, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3)
+    assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
+
+
+def test_other_faults_of_the_device_are_not_taken_for_it(loaded, monkeypatch):
+    raising(monkeypatch, RuntimeError("device-side assert"), 3)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        run(Engine(loaded, slots=2, **SHORT), [LONG])
+
+
+@pytest.fixture
+def crowded(loaded, monkeypatch):
+    """An engine of one slot on a machine where 0.5 GB beyond the cache are missing."""
+    engine = Engine(loaded, slots=1, **SHORT)
+    monkeypatch.setattr("worker.musicgen.device.free_bytes", lambda _: -500_000_000)
+    out_of_memory(monkeypatch, 30)
+    return engine
+
+
+def test_out_of_memory_with_one_slot_says_how_much_is_missing(crowded):
+    with pytest.raises(
+        UserError, match=r"not enough memory for one song: 0\.5 GB more are needed; use a"
+    ) as caught:
+        run(crowded, [LONG])
+    assert caught.value.code == 1
+
+
+def test_out_of_memory_with_one_slot_the_song_can_still_be_saved(crowded):
+    with pytest.raises(UserError):
+        run(crowded, [LONG])
+    (one,) = crowded.unfinished()
+    assert int((one.tokens[0] != TO_GENERATE).sum()) == 30
+
+
+# --- settings
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_no_slots_make_no_songs(loaded, slots):
+    with pytest.raises(BadInput, match=f"{slots} slots make no songs; use 1 or more"):
+        Engine(loaded, slots=slots)
+
+
+@pytest.mark.parametrize("stride_s", [0.0, -1.0, 30.0, 31.0])
+def test_stride_must_be_less_than_the_window(loaded, stride_s):
+    with pytest.raises(BadInput, match="must be over 0 and under the window of 30 s"):
+        Engine(loaded, slots=1, stride_s=stride_s)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"device": "tpu9"}, "unknown device 'tpu9'; use cpu, cuda or cuda:N"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, fp32, bf16 or fp16"),
+        ({"dtype": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
+    ],
+)
+def test_unknown_device_or_precision_is_refused(wrong, says):
+    with pytest.raises(BadInput, match=says):
+        Engine.load("rehearsal", **wrong)
+
+
+def test_progress_tells_frames_of_every_song_in_work(events):
+    first = of(Progress, events)[0]
+    assert {key: n_frames for key, (_, n_frames) in first.frames.items()} == {"long": 150, "a": 50, "b": 115}
+
+
+def test_examples_of_the_docs_run(capsys):
+    page = Path(__file__).parents[3] / "docs" / "engine.md"
+    examples = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S))
+    small = {'"facebook/musicgen-small"': '"rehearsal", window_s=1, stride_s=0.6', "[30, 180]": "[0.3, 2]"}
+    for large, little in {**small, '"slow piano", 180': '"slow piano", 2'}.items():
+        assert large in examples
+        examples = examples.replace(large, little)
+    names = {}
+    exec(examples, names)
+    assert len(names["audio"]) == 2 * 32_000
+    assert of(Finished, names["again"])
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,223 @@
+"""Checkpoints: the rehearsal model, what a folder must hold, and what is said when it does not.
+
+What `python -m worker` says of an absent folder, file or hub is in tests/worker/test_main.py.
+"""
+
+import json
+import shutil
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, MusicgenForConditionalGeneration
+
+from tests.songs import tree
+from worker.errors import BadInput
+from worker.musicgen import pretrained, rehearsal
+
+pytestmark = pytest.mark.xdist_group("engine")
+
+WEIGHT = "decoder.model.decoder.layers.0.fc1.weight"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The rehearsal model as a folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("built")
+    rehearsal.build(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    """A copy in which files can be spoilt."""
+    return shutil.copytree(built, tmp_path / "tiny")
+
+
+def change_config(folder, part=None, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    (config[part] if part else config).update(changes)
+    path.write_text(json.dumps(config), "utf-8")
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+def refused(folder, says):
+    """Loading is refused in one line that says this and what to do."""
+    with pytest.raises(BadInput) as caught:
+        pretrained.load(str(folder))
+    text = str(caught.value)
+    assert says in text
+    assert "; " in text and "\n" not in text
+
+
+# --- the rehearsal model
+
+
+def test_rehearsal_is_built_of_the_same_bytes_each_time(built, tmp_path):
+    rehearsal.build(tmp_path)
+    assert tree(tmp_path) == tree(built)
+
+
+def test_building_it_leaves_the_global_draws_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    rehearsal.build(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_rehearsal_is_a_few_megabytes(built):
+    assert sum(map(len, tree(built).values())) < 5_000_000
+
+
+def test_rehearsal_generates_through_transformers_alone(built):
+    processor = AutoProcessor.from_pretrained(built, local_files_only=True)
+    model = MusicgenForConditionalGeneration.from_pretrained(built, local_files_only=True)
+    audio = model.generate(**processor(text=["soft piano"], return_tensors="pt"), max_new_tokens=13)
+    assert audio.shape == (1, 1, 10 * 640)
+
+
+def test_rehearsal_prompts_that_differ_have_different_tokens(loaded):
+    ids = [tuple(loaded.tokenizer(prompt).input_ids) for prompt in ("calm", "calm piano", "ca lm", "épic")]
+    assert len(set(ids)) == 4
+
+
+# --- folders
+
+
+def test_folder_of_two_shards_is_the_model_in_one(built, tmp_path):
+    whole = pretrained.load(str(built)).model
+    whole.save_pretrained(tmp_path, max_shard_size="1MB")
+    shutil.copy(built / "tokenizer.json", tmp_path)
+    shutil.copy(built / "tokenizer_config.json", tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    sharded = pretrained.load(str(tmp_path)).model.state_dict()
+    assert all(torch.equal(weight, sharded[name]) for name, weight in whole.state_dict().items())
+
+
+def test_folder_is_loaded_in_fp32_for_inference(built):
+    model = pretrained.load(str(built)).model
+    assert model.dtype == torch.float32 and not model.training
+
+
+def test_folder_is_called_by_its_name(folder):
+    assert pretrained.load(str(folder)).name == "tiny"
+
+
+def test_revision_does_not_depend_on_where_the_folder_is(built, folder):
+    assert pretrained.load(str(folder)).revision == pretrained.load(str(built)).revision
+
+
+def test_revision_changes_with_the_weights(built, folder):
+    change_weights(folder, lambda weights: [weight.mul_(1.01) for weight in weights.values()])
+    assert pretrained.load(str(folder)).revision != pretrained.load(str(built)).revision
+
+
+def test_revision_changes_with_the_config(built, folder):
+    change_config(folder, note="another")
+    assert pretrained.load(str(folder)).revision != pretrained.load(str(built)).revision
+
+
+# --- faults
+
+
+@pytest.mark.parametrize("model", ["nobody", "a b", "one/two/three", "../up", "C:\\models"])
+def test_name_that_is_neither_folder_nor_id_is_refused(model):
+    refused(model, f"no model folder at {model}")
+
+
+def test_hub_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    refused("nobody/none", "model nobody/none is not on this machine and the hub cannot be reached")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"model_type": "musicgen"}', '{"model_type": "musicgen", "decoder": 7}']
+)
+def test_damaged_config_is_refused(folder, text):
+    (folder / "config.json").write_text(text, "utf-8")
+    refused(folder, "config.json is damaged")
+
+
+@pytest.mark.parametrize("kind", ["musicgen_melody", "t5", "encodec", None])
+def test_other_architectures_are_refused_by_name(folder, kind):
+    change_config(folder, model_type=kind)
+    refused(folder, f"holds a {kind!r} model; supported are mono MusicGen checkpoints")
+
+
+def test_config_that_is_no_object_is_refused(folder):
+    (folder / "config.json").write_text("[]", "utf-8")
+    refused(folder, "supported are mono MusicGen checkpoints")
+
+
+def test_stereo_is_refused(folder):
+    change_config(folder, "decoder", audio_channels=2, num_codebooks=8)
+    refused(folder, "is a stereo MusicGen; supported are the mono ones")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("decoder", "activation_function", "relu"),
+        ("decoder", "scale_embedding", True),
+        ("audio_encoder", "model_type", "dac"),
+    ],
+)
+def test_what_the_engine_would_compute_wrongly_is_refused(folder, part, key, value):
+    change_config(folder, part, **{key: value})
+    refused(folder, f"{part}.{key} {value!r}; only")
+
+
+def test_missing_shard_is_named(folder):
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    refused(folder, "lacks model-00002-of-00002.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": []}'])
+def test_damaged_index_is_refused(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text, "utf-8")
+    refused(folder, "model.safetensors.index.json is damaged")
+
+
+def test_empty_weights_are_refused(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    refused(folder, "model.safetensors is truncated or damaged")
+
+
+def test_weights_that_are_not_safetensors_are_refused(folder):
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 3)
+    refused(folder, "model.safetensors is truncated or damaged")
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}"])
+def test_damaged_tokenizer_is_refused(folder, text):
+    (folder / "tokenizer.json").write_text(text, "utf-8")
+    refused(folder, "cannot be loaded")
+
+
+@pytest.mark.parametrize("name", [WEIGHT, "audio_encoder.quantizer.layers.0.codebook.embed"])
+def test_missing_weight_is_named(folder, name):
+    change_weights(folder, lambda weights: weights.pop(name))
+    refused(folder, f"lacks 1 weights ({name}")
+
+
+def test_weight_of_a_wrong_shape_is_named(folder):
+    change_weights(folder, lambda weights: weights.update({WEIGHT: torch.zeros(4, 4)}))
+    refused(folder, f"{WEIGHT} has the shape (4, 4) where config.json asks for (128, 64)")
+
+
+def test_more_layers_than_there_are_weights_for_are_refused(folder):
+    change_config(folder, "decoder", num_hidden_layers=4)
+    refused(folder, "lacks 16 weights (decoder.model.decoder.layers.3")

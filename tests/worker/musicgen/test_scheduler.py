@@ -1,0 +1,408 @@
+"""Continuous batching, with a stepper that only counts and a clock that only it moves."""
+
+import random
+from collections import Counter
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+
+from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song
+from worker.musicgen import windows
+from worker.musicgen.scheduler import Scheduler, WindowDone, Work
+
+pytestmark = pytest.mark.xdist_group("engine")
+
+SPECIAL, K = 2048, 4
+STEP_S, FILL_S = 1.0, 0.25
+
+
+class Counting:
+    """A stepper without a model: a token is its column's number. Logs what it is asked to do."""
+
+    def __init__(self, slots):
+        self.slots, self.log, self.now_s = slots, [], 0.0
+        self.columns, self.position, self.running = {}, {}, set()
+        self.broken, self.at_step = set(), lambda _: None
+
+    def set_text(self, slot, states):
+        self.log.append(("text", slot))
+
+    def open(self, slot, columns, uniform, position):
+        self.columns[slot], self.position[slot] = columns.copy(), position
+        self.log.append(("open", slot, position))
+
+    def fill(self, slot, start, end):
+        self.now_s += FILL_S
+        self.log.append(("fill", slot, start, end))
+
+    def start(self, slot):
+        self.running.add(slot)
+        self.log.append(("start", slot))
+
+    def stop(self, slot):
+        self.running.discard(slot)
+        self.log.append(("stop", slot))
+
+    def read(self, slot, n):
+        columns = self.columns[slot][:, :n]
+        made = (columns == TO_GENERATE) & (np.arange(n) <= self.position[slot])
+        return np.where(made, np.arange(n), columns)
+
+    def is_broken(self, slot):
+        return slot in self.broken
+
+    def step(self, n_reached):
+        self.at_step(n_reached)
+        self.now_s += STEP_S
+        for slot in self.running:
+            self.position[slot] += 1
+        self.log.append(("step", n_reached, frozenset(self.running)))
+
+
+class Bench:
+    """A scheduler over a counting stepper, in windows of 40 frames with a stride of 30."""
+
+    def __init__(self, slots=2, window=40, stride=30, chunk=4, encode=lambda song: None):
+        self.stepper = Counting(slots)
+        self.scheduler = Scheduler(
+            self.stepper, encode, SPECIAL, window, stride, chunk, lambda: self.stepper.now_s
+        )
+        self.taken = []
+
+    def works(self, *lengths):
+        for i, n_frames in enumerate(lengths):
+            self.taken.append(i)
+            yield Work(Song(str(i), "", n_frames / 50, i), windows.unmade(K, n_frames))
+
+    def run(self, *lengths):
+        return list(self.scheduler.run(self.works(*lengths)))
+
+    def logged(self, kind):
+        return [entry[1:] for entry in self.stepper.log if entry[0] == kind]
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+# --- slots are kept busy
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_40_songs_of_10_to_300_s_keep_8_slots_busy(seed):
+    lengths = sorted((50 * random.Random(seed + i).randint(10, 300) for i in range(40)), reverse=True)
+    bench = Bench(slots=8, window=1500, stride=900, chunk=32)
+    assert len(of(Finished, bench.run(*lengths))) == 40
+    occupancy = bench.scheduler.occupancy
+    assert occupancy.held / occupancy.offered >= 0.95
+
+
+def test_every_step_of_the_plan_is_made_once_and_no_more():
+    bench = Bench(slots=3)
+    lengths = [100, 40, 71, 3, 55]
+    bench.run(*lengths)
+    moved = sum(len(running) for _, running in bench.logged("step"))
+    assert moved == sum(windows.n_steps(windows.plan(n, 40, 30), K) for n in lengths)
+
+
+def test_a_finished_slot_is_refilled_before_the_next_step():
+    bench = Bench(slots=2)
+    bench.run(40, 10, 10, 10, 5)
+    free, left = 2, 5
+    for entry in bench.stepper.log:
+        if entry[0] == "text":
+            free, left = free - 1, left - 1
+        elif entry[0] == "stop":
+            free += 1
+        elif entry[0] == "step":
+            assert not (free and left)
+
+
+def test_works_are_taken_only_when_there_is_a_slot():
+    bench = Bench(slots=2)
+    n_done = 0
+    for event in bench.scheduler.run(bench.works(*[10] * 9)):
+        n_done += isinstance(event, Finished)
+        assert len(bench.taken) <= n_done + 2
+    assert n_done == 9
+
+
+def test_no_works_are_no_events():
+    assert Bench().run() == []
+
+
+def test_step_reaches_beyond_every_running_slot():
+    bench = Bench(slots=3)
+    bench.stepper.at_step = lambda n_reached: seen.append(
+        n_reached - max(bench.stepper.position[slot] for slot in bench.stepper.running)
+    )
+    seen = []
+    bench.run(90, 40, 15, 5)
+    assert set(seen) == {1}
+
+
+# --- windows
+
+
+def test_songs_are_whole():
+    for event in of(Finished, Bench(slots=3).run(100, 40, 71, 3, 55)):
+        assert (event.tokens != TO_GENERATE).all()
+
+
+def test_every_window_of_a_song_but_the_last_is_told():
+    bench = Bench(slots=2)
+    made = [
+        (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
+        for event in bench.scheduler.run(bench.works(100, 30))
+        if isinstance(event, WindowDone)
+    ]
+    assert made == [("0", 40), ("0", 70)]
+
+
+def test_what_a_window_knows_is_brought_in_once_and_in_order():
+    bench = Bench(slots=2, chunk=4)
+    bench.run(100, 40)
+    assert [entry[1:] for entry in bench.logged("fill")] == [(0, 4), (4, 8), (8, 10)] * 2
+
+
+def test_others_wait_for_one_chunk_at_a_time():
+    bench = Bench(slots=4, chunk=4)
+    bench.run(100, 100, 95, 90, 40)
+    running, n_waited = set(), []
+    for entry in bench.stepper.log:
+        if entry[0] == "start":
+            running.add(entry[1])
+            n_waited.append(0)
+        elif entry[0] == "stop":
+            running.discard(entry[1])
+        elif entry[0] == "step":
+            n_waited.append(0)
+        elif entry[0] == "fill" and running:
+            n_waited[-1] += 1
+    assert max(n_waited) == 1
+
+
+def test_a_slot_that_is_being_filled_does_not_move():
+    bench = Bench(slots=2, chunk=4)
+    filling = {}
+    bench.run(100, 40, 40)
+    for entry in bench.stepper.log:
+        if entry[0] == "open":
+            filling[entry[1]] = True
+        elif entry[0] == "start":
+            filling[entry[1]] = False
+        elif entry[0] == "step":
+            assert not any(filling[slot] for slot in entry[2])
+
+
+def test_a_song_goes_on_at_its_first_missing_column():
+    bench = Bench()
+    work = Work(Song("a", "", 0.8, 0), windows.unmade(K, 40))
+    work.tokens[:, :25] = 7
+    list(bench.scheduler.run(iter([work])))
+    assert bench.logged("open") == [(0, 25)]
+    assert (work.tokens[:, :25] == 7).all()
+
+
+def test_windows_that_are_made_are_skipped():
+    bench = Bench()
+    work = Work(Song("a", "", 2.0, 0), windows.unmade(K, 100))
+    work.tokens[:, :70] = 7
+    list(bench.scheduler.run(iter([work])))
+    assert len(bench.logged("open")) == 1
+    assert len(bench.logged("step")) == 30 + K - 1
+
+
+def test_song_that_is_whole_already_takes_no_step():
+    bench = Bench()
+    work = Work(Song("a", "", 0.8, 0), np.zeros((K, 40), np.int16), generation_s=5.0)
+    (event,) = bench.scheduler.run(iter([work]))
+    assert (event.key, event.generation_s, bench.stepper.log) == ("a", 5.0, [])
+
+
+# --- progress
+
+
+def test_progress_never_goes_back_and_ends_at_the_whole():
+    told = {}
+    for event in of(Progress, Bench(slots=3).run(100, 40, 71, 3, 55)):
+        for key, (n_done, n_frames) in event.frames.items():
+            assert told.get(key, 0) <= n_done <= n_frames
+            told[key] = n_done
+    assert list(told.values()) == [100, 40, 71, 3, 55]
+
+
+def test_progress_comes_at_least_every_50_steps():
+    bench, since = Bench(slots=1, window=1500, stride=900), []
+    n_before = 0
+    for event in bench.scheduler.run(bench.works(1000)):
+        if isinstance(event, Progress):
+            since.append(len(bench.logged("step")) - n_before)
+            n_before += since[-1]
+    assert max(since) <= 50
+
+
+# --- the clock is shared
+
+
+def test_shares_add_up_to_the_wall_clock():
+    bench = Bench(slots=3)
+    shares = [event.generation_s for event in of(Finished, bench.run(100, 40, 71, 3, 55))]
+    assert sum(shares) == pytest.approx(bench.stepper.now_s)
+
+
+def test_songs_together_are_charged_alike():
+    shares = [event.generation_s for event in of(Finished, Bench(slots=4).run(20, 20, 20, 20))]
+    assert shares == pytest.approx([(20 + K - 1) * STEP_S / 4] * 4)
+
+
+def test_seconds_charged_before_are_kept():
+    bench = Bench(slots=1)
+    work = Work(Song("a", "", 0.2, 0), windows.unmade(K, 10), generation_s=100.0)
+    (done,) = of(Finished, bench.scheduler.run(iter([work])))
+    assert done.generation_s == pytest.approx(100 + bench.stepper.now_s)
+
+
+def test_what_the_caller_does_between_events_is_not_charged():
+    bench, shares, away_s = Bench(slots=2), 0.0, 0.0
+    for event in bench.scheduler.run(bench.works(50, 40, 30)):
+        shares += event.generation_s if isinstance(event, Finished) else 0
+        bench.stepper.now_s += 1000
+        away_s += 1000
+    assert shares == pytest.approx(bench.stepper.now_s - away_s)
+
+
+def test_time_spent_on_a_step_that_was_interrupted_is_charged():
+    bench = Bench(slots=1)
+    steps = count()
+
+    def interrupt(_):
+        if next(steps) == 7:
+            raise KeyboardInterrupt
+
+    bench.stepper.at_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(40)
+    (work,) = bench.scheduler.in_work()
+    assert work.generation_s == pytest.approx(7 * STEP_S)
+
+
+# --- faults
+
+
+def test_prompt_that_cannot_be_encoded_fails_alone():
+    def encode(song):
+        if song.key == "1":
+            raise ValueError("no such word\nand more")
+
+    events = Bench(encode=encode).run(40, 20, 30)
+    assert [(event.key, event.reason) for event in of(Failed, events)] == [("1", "ValueError: no such word")]
+    assert {event.key for event in of(Finished, events)} == {"0", "2"}
+
+
+def test_seed_that_cannot_be_fails_alone():
+    bench = Bench()
+    works = [Work(Song(str(seed), "", 0.2, seed), windows.unmade(K, 10)) for seed in (1, -1, 2)]
+    events = list(bench.scheduler.run(iter(works)))
+    assert [event.key for event in of(Failed, events)] == ["-1"]
+    assert {event.key for event in of(Finished, events)} == {"1", "2"}
+
+
+def test_song_whose_logits_are_not_finite_fails_alone_and_says_why():
+    bench = Bench(slots=2)
+    bench.stepper.broken = {1}
+    events = bench.run(40, 40)
+    (failed,) = of(Failed, events)
+    assert failed.key == "1" and "overflows in this precision; use dtype bf16 or fp32" in failed.reason
+    assert [event.key for event in of(Finished, events)] == ["0"]
+
+
+def test_song_whose_logits_are_not_finite_is_given_up_at_its_first_windows_end():
+    bench = Bench(slots=1)
+    bench.stepper.broken = {0}
+    bench.run(400)
+    assert len(bench.logged("step")) == 40 + K - 1
+
+
+def test_failed_songs_are_charged_too():
+    bench = Bench(slots=2)
+    bench.stepper.broken = {1}
+    events = bench.run(40, 40, 40)
+    shares = [event.generation_s for event in of((Failed, Finished), events)]
+    assert sum(shares) == pytest.approx(bench.stepper.now_s)
+
+
+# --- what is in work
+
+
+def interrupted(bench, at_step, *lengths):
+    """in_work after Ctrl-C before that step."""
+    steps = count()
+
+    def interrupt(_):
+        if next(steps) == at_step:
+            raise KeyboardInterrupt
+
+    bench.stepper.at_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(*lengths)
+    return bench.scheduler.in_work()
+
+
+@pytest.mark.parametrize("at_step", [0, 1, 5, 43, 44, 60])
+def test_in_work_has_every_token_made_so_far(at_step):
+    works = interrupted(Bench(slots=1, chunk=100), at_step, 100)
+    made = (works[0].tokens != TO_GENERATE).sum(axis=1)
+    n_first = 40 + K - 1
+    in_second = max(0, at_step - n_first)
+    expected = [min(40, max(0, min(at_step, n_first) - k)) + max(0, in_second - k) for k in range(K)]
+    assert made.tolist() == expected
+
+
+def test_in_work_are_the_songs_in_slots_alone():
+    works = interrupted(Bench(slots=2), 15, 10, 40, 40, 40)
+    assert Counter(work.song.key for work in works) == {"1": 1, "2": 1}
+
+
+def test_song_that_was_interrupted_before_its_window_was_laid_out_is_unmade():
+    """Its slot still holds the columns of the song before."""
+
+    def encode(song):
+        if song.key == "1":
+            raise KeyboardInterrupt
+
+    bench = Bench(slots=1, encode=encode)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(40, 40)
+    (work,) = bench.scheduler.in_work()
+    assert work.song.key == "1"
+    assert (work.tokens == TO_GENERATE).all()
+
+
+def test_song_that_was_interrupted_between_two_windows_has_the_first():
+    bench = Bench(slots=1)
+    opened, laid = bench.stepper.open, count()
+
+    def interrupt(*arguments):
+        if next(laid) == 1:
+            raise KeyboardInterrupt
+        opened(*arguments)
+
+    bench.stepper.open = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(100)
+    (work,) = bench.scheduler.in_work()
+    assert (work.tokens[:, :40] != TO_GENERATE).all() and (work.tokens[:, 40:] == TO_GENERATE).all()
+
+
+def test_memory_that_runs_out_while_a_song_is_admitted_loses_no_song():
+    def encode(song):
+        if song.key == "1":
+            raise torch.OutOfMemoryError("full")
+
+    bench = Bench(encode=encode)
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.run(40, 40)
+    assert [work.song.key for work in bench.scheduler.in_work()] == ["0", "1"]
