@@ -81,7 +81,8 @@ class S3Store(Store):
                 self._client: Any = boto3.session.Session().client("s3", config=config)
             except ValueError:  # its text may hold what was put into the wrong setting
                 raise BadInput(
-                    "an AWS setting is malformed; correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION"
+                    "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
+                    "or AWS_MAX_ATTEMPTS"
                 ) from None
 
     def list(self, prefix: str = "") -> dict[str, Stored]:

@@ -721,14 +721,16 @@ def test_unreachable_endpoint_is_one_plain_line(s3_url, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value"),
     [
-        ("AWS_ENDPOINT_URL", "not a url", "Invalid endpoint: not a url"),
-        ("AWS_DEFAULT_REGION", "no region!", "'no region!'"),
-        ("AWS_PROFILE", "unknown", "AWS_PROFILE"),
-        ("AWS_MAX_ATTEMPTS", "many", "'many'"),
+        ("AWS_ENDPOINT_URL", "not-a-url:s3cret"),
+        ("AWS_DEFAULT_REGION", "s3cret region!"),
+        ("AWS_PROFILE", "s3cret"),
+        ("AWS_MAX_ATTEMPTS", "s3cret"),
     ],
 )
-def test_malformed_aws_setting_is_said_on_opening(s3_url, monkeypatch, name, value, says):
+def test_malformed_aws_setting_is_named_on_opening_without_its_value(s3_url, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert says in str(error_of(open_store, "s3://some-bucket"))
+    said = str(error_of(open_store, "s3://some-bucket"))
+    assert name in said
+    assert "s3cret" not in said
