@@ -73,7 +73,7 @@ def test_second_pin_on_a_platform_is_found():
         "torch==2.13.0+cpu",
         "torch @ https://download.pytorch.org/whl/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
         "https://download.pytorch.org/whl/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
-        "--extra-index-url https://download.pytorch.org/whl/cpu",
+        "--extra-index-url https://wheels.example/cpu",
         "--find-links /opt/wheels",
         "torch==2.13.0 --hash=sha256:0000",
         "    --hash=sha256:0000",
