@@ -71,8 +71,8 @@ def test_second_pin_on_a_platform_is_found():
     "line",
     [
         "torch==2.13.0+cpu",
-        "torch @ https://download.pytorch.org/whl/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
-        "https://download.pytorch.org/whl/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
+        "torch @ https://wheels.example/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
+        "https://wheels.example/torch-2.13.0-cp311-cp311-linux_x86_64.whl",
         "--extra-index-url https://wheels.example/cpu",
         "--find-links /opt/wheels",
         "torch==2.13.0 --hash=sha256:0000",
