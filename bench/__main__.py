@@ -39,9 +39,12 @@ def main() -> None:
             print(line(row), flush=True)
     kept = ROOT / "bench" / "results" / f"{arguments.size}-{bench.device.type}.json"
     kept.parent.mkdir(exist_ok=True)
-    before = json.loads(kept.read_text("utf-8"))["rows"] if kept.exists() else []
-    others = [row for row in before if row["case"] not in arguments.only]
-    content = {"machine": machine(bench.device), "rows": [asdict(row) for row in rows] + others}
+    before = json.loads(kept.read_text("utf-8")) if kept.exists() else {"rows": [], "measured": {}}
+    others = [row for row in before["rows"] if row["case"] not in arguments.only]
+    content = {
+        "measured": before["measured"] | dict.fromkeys(arguments.only, machine(bench.device)),
+        "rows": sorted([asdict(row) for row in rows] + others, key=lambda row: CASES.index(row["case"])),
+    }
     kept.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     write_report()
 

@@ -1,6 +1,6 @@
 """Decode once in this process and print seconds and the extra memory at the peak, in GB.
 
-python -m bench.codec_memory once|chunked N_FRAMES
+python -m bench.codec_memory "at once"|chunked N_FRAMES
 """
 
 import sys

@@ -22,21 +22,22 @@ def write_report() -> None:
 
 
 def section(path: Path) -> str:
-    """One machine's table."""
+    """One model on one kind of device: a table for each case, as each was measured."""
     content = json.loads(path.read_text("utf-8"))
-    m = content["machine"]
-    lines = [
-        f"## musicgen-{path.stem.partition('-')[0]} on {m['device']}",
-        "",
-        f"{m['threads']} threads, {m['vector']}, torch {m['torch']}, transformers {m['transformers']}, "
-        f"{m['date']}, commit {m['commit']}, `{m['command']}`",
-        "",
-        "| what | median | spread | at least | reached |",
-        "|---|---|---|---|---|",
-        *(row(r) for r in content["rows"]),
-        "",
-    ]
-    return "\n".join(lines)
+    parts = [f"## musicgen-{path.stem.partition('-')[0]}", ""]
+    for case, m in content["measured"].items():
+        rows = [r for r in content["rows"] if r["case"] == case]
+        if rows:
+            parts += [
+                f"**{case}**: {m['device']}, {m['threads']} threads, {m['vector']}, torch {m['torch']}, "
+                f"transformers {m['transformers']}, {m['date']}, commit {m['commit']}, `{m['command']}`",
+                "",
+                "| what | median | spread | at least | reached |",
+                "|---|---|---|---|---|",
+                *(row(r) for r in rows),
+                "",
+            ]
+    return "\n".join(parts)
 
 
 def row(r: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ The engine decides which songs are worked on together; the run never loops over 
 Torch-free, so that both sides can import it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,11 +54,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A song could not be generated; the others go on. `reason` is one line."""
+    """A song could not be generated; the others go on. `reason` is one line.
+
+    `overflowed`: its numbers left the precision's range; a wider one may do.
+    """
 
     key: str
     reason: str
     generation_s: float
+    overflowed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,7 @@ class Unfinished:
     revision: str
     window: int  # frames
     stride: int  # frames
+    resumed: int = 0  # how often it has been gone on with in another run
 
     @property
     def n_made(self) -> int:
@@ -100,14 +105,28 @@ class Engine(Protocol):
     def describe(self) -> dict[str, str | int | float]:
         """What a record holds of the engine: model, revision, device, precision, slots, window."""
 
-    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Iterator[Event]:
+    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Generator[Event, None, None]:
         """Generate all songs, and go on with unfinished ones, taking each only when there is room.
 
-        An Unfinished comes whenever a song may be gone on with exactly from there.
+        An Unfinished comes whenever a song may be gone on with exactly from there, and right before
+        its Finished.
         """
 
     def unfinished(self) -> list[Unfinished]:
         """The songs in work, with every token made so far. For between two events of `stream`."""
 
-    def decode(self, tokens: Tokens) -> Audio:
-        """Audio of a finished song; may be called from another thread while `stream` runs."""
+    def check(self, song: Unfinished, sampling: Sampling) -> None:
+        """Raises worker.unfinished.Unusable unless going on gives the song that was begun."""
+
+    def joins(self, seconds: float) -> list[float]:
+        """Where in a song of this length a window ends and the next goes on, in seconds."""
+
+    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
+        """Audio of a finished song; may be called from another thread while `stream` runs.
+
+        Asks `go_on` now and then, and raises Abandoned when it says no.
+        """
+
+
+class Abandoned(Exception):
+    """Decoding was given up because it was asked to."""

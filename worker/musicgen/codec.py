@@ -5,11 +5,13 @@ small. The upsampling convolutions, which need some 35 MB for each second of aud
 at a time with a few frames of context on both sides, more than they can reach.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from transformers import EncodecModel
 
-from worker.engine import Audio, Tokens
+from worker.engine import Abandoned, Audio, Tokens
 
 CHUNK_FRAMES = 250
 # The convolutions after the LSTM reach less than 2 frames to each side.
@@ -17,8 +19,16 @@ HALO_FRAMES = 4
 
 
 @torch.inference_mode()
-def decode(encodec: EncodecModel, tokens: Tokens, chunk: int = CHUNK_FRAMES) -> Audio:
-    """[n_codebooks, n_frames] -> float32 mono [n_frames * hop]."""
+def decode(
+    encodec: EncodecModel,
+    tokens: Tokens,
+    chunk: int = CHUNK_FRAMES,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Audio:
+    """[n_codebooks, n_frames] -> float32 mono [n_frames * hop].
+
+    Asks `go_on` before each chunk; raises Abandoned when it says no.
+    """
     hop = encodec.config.hop_length
     first_convolution, lstm, *upsampling = encodec.decoder.layers
     codes = torch.from_numpy(tokens.astype(np.int64)).to(encodec.device)[:, None]
@@ -26,6 +36,8 @@ def decode(encodec: EncodecModel, tokens: Tokens, chunk: int = CHUNK_FRAMES) -> 
     n_frames = frames.shape[-1]
     audio = np.empty(n_frames * hop, np.float32)
     for start in range(0, n_frames, chunk):
+        if not go_on():
+            raise Abandoned
         end = min(start + chunk, n_frames)
         context = max(0, start - HALO_FRAMES)
         x = frames[..., context : end + HALO_FRAMES]

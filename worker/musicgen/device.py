@@ -12,12 +12,22 @@ _SMALL = 256
 _MAX_SLOTS = {"cpu": 16, "cuda": 64}
 # Left free on the device: activations, and the audio of finished songs.
 _SPARE_BYTES = 1_500_000_000
+_GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str | None) -> torch.device:
-    """`cuda`, `cuda:1` or `cpu`; by default the GPU if there is one. Raises BadInput."""
+    """`cuda`, `cuda:1` or `cpu`; by default the GPU if there is one.
+
+    Raises BadInput, and UserError if there is one that torch cannot use.
+    """
     has_cuda = torch.cuda.is_available()
+    if name is None and not has_cuda and _GPU_FILE.exists():
+        # On a rented machine the CPU would take all night, at the GPU's price.
+        raise UserError(
+            "this machine has an NVIDIA GPU that torch cannot use; check `nvidia-smi` and that torch is "
+            "a CUDA build, or choose --device cpu"
+        )
     if name is None:
         return torch.device("cuda" if has_cuda else "cpu")
     try:

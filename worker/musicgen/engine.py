@@ -13,7 +13,7 @@ transformers' `generate` up to 30 s; longer songs go on in windows (see windows.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
@@ -164,11 +164,11 @@ class Engine:
         return [made[song.key] for song in songs]
 
     @torch.inference_mode()
-    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Iterator[Event]:
+    def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Generator[Event, None, None]:
         """Generate songs, and go on with unfinished ones, taking each only when there is a slot for it.
 
-        Yields Progress often, an Unfinished at each window boundary of a longer song (save it, and
-        no later fault can cost more than one window), and Finished or Failed for each song.
+        Yields Progress often, an Unfinished at the end of each window (save it, and no later fault
+        can cost more than one window), and Finished or Failed for each song.
         Give long songs first: then no slot is left working alone at the end.
         Out of memory, it goes on with half the slots.
         """
@@ -201,22 +201,30 @@ class Engine:
         """The songs in work, with every token made so far. For between two events of `stream`."""
         return [self._unfinished(work) for work in self._scheduler.in_work()] if self._scheduler else []
 
-    def decode(self, tokens: Tokens) -> Audio:
-        """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory."""
+    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
+        """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.
+
+        Raises Abandoned when `go_on`, asked for every 5 s of audio, says no.
+        """
         with _beside(self._model.place.device):
-            return codec.decode(self._encodec, tokens)
+            return codec.decode(self._encodec, tokens, go_on=go_on)
+
+    def joins(self, seconds: float) -> list[float]:
+        """Where in a song of this length a window ends and the next goes on, in seconds."""
+        plan = windows.plan(self.n_frames(seconds), self.window, self.stride)
+        return [window.end * self.hop / self.sample_rate for window in plan[:-1]]
 
     def _works(self, songs: Iterable[Song | Unfinished]) -> Iterator[Work]:
         for song in songs:
             if isinstance(song, Unfinished):
-                self._check(song)
+                self.check(song, self._sampling)
                 yield Work(song.song, song.tokens.copy(), song.generation_s)
             else:
                 yield Work(song, windows.unmade(self.n_codebooks, self.n_frames(song.seconds)))
 
-    def _check(self, song: Unfinished) -> None:
+    def check(self, song: Unfinished, sampling: Sampling) -> None:
         """Raises Unusable unless going on gives the song that was begun."""
-        mine = (self._name, self._revision, self.window, self.stride, self._sampling)
+        mine = (self._name, self._revision, self.window, self.stride, sampling)
         its = (song.model, song.revision, song.window, song.stride, song.sampling)
         names = ("model", "revision", "window", "stride", "sampling")
         for name, wanted, found in zip(names, mine, its, strict=True):

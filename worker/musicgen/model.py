@@ -70,7 +70,7 @@ class Layer:
         self.out = place.pack(own.out_proj.weight)
         self.text_norm = Norm(layer.encoder_attn_layer_norm, place)
         self.text_query, self.text_out = place.pack(text.q_proj.weight), place.pack(text.out_proj.weight)
-        self.text_kv = place.put(text.k_proj.weight, text.v_proj.weight)
+        self.text_kv = place.pack(text.k_proj.weight, text.v_proj.weight)
         self.mlp_norm = Norm(layer.final_layer_norm, place)
         self.up, self.down = place.pack(layer.fc1.weight, gelu=True), place.pack(layer.fc2.weight)
 
@@ -228,7 +228,7 @@ class Model:
     def _text(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each layer's text keys and values, [heads, n_text, head]."""
         for layer in self._layers:
-            both = F.linear(states, layer.text_kv).view(-1, 2, self.shape.n_heads, self.shape.head)
+            both = layer.text_kv(states).view(-1, 2, self.shape.n_heads, self.shape.head)
             yield both[:, 0].transpose(0, 1), both[:, 1].transpose(0, 1)
 
     def _embed(self, tokens: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from worker.musicgen.sampling import draws
 from worker.musicgen.stepper import Stepper
 from worker.musicgen.windows import Window
 
-# Steps between two progress events at most: about a second of music.
-_REPORT_EVERY = 50
+# Between two progress events at most: about a second of music, and on a slow device half a second
+# of time, so that whoever wants to stop need not wait. (A GPU runs behind: there it is the steps.)
+_REPORT_STEPS, _REPORT_S = 50, 0.5
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Work:
 
 @dataclass(frozen=True)
 class WindowDone:
-    """A window of a longer song is complete: the moment to save it."""
+    """A window of a song is complete: the moment to save it."""
 
     work: Work
 
@@ -177,16 +178,19 @@ class Scheduler:
         running = [slot for slot in held.values() if not slot.is_filling]
         if not running:
             return
-        n_steps = 1 if filling else min(_REPORT_EVERY, *(slot.steps_left for slot in running))
+        n_steps = 1 if filling else min(_REPORT_STEPS, *(slot.steps_left for slot in running))
+        until = self._clock() + _REPORT_S
         for _ in range(n_steps):
             self._stepper.step(1 + max(slot.position for slot in running))
             for slot in running:
                 slot.position += 1
                 slot.filled += 1
-        self.occupancy.steps += n_steps
-        self.occupancy.offered += n_steps * len(self._slots)
-        self.occupancy.held += n_steps * len(held)
-        self.occupancy.running += n_steps * len(running)
+            self.occupancy.steps += 1
+            self.occupancy.offered += len(self._slots)
+            self.occupancy.held += len(held)
+            self.occupancy.running += len(running)
+            if self._clock() >= until:
+                break
 
     def _close(self, i: int, slot: _Slot) -> Iterator[WindowDone | Finished | Failed]:
         """A window is complete: go on with the next, or finish the song and free the slot."""
@@ -196,13 +200,14 @@ class Scheduler:
         self._charge()  # a GPU works behind: reading has waited for it
         if self._stepper.is_broken(i):
             self._slots[i] = None
-            yield Failed(work.song.key, _NOT_FINITE, work.generation_s)
+            yield Failed(work.song.key, _NOT_FINITE, work.generation_s, overflowed=True)
         elif slot.plan[1:]:
             slot.n_columns, slot.plan = 0, slot.plan[1:]
             self._open(i, slot)
             yield WindowDone(work)
         else:
             self._slots[i] = None
+            yield WindowDone(work)
             yield Finished(work.song.key, work.tokens, work.generation_s)
 
     def _save(self, i: int, slot: _Slot) -> None:

@@ -47,6 +47,14 @@ def test_the_gpu_is_used_if_there_is_one(gpus, n_gpus, chosen):
     assert device.choose_device(None).type == chosen
 
 
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(gpus, tmp_path, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(device, "_GPU_FILE", tmp_path)
+    with pytest.raises(UserError, match="GPU that torch cannot use"):
+        device.choose_device(None)
+    assert device.choose_device("cpu").type == "cpu"
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1"])
 def test_a_device_can_be_named(gpus, name):
     gpus(2)

@@ -151,14 +151,14 @@ def test_songs_are_whole():
         assert (event.tokens != TO_GENERATE).all()
 
 
-def test_every_window_of_a_song_but_the_last_is_told():
+def test_end_of_every_window_is_told():
     bench = Bench(slots=2)
     made = [
         (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
         for event in bench.scheduler.run(bench.works(100, 30))
         if isinstance(event, WindowDone)
     ]
-    assert made == [("0", 40), ("0", 70)]
+    assert made == [("1", 30), ("0", 40), ("0", 70), ("0", 100)]
 
 
 def test_what_a_window_knows_is_brought_in_once_and_in_order():
