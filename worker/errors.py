@@ -11,6 +11,14 @@ class UserError(Exception):
     code = 1
 
 
+class DiskFull(UserError):
+    """The disk, or the quota on it, took no more; what is finished is kept."""
+
+
+class Unreachable(UserError):
+    """The store does not answer, or not to these credentials: it may do so later."""
+
+
 class BadInput(UserError):
     """A file or a setting is wrong; nothing was started."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from worker.errors import UserError
+from worker.errors import DiskFull, UserError
 
 CHUNK_BYTES = 1 << 20
 
@@ -68,9 +68,10 @@ def patiently(act: Callable[[], Result]) -> Result:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise what the disk says about `path` as a UserError."""
+    """Raise what the disk says about `path` as a UserError: DiskFull where there is no room."""
     try:
         yield
     except OSError as error:
         text = _DISK_ERRORS.get(error.errno or 0, _ANY_DISK_ERROR)
-        raise UserError(text.format(path=path, reason=error.strerror)) from None
+        kind = DiskFull if text is _DISK_FULL else UserError
+        raise kind(text.format(path=path, reason=error.strerror)) from None

@@ -4,11 +4,12 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from worker.errors import BadInput, UserError
+from worker.errors import BadInput, Unreachable, UserError
 from worker.files import CHUNK_BYTES, disk_errors, downloaded
 from worker.store import Missing, Store, Stored, checked, is_key
 
@@ -31,26 +32,26 @@ _S3_ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidAccessKeyId": (BadInput, _BAD_KEYS),
     "SignatureDoesNotMatch": (BadInput, _BAD_KEYS),
     "InvalidToken": (BadInput, _BAD_KEYS),
-    "ExpiredToken": (UserError, _EXPIRED),
-    "ExpiredTokenException": (UserError, _EXPIRED),
-    "TokenRefreshRequired": (UserError, _EXPIRED),
+    "ExpiredToken": (Unreachable, _EXPIRED),
+    "ExpiredTokenException": (Unreachable, _EXPIRED),
+    "TokenRefreshRequired": (Unreachable, _EXPIRED),
     "RequestTimeTooSkewed": (UserError, "this machine's clock is wrong; set it and run it again"),
     "AuthorizationHeaderMalformed": (BadInput, _REGION),
     "IllegalLocationConstraintException": (BadInput, _REGION),
     "PermanentRedirect": (BadInput, _REGION),
     "301": (BadInput, _REGION),
-    "SlowDown": (UserError, _BUSY),
-    "ServiceUnavailable": (UserError, _BUSY),
-    "InternalError": (UserError, _BUSY),
+    "SlowDown": (Unreachable, _BUSY),
+    "ServiceUnavailable": (Unreachable, _BUSY),
+    "InternalError": (Unreachable, _BUSY),
     "NoCredentialsError": (BadInput, _NO_KEYS),
     "PartialCredentialsError": (BadInput, _NO_KEYS),
     "ProfileNotFound": (BadInput, "the profile in AWS_PROFILE is not configured; correct or unset it"),
-    "CredentialRetrievalError": (UserError, _EXPIRED),
-    "TokenRetrievalError": (UserError, _EXPIRED),
-    "SSOError": (UserError, _EXPIRED),
-    "HTTPClientError": (UserError, _NETWORK),
-    "ConnectionError": (UserError, _NETWORK),
-    "IncompleteReadError": (UserError, _NETWORK),
+    "CredentialRetrievalError": (Unreachable, _EXPIRED),
+    "TokenRetrievalError": (Unreachable, _EXPIRED),
+    "SSOError": (Unreachable, _EXPIRED),
+    "HTTPClientError": (Unreachable, _NETWORK),
+    "ConnectionError": (Unreachable, _NETWORK),
+    "IncompleteReadError": (Unreachable, _NETWORK),
     "ClientError": (UserError, "S3 refused {action} on bucket {bucket} ({code}); check that bucket"),
     "BotoCoreError": (UserError, "cannot use bucket {bucket} ({code}); check the AWS settings"),
 }
@@ -84,6 +85,8 @@ class S3Store(Store):
                     "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
                     "or AWS_MAX_ATTEMPTS"
                 ) from None
+        self._skew_s: float | None = None
+        self._client.meta.events.register("after-call.s3", self._note_clock)
 
     def list(self, prefix: str = "") -> dict[str, Stored]:
         """Objects of others whose names are no keys, such as `folder/`, are left out."""
@@ -125,6 +128,15 @@ class S3Store(Store):
         place = {"Bucket": self._bucket, "Key": self._prefix + checked(key)}
         with self._s3_errors():
             self._client.delete_object(**place)
+
+    def clock_skew_s(self) -> float | None:
+        return self._skew_s
+
+    def _note_clock(self, parsed: dict[str, Any], **_: object) -> None:
+        """Each answer, a refusal too, has S3's time in whole seconds."""
+        headers = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        with suppress(KeyError, ValueError):  # look-alikes may send none
+            self._skew_s = time.time() - parsedate_to_datetime(headers["date"]).timestamp()
 
     def _get(self, key: str, into: BinaryIO) -> str:
         """The object's ETag, its content in `into`."""

@@ -7,7 +7,7 @@ An object appears under its key whole or not at all, whenever the process dies. 
 `replace` are exact: of any number of threads and processes one wins (on S3, machines too).
 What a user can cause is raised as UserError or BadInput, one line; a bad key is a ValueError.
 Holds no names of songs, no JSON and no policy, and does not notice an S3 look-alike that
-ignores the conditions of a PUT.
+ignores the conditions of a PUT unless it is asked: `honours_conditions`.
 """
 
 import re
@@ -86,16 +86,35 @@ class Store(ABC):
         """The content. Raises Missing."""
         return self.read_tagged(key)[0]
 
+    def clock_skew_s(self) -> float | None:
+        """Seconds this machine's clock was ahead of the store's at its last answer; None if not known."""
+        return None
+
+    def honours_conditions(self) -> bool:
+        """True if `create` and `replace` refuse what they must; tried on a probe, which goes again."""
+        key = _probe_key()
+        try:
+            if not self.create(key, b"created") or self.create(key, b"created again"):
+                return False
+            _, etag = self.read_tagged(key)
+            return bool(self.replace(key, b"replaced", etag)) and not self.replace(key, b"again", etag)
+        finally:
+            self.delete(key)
+
     def check_writable(self) -> None:
         """Write, read back and delete a probe; raises the UserError that a real write would."""
-        # Here, since a worker may delete nothing but claims and checkpoints.
-        key = f"claims/.probe-{uuid.uuid4().hex}"
+        key = _probe_key()
         self.write(key, key.encode())
         try:
             if self.read(key) != key.encode():
                 raise UserError(f"{self.location} does not give back what was written; use another place")
         finally:
             self.delete(key)
+
+
+def _probe_key() -> str:
+    """A new one where a worker may delete: it may not elsewhere, but for checkpoints."""
+    return f"claims/.probe-{uuid.uuid4().hex}"
 
 
 def open_store(location: str) -> Store:

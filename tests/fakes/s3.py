@@ -1,11 +1,11 @@
-"""S3 over real HTTP on a free port of this machine: moto's server, and two that behave badly."""
+"""S3 over real HTTP on a free port of this machine: moto's server, and some that behave badly."""
 
 import http.client
 import logging
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -71,16 +71,23 @@ def failing_once(url: str, method: str, refusal: tuple[int, str] | None = None) 
             if spoil and refusal:
                 self.reply(refusal[0], f"<Error><Code>{refusal[1]}</Code></Error>".encode())
                 return
-            server = http.client.HTTPConnection(urlsplit(url).netloc)
-            server.request(self.command, self.path, body, dict(self.headers))
-            answer = server.getresponse()
-            content = answer.read()
-            server.close()
+            status, content, etag = self.ask(url, body, self.headers)
             self.close_connection = spoil
             if not (spoil and method == "PUT"):
-                self.reply(
-                    answer.status, content, answer.headers["ETag"], len(content) // 2 if spoil else None
-                )
+                self.reply(status, content, etag, len(content) // 2 if spoil else None)
+
+    with _http(Relay) as relay_url:
+        yield relay_url
+
+
+@contextmanager
+def ignoring_conditions(url: str, ignored: Collection[str] = ("If-None-Match", "If-Match")) -> Iterator[str]:
+    """The URL of a way to the S3 at `url` that drops these headers, as look-alikes do."""
+
+    class Relay(_Quiet):
+        def answer(self, body: bytes) -> None:
+            kept = {name: value for name, value in self.headers.items() if name not in ignored}
+            self.reply(*self.ask(url, body, kept))
 
     with _http(Relay) as relay_url:
         yield relay_url
@@ -91,6 +98,15 @@ class _Quiet(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes) -> None:
         raise NotImplementedError
+
+    def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str | None]:
+        """The status, content and ETag with which the server at `url` answers this request."""
+        server = http.client.HTTPConnection(urlsplit(url).netloc)
+        server.request(self.command, self.path, body, dict(headers))
+        answer = server.getresponse()
+        content = answer.read()
+        server.close()
+        return answer.status, content, answer.headers["ETag"]
 
     def reply(self, status: int, content: bytes, etag: str | None = None, n_sent: int | None = None) -> None:
         self.send_response(status)
