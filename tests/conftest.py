@@ -4,9 +4,23 @@ import os
 import random
 
 import pytest
+from botocore.loaders import Loader
 
+from tests.fakes import box as boxes
 from tests.fakes import s3
 from worker.store import open_store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def box_home(tmp_path_factory):
+    """Where workers keep what belongs to a box: never the developer's own."""
+    home = tmp_path_factory.mktemp("box-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUSICGEN_BOX_HOME", str(home))
+        yield home
+
+
+_LOADER = Loader()
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +33,28 @@ def s3_server():
 @pytest.fixture
 def s3_url(s3_server, monkeypatch):
     """`s3_server`, and an environment in which boto3 finds it and nothing of the developer's own."""
+    _only_aws_at(s3_server, monkeypatch)
+    return s3_server
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """A fresh AWS account over HTTP, and an environment in which boto3 finds only it."""
+    from tests.fakes import aws as fake
+
+    # One loader for all sessions: reading EC2's description takes a second each time.
+    monkeypatch.setattr("botocore.session.create_loader", lambda path=None: _LOADER)
+    with fake.serving() as account:
+        _only_aws_at(account.url, monkeypatch)
+        yield account
+
+
+def _only_aws_at(url, monkeypatch):
     for name in os.environ:
         if name.startswith("AWS_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.delenv(name)
     settings = {
-        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -33,7 +64,6 @@ def s3_url(s3_server, monkeypatch):
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    return s3_server
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -50,3 +80,19 @@ def rng():
     seed = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(2**32))
     print(f"run again with TEST_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture
+def box(tmp_path):
+    """A GPU box on loopback: a real OpenSSH server in a throw-away HOME."""
+    with boxes.serving(tmp_path / "box") as served:
+        yield served
+
+
+@pytest.fixture
+def fab(tmp_path, box):
+    """The real `fab` with our tasks, in a folder of the user's, with the box in its environment."""
+    here = tmp_path / "user"
+    here.mkdir()
+    (here / "prompts.txt").write_text("rain ; 1 ; rain\nsun ; 2 ; sun\n")
+    return boxes.Fab(here, box)

@@ -50,17 +50,21 @@ def record_of(job: Job, wav: bytes = b"", **changes: object) -> Record:
         sampling={"top_k": 250},
         versions={"torch": "2"},
         run_id="20260102T030405Z-abcd",
+        started_at="2026-01-02T03:03:05+00:00",
         finished_at="2026-01-02T03:04:05+00:00",
         generation_s=12.5,
         decode_s=0.5,
+        interruptions=0,
         hourly_cost_usd=0.4,
         estimated_cost_usd=12.5 / 3600 * 0.4,
         price_basis="as set",
+        price_paid_usd=None,
         sample_rate=RATE,
         n_samples=round(job.seconds * RATE),
         peak=0.5,
         n_bytes=len(wav),
         sha256=hashlib.sha256(wav).hexdigest(),
+        quality={"lufs": -14.0, "flags": []},
     )
     return replace(record, **changes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from worker import jobs
-from worker.batch import Summary
+from worker.order import Summary
 from worker.records import REPORT_COLUMNS, Record
 
 ROOT = Path(__file__).parents[1]

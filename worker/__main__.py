@@ -3,21 +3,26 @@
     python -m worker --prompts prompts.txt --model rehearsal --output out/demo
 
 What is not given is taken from the environment (MUSICGEN_MODEL, MUSICGEN_OUTPUT, MUSICGEN_S3_BUCKET,
-MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, HOURLY_COST_USD, RUN_ID).
-The closing table goes to stdout, all else to stderr.
+MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_CLAIM_TTL_S, MUSICGEN_STATE_DIR,
+MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
+The closing table goes to stdout, all else to stderr. A log and status.json are kept in
+MUSICGEN_STATE_DIR and under runs/RUN_ID in the output place.
+Ctrl-C or SIGTERM saves what is in work and ends; a second one ends at once.
 Exit codes: 0 done, 1 a song or the store failed, 2 bad input or settings, 75 interrupted.
 """
 
 import argparse
+import hashlib
 import io
 import logging
 import math
 import os
 import re
 import secrets
-import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -25,14 +30,23 @@ from typing import TextIO
 from rich.console import Console
 
 from worker import jobs
-from worker.batch import Order, Price, Summary, run
+from worker.batch import run
+from worker.claims import TTL_S
 from worker.engine import Engine, Sampling
-from worker.errors import BadInput, UserError
+from worker.errors import BadInput, Interrupted, UserError
+from worker.heartbeat import Heartbeat
+from worker.interrupt import Interruption, watching
+from worker.journal import Journal
+from worker.order import Order, Price, Summary, Watches
 from worker.progress import ProgressDisplay, show_summary
 from worker.records import model_name
-from worker.store import open_store
+from worker.scratch import scratch_folder
+from worker.store import Store, open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
+
+# The last log and status wait this long for a store that does not answer.
+_LAST_WORDS_S = 5.0
 
 _RUN_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 
@@ -44,10 +58,9 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     arguments = parser(env).parse_args(argv)
-    # The same end as Ctrl-C: what is finished is kept and accounted for.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary = generate(arguments)
+        with watching(env) as interruption:
+            summary = generate(arguments, interruption, env)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -75,6 +88,16 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     p.add_argument("--hourly-cost", default=env.get("HOURLY_COST_USD") or None, help="USD per hour")
     p.add_argument("--price-basis", default="as set", help="what the hourly cost is, for the records")
+    p.add_argument(
+        "--price-paid",
+        default=env.get("MUSICGEN_PRICE_PAID_USD") or None,
+        help="USD per hour that is really paid, for the records",
+    )
+    p.add_argument(
+        "--claim-ttl",
+        default=env.get("MUSICGEN_CLAIM_TTL_S") or TTL_S,
+        help="seconds after which a song whose worker gives no sign is taken over (%(default)s)",
+    )
     p.add_argument("--run-id", default=env.get("RUN_ID") or new_run_id(), help="names this run's files")
     p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
     p.add_argument("--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, bf16, fp16")
@@ -88,7 +111,7 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     return p
 
 
-def generate(arguments: argparse.Namespace) -> Summary:
+def generate(arguments: argparse.Namespace, interruption: Interruption, env: Mapping[str, str]) -> Summary:
     """Check everything that can be checked, then run."""
     listed = jobs.load(arguments.prompts)
     store = open_store(arguments.output)
@@ -97,43 +120,106 @@ def generate(arguments: argparse.Namespace) -> Summary:
     if not _RUN_ID.fullmatch(arguments.run_id):
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
     slots = _slots(arguments.slots)
+    ttl_s = _amount(arguments.claim_ttl, "claim ttl", "seconds", "120")
     order = Order(
         jobs=listed,
         selected=jobs.select(listed, arguments.only),
         model=model_name(arguments.model),
-        price=price(arguments.hourly_cost, arguments.price_basis),
+        price=price(arguments.hourly_cost, arguments.price_basis, arguments.price_paid),
         run_id=arguments.run_id,
         sampling=sampling,
     )
+    with ExitStack() as parts:
+        folder = env.get("MUSICGEN_STATE_DIR") or parts.enter_context(scratch_folder())
+        display = parts.enter_context(ProgressDisplay(_console(sys.stderr)))
+        journal = Journal(Path(folder), store, order.run_id, env=env)
+        heartbeat = Heartbeat(Path(folder), store, order.run_id, order.model, order.price.hourly_usd)
 
-    def load_engine() -> Engine:
-        from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
+        def load_engine(dtype: str | None) -> Engine:
+            from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
 
-        return Engine.load(
-            arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            slots=slots,
-            stride_s=arguments.stride,
-        )
+            engine = Engine.load(
+                arguments.model,
+                device=arguments.device,
+                dtype=dtype or arguments.dtype,
+                slots=slots,
+                stride_s=arguments.stride,
+            )
+            heartbeat.loaded(engine.describe())
+            return engine
 
-    with ProgressDisplay(_console(sys.stderr)) as display:
-        summary = run(order, store, load_engine, display)
+        with telling_how_it_ends(journal, heartbeat) as ending:
+            summary = run(
+                order,
+                store,
+                load_engine,
+                Watches(display, journal, heartbeat),
+                interruption=interruption,
+                spare=_spare(store, env),
+                claim_ttl_s=ttl_s,
+            )
+            if summary.failed:
+                ending.state, ending.code = "failed", UserError.code
     show_summary(_console(sys.stdout), summary, store.location)
     return summary
 
 
-def price(hourly: str | None, basis: str) -> Price:
-    """The hour's price as set; a machine without one is one's own and counts 0."""
-    if hourly is None:
-        return Price(0.0, "your own machine, counted as 0; set HOURLY_COST_USD to change that")
+@contextmanager
+def telling_how_it_ends(journal: Journal, heartbeat: Heartbeat) -> Iterator["Ending"]:
+    """Log and status from the first moment to the last, with the exit code."""
+    logging.getLogger().addHandler(journal.handler)
+    journal.start()
+    heartbeat.start()
+    ending = Ending()
     try:
-        amount = float(hourly)
+        yield ending
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        ending.code = error.code if isinstance(error, UserError) else Interrupted.code if stopped else 1
+        ending.state = "interrupted" if stopped else "failed"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        journal.note("error", text, level="error")
+        raise
+    finally:
+        logging.getLogger().removeHandler(journal.handler)
+        journal.note("ended", f"ended: {ending.state}, exit code {ending.code}", **asdict(ending))
+        journal.close(_LAST_WORDS_S)
+        heartbeat.finish(ending.state, ending.code, _LAST_WORDS_S)
+
+
+@dataclass
+class Ending:
+    """How a run ended: one of the states of its status, and the exit code."""
+
+    state: str = "done"
+    code: int = 0
+
+
+def _spare(store: Store, env: Mapping[str, str]) -> Store | None:
+    """A folder of this machine for the checkpoints that a bucket does not take."""
+    if not store.location.startswith("s3://"):
+        return None
+    root = env.get("MUSICGEN_BOX_ROOT") or env.get("MUSICGEN_BOX_HOME") or "~/.musicgen"
+    place = hashlib.sha256(store.location.encode()).hexdigest()[:8]
+    return open_store(f"{root}/unsent/{place}")
+
+
+def price(hourly: str | None, basis: str, paid: str | None = None) -> Price:
+    """The hour's price as set; a machine without one is one's own and counts 0."""
+    paid_usd = None if paid is None else _amount(paid, "price paid", "USD", "0.16")
+    if hourly is None:
+        return Price(0.0, "your own machine, counted as 0; set HOURLY_COST_USD to change that", paid_usd)
+    return Price(_amount(hourly, "hourly cost", "USD", "0.40"), basis, paid_usd)
+
+
+def _amount(text: str | float, what: str, unit: str, example: str) -> float:
+    try:
+        amount = float(text)
     except ValueError:
         amount = math.nan
     if not 0 <= amount < math.inf:
-        raise BadInput(f"hourly cost {hourly!r} is not a number of 0 or more; write it like 0.40")
-    return Price(amount, basis)
+        raise BadInput(f"{what} {text!r} is not a number of 0 or more {unit}; write it like {example}")
+    return amount
 
 
 def _console(stream: TextIO) -> Console:

@@ -1,146 +1,122 @@
 """The run: a list of jobs becomes songs, records and a cost report in a store.
 
-Skips what is done, hands the rest to the engine, and finishes each song beside generation: audio,
-WAV, then record, song and report into the store, in that order. A song that fails does not stop
-the others. Whatever ends a run, what is finished is kept and accounted for.
+Takes a song when no other worker has it, goes on with what was begun, hands it to the engine, and
+finishes each song beside generation. A song that fails does not stop the others. Whatever ends a
+run, what is finished is kept and accounted for, and what is begun is saved for the next: on a
+notice wherever it stands, else as of its last window. Waits at the end for songs that other
+workers have in work, and takes over those that they leave.
 Does not print: a `Watch` is told what happens.
 """
 
+import math
 import tempfile
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
-from worker import records
-from worker.audio import Unplayable, write_wav
-from worker.engine import Engine, Failed, Finished, Progress, Sampling, Song, longest_first
+from worker import health, records
+from worker.checkpoints import Checkpoints
+from worker.claims import TTL_S, Claims
+from worker.engine import Engine, Failed, Finished, Progress, Song, Unfinished
 from worker.errors import Interrupted, UserError
+from worker.finisher import Finisher, Outcome, Tune, now
+from worker.interrupt import Interruption, Notice
 from worker.jobs import Job, refuse_lyrics
-from worker.records import Record
-from worker.store import Missing, Store
+from worker.order import Order, Summary, Watch
+from worker.pace import Pace
+from worker.patience import Patience
+from worker.scratch import scratch_folder
+from worker.store import Store
+from worker.unfinished import Unusable
 
-SUMMARY_SCHEMA = 1
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
-_MAX_FINISHING = 4
+_MAX_FINISHING = 32
+# MusicGen's; asked for before a model is loaded, to know how large the songs will be.
+_SAMPLE_RATE = 32_000
+# A song whose tokens are complete when a signal comes may take this long to become a file.
+_GRACE_S = 3.0
+# How long a stopped run waits for what it is saving: a notice of two minutes has this much left.
+_SAVE_S = 20.0
+# How often to look whether the songs that others have in work are done.
+_LOOK_EVERY_S = 5.0
+
+# What overflows in fp16 is tried once more in the precision that no song overflows in.
+_NARROW, _WIDER = "fp16", "fp32"
+
+LoadEngine = Callable[[str | None], Engine]  # the precision to use, None: as set
 
 
-@dataclass(frozen=True)
-class Price:
-    """What an hour of this machine costs, and where that figure is from."""
-
-    hourly_usd: float
-    basis: str
-
-    def of(self, seconds: float) -> float:
-        """USD for `seconds` of the machine."""
-        return seconds / 3600 * self.hourly_usd
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked of a run. `jobs` is the whole list; `selected` the part of it to make now."""
-
-    jobs: Sequence[Job]
-    selected: Sequence[Job]
-    model: str  # as records name it
-    price: Price
-    run_id: str
-    sampling: Sampling = field(default_factory=Sampling)
-
-
-class Watch(Protocol):
-    """Who looks on. Called from the run's own thread."""
-
-    def planned(self, found: records.Survey, order: Order) -> None: ...
-    def progress(self, event: Progress) -> None: ...
-    def made(self, record: Record) -> None: ...
-    def made_elsewhere(self, song: str) -> None: ...
-    def failed(self, song: str, reason: str) -> None: ...
-
-
-@dataclass
-class Summary:
-    """The account of one run, as `runs/RUN_ID/summary.json` holds it."""
-
-    run_id: str
-    started_at: str
-    price: Price
-    schema: int = SUMMARY_SCHEMA
-    state: str = "running"  # running, done, failed, interrupted
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    seconds_asked: float = 0.0
-    done_before: list[str] = field(default_factory=list)
-    kept: dict[str, str] = field(default_factory=dict)  # foreign WAV -> why it is left alone
-    made: list[dict[str, Any]] = field(default_factory=list)
-    made_elsewhere: list[str] = field(default_factory=list)  # by another run, while this one made it too
-    failed: dict[str, str] = field(default_factory=dict)
-    generation_s: float = 0.0  # wall clock in which the engine was generating
-    wall_s: float = 0.0  # the whole run, overhead included
-
-    @property
-    def seconds_made(self) -> float:
-        return float(sum(song["seconds"] for song in self.made))
-
-    @property
-    def estimated_cost_usd(self) -> float:
-        return self.price.of(self.generation_s)
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of audio made per second of generation."""
-        return self.seconds_made / self.generation_s if self.generation_s else 0.0
-
-    def to_json(self) -> bytes:
-        derived = {
-            "seconds_made": self.seconds_made,
-            "real_time_factor": self.real_time_factor,
-            "estimated_cost_usd": self.estimated_cost_usd,
-            "overhead_s": self.wall_s - self.generation_s,
-            "overhead_cost_usd": self.price.of(self.wall_s - self.generation_s),
-        }
-        return records.json_bytes(asdict(self) | derived)
-
-
-def run(order: Order, store: Store, load_engine: Callable[[], Engine], watch: Watch) -> Summary:
+def run(
+    order: Order,
+    store: Store,
+    load_engine: LoadEngine,
+    watch: Watch,
+    *,
+    interruption: Interruption | None = None,
+    spare: Store | None = None,
+    claim_ttl_s: float = TTL_S,
+) -> Summary:
     """Make the selected songs that are not done. The engine is loaded only when there are any.
 
-    Raises BadInput before anything is written, UserError when the store fails, and Interrupted on
-    Ctrl-C; from the first song on, report and summary are written whatever happens.
+    `spare`: a folder of this machine for what the store does not take.
+    Raises BadInput before anything is written, UserError when the store fails, and Interrupted when
+    it was asked to end; from the first song on, report and summary are written whatever happens.
     """
     refuse_lyrics(order.selected)
     found = records.survey(store, order.jobs)
     records.refuse_other_model(found, order.model, None, store.location)
-    this = _Run(order, store, found, watch)
+    this = _Run(order, store, found, watch, interruption or Interruption(), spare)
     watch.planned(found, order)
     if not this.todo:
-        return this.carry_out(None)
+        return this.end("done")
     store.check_writable()
-    engine = load_engine()
+    this.check_health()
+    engine = load_engine(None)
     records.refuse_other_model(found, order.model, str(engine.describe()["revision"]), store.location)
-    return this.carry_out(engine)
+    return this.carry_out(engine, load_engine, claim_ttl_s)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What is known of a song that this run has begun or gone on with."""
+
+    at: str
+    charged_s: float  # by earlier runs
+    resumed: int  # how often it has been gone on with
 
 
 class _Run:
-    """One run's state: the records so far and the summary."""
+    """One run's state: what is left, what is in work, the records so far and the summary."""
 
-    def __init__(self, order: Order, store: Store, found: records.Survey, watch: Watch):
+    def __init__(
+        self,
+        order: Order,
+        store: Store,
+        found: records.Survey,
+        watch: Watch,
+        interruption: Interruption,
+        spare: Store | None,
+    ):
         self._order, self._store, self._watch = order, store, watch
+        self._interruption, self._spare = interruption, spare
         self._records = dict(found.records)
         chosen = {job.song for job in order.selected}
-        self.todo = [job for job in found.todo if job.song in chosen]
+        self.todo = sorted((job for job in found.todo if job.song in chosen), key=lambda job: -job.seconds)
         self._jobs = {job.song: job for job in self.todo}
+        self._waiting = list(self.todo)  # not tried yet
+        self._others: list[Job] = []  # another worker has them
+        self._overflowed: list[Job] = []
+        self._begun: dict[str, _Begun] = {}
+        self._pace = Pace()
+        self._patience = Patience(watch.note)
+        self._lock = threading.Lock()  # of _records and _summary: the finisher accounts for its songs
         self._started = time.monotonic()
         self._summary = Summary(
             run_id=order.run_id,
-            started_at=_now(),
+            started_at=now(),
             price=order.price,
             asked=[job.song for job in order.selected],
             seconds_asked=sum(job.seconds for job in order.selected),
@@ -148,165 +124,288 @@ class _Run:
             kept={song: why for song, why in found.kept.items() if song in chosen},
         )
 
-    def carry_out(self, engine: Engine | None) -> Summary:
+    # --- from beginning to end
+
+    def check_health(self) -> None:
+        """What would end the run hours from now."""
+        seconds = [job.seconds for job in self.todo]
+        for warning in health.check(seconds, _SAMPLE_RATE, Path(tempfile.gettempdir()), self._store):
+            self._watch.note("warning", warning, level="warning")
+
+    def carry_out(self, engine: Engine, load_engine: LoadEngine, claim_ttl_s: float) -> Summary:
         try:
-            if engine:
-                self._generate(engine)
+            with ExitStack() as parts:
+                scratch = parts.enter_context(scratch_folder())
+                # Left in the opposite order: what is saved and finished still needs its claims.
+                self._claims = parts.enter_context(
+                    Claims(self._store, self._order.run_id, ttl_s=claim_ttl_s, say=self._warn)
+                )
+                self._checkpoints = Checkpoints(self._store, self._spare, self._watch.note)
+                parts.callback(self._checkpoints.close, _SAVE_S)
+                self._finisher = Finisher(
+                    self._order, self._store, scratch, self._patience, self._account_for
+                )
+                parts.callback(self._finisher.close)
+                try:
+                    self._make_all(engine, load_engine)
+                    self._finish_all()
+                except BaseException:
+                    self._finisher.give_up()
+                    raise
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self._summary.state = "interrupted" if interrupted else "failed"
+            stopped = isinstance(error, KeyboardInterrupt | Interrupted)
             with suppress(UserError):  # what went wrong first is what the user must hear
-                self._account()
-            if interrupted:
-                left = len(self.todo) - len(self._summary.made) - len(self._summary.failed)
-                left -= len(self._summary.made_elsewhere)
-                raise Interrupted(f"stopped with {left} songs to make; run it again to resume") from None
+                self.end("interrupted" if stopped else "failed", str(error) or type(error).__name__)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"stopped at once; {self._left()}") from None
             raise
-        self._summary.state = "failed" if self._summary.failed else "done"
+        if self._interruption.no_new_songs and self._n_left():
+            reason = self._why_stopping()
+            self.end("interrupted", reason)
+            raise Interrupted(f"{reason}; {self._left()}")
+        return self.end("failed" if self._summary.failed else "done")
+
+    def end(self, state: str, reason: str | None = None) -> Summary:
+        """The last account."""
+        self._summary.state, self._summary.reason = state, reason
+        if self._summary.made_elsewhere:  # its maker may have died before its own report
+            self._records = dict(records.survey(self._store, self._order.jobs).records)
         self._account()
         return self._summary
 
-    def _generate(self, engine: Engine) -> None:
+    def _make_all(self, engine: Engine, load_engine: LoadEngine) -> None:
         self._summary.engine = engine.describe()
-        songs = longest_first(Song(job.song, job.prompt, job.seconds, job.seed) for job in self.todo)
-        finishing: deque[Future[Record]] = deque()
-        with (
-            tempfile.TemporaryDirectory(prefix="songs-") as scratch,
-            ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
-        ):
-            try:
-                for event in engine.stream(songs, self._order.sampling):
-                    if isinstance(event, Progress):
-                        self._watch.progress(event)
-                    elif isinstance(event, Failed):
-                        self._summary.generation_s += event.generation_s
-                        self._fail(event.key, event.reason)
-                    elif isinstance(event, Finished):
-                        self._summary.generation_s += event.generation_s
-                        finishing.append(finisher.submit(self._finish, engine, event, Path(scratch)))
-                    while finishing and (finishing[0].done() or len(finishing) > _MAX_FINISHING):
-                        self._collect(finishing.popleft())
-            except BaseException:
-                self._summary.generation_s += sum(song.generation_s for song in engine.unfinished())
-                raise
-            finally:
-                while finishing:
-                    self._collect(finishing.popleft())
+        while True:
+            self._generate(engine)
+            if self._interruption.no_new_songs:
+                self._watch.note("stopping", self._why_stopping())
+                return
+            if self._overflowed:
+                self._waiting, self._overflowed = self._overflowed, []
+                engine = load_engine(_WIDER)
+                precision = engine.describe()["precision"]
+                self._watch.note("retry", f"{len(self._waiting)} songs once more, in {precision}")
+            elif not self._wait_for_others():
+                return
 
-    def _finish(self, engine: Engine, event: Finished, scratch: Path) -> Record:
-        """Audio, WAV, record and song of finished tokens; runs beside generation."""
-        job = self._jobs[event.key]
-        started = time.monotonic()
-        path = scratch / job.song
+    def _generate(self, engine: Engine) -> None:
+        """Whatever can be had now, until it is done or the run must end."""
+        stream = engine.stream(self._songs(engine), self._order.sampling)
+        stopped = True
         try:
-            audio = engine.decode(event.tokens)
-            decode_s = time.monotonic() - started
-            wav = write_wav(path, audio, job.seconds, engine.sample_rate)
-            price, described = self._order.price, engine.describe()
-            record = Record(
-                song=job.song,
-                prompt=job.prompt,
-                seconds=job.seconds,
-                name=job.name,
-                options=dict(job.options),
-                seed=job.seed,
-                sampling=asdict(self._order.sampling),
-                versions={package: version(package) for package in ("torch", "transformers")},
-                run_id=self._order.run_id,
-                finished_at=_now(),
-                generation_s=event.generation_s,
-                decode_s=decode_s,
-                hourly_cost_usd=price.hourly_usd,
-                estimated_cost_usd=price.of(event.generation_s),
-                price_basis=price.basis,
-                sample_rate=engine.sample_rate,
-                n_samples=wav.n_samples,
-                peak=wav.peak,
-                n_bytes=wav.n_bytes,
-                sha256=wav.sha256,
-                **{key: described[key] for key in _FROM_ENGINE},  # type: ignore[arg-type]
-            )
-            self._keep(job, record, path)
-            return record
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path} ({error.strerror or error}); free space in {scratch.parent}"
-            ) from None
-        except (UserError, _MadeElsewhere):
+            for event in stream:
+                self._take(event, engine)
+                if (notice := self._interruption.notice) and not self._in_time(notice):
+                    break
+            else:
+                stopped = False
+        except KeyboardInterrupt:  # at once: the windows that are complete are saved
+            stopped = False
             raise
-        except Unplayable as error:
-            raise _SongFailed(job.song, str(error)) from error
-        except Exception as error:
-            raise _SongFailed(job.song, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
         finally:
-            path.unlink(missing_ok=True)
+            stream.close()
+            left = engine.unfinished()
+            for song in left:
+                self._charge(song.song.key, song.generation_s)
+            if stopped:
+                self._save(left)
+                self._summary.saved = [song.song.key for song in left]
 
-    def _keep(self, job: Job, record: Record, path: Path) -> None:
-        """Record, then song: a crash between the two leaves a record without a song, which is made
-        again, and never a song without its account. Raises _MadeElsewhere."""
-        key = records.record_key(job)
-        try:
-            before = self._store.read(key)
-        except Missing:
-            before = None
-        if self._store.list(job.song):
-            raise _MadeElsewhere(job.song)
-        self._store.write(key, record.to_json())
-        if not self._store.create_file(job.song, path):
-            if before is not None:
-                self._store.write(key, before)  # it may be the account of the song that is there
-            raise _MadeElsewhere(job.song)
+    def _finish_all(self) -> None:
+        """Wait for the songs whose tokens are complete, as long as there is time."""
+        if len(self._finisher):
+            self._watch.note("finishing", f"finishing {len(self._finisher)} songs")
+        asked_s = math.inf  # when a notice that leaves no time came
+        while len(self._finisher):
+            if notice := self._interruption.notice:
+                now_s = time.monotonic()
+                asked_s = min(asked_s, math.inf if notice.deadline else now_s)
+                if now_s >= (notice.deadline or asked_s + _GRACE_S):
+                    self._finisher.give_up()
+                    break
+            self._finisher.wait(0.2)
+            self._collect()
+        self._finisher.close()
+        self._collect()
 
-    def _collect(self, future: "Future[Record]") -> None:
-        try:
-            record = future.result()
-        except _MadeElsewhere as other:
-            self._summary.made_elsewhere.append(other.song)
-            self._watch.made_elsewhere(other.song)
-            self._account()
-            return
-        except _SongFailed as failure:
-            self._fail(failure.song, failure.reason)
-            return
-        self._records[record.song] = record
-        self._summary.made.append(
-            {
-                "song": record.song,
-                "seconds": record.seconds,
-                "generation_s": record.generation_s,
-                "estimated_cost_usd": record.estimated_cost_usd,
-            }
+    # --- which songs
+
+    def _songs(self, engine: Engine) -> Iterator[Song | Unfinished]:
+        """The songs that are ours, each claimed when the engine has room for it."""
+        while self._waiting and not self._interruption.no_new_songs:
+            job = self._waiting.pop(0)
+            if not self._claim(job):
+                self._others.append(job)
+            elif self._is_there(job):  # asked for when it is ours: now it cannot change any more
+                self._claims.release(job.stem)
+                self._made_elsewhere(job)
+            else:
+                yield self._begin(job, engine)
+
+    def _begin(self, job: Job, engine: Engine) -> Song | Unfinished:
+        song = Song(job.song, job.prompt, job.seconds, job.seed)
+
+        def check(left: Unfinished) -> None:
+            engine.check(left, self._order.sampling)
+            if left.song != song:
+                raise Unusable("it was begun with another prompt, length or seed")
+
+        left = self._patience(lambda: self._checkpoints.load(job.stem, check))
+        if left is None:
+            self._begun[job.song] = _Begun(now(), 0.0, 0)
+            return song
+        self._begun[job.song] = _Begun(now(), left.generation_s, left.resumed + 1)
+        self._summary.resumed.append(job.song)
+        self._watch.note(
+            "resumed",
+            f"going on with {job.song} from frame {left.n_made} of {left.tokens.shape[1]}",
+            song=job.song,
+            frame=left.n_made,
+            charged_s=round(left.generation_s, 3),
         )
-        self._watch.made(record)
-        self._account()
+        return left
+
+    def _wait_for_others(self) -> bool:
+        """Until a song that another worker had can be taken over: True; False if there is none."""
+        said = False
+        while self._others and not self._interruption.no_new_songs:
+            self._collect()
+            there = [job for job in self._others if self._is_there(job)]
+            for job in there:
+                self._made_elsewhere(job)
+            self._others = [job for job in self._others if job not in there]
+            if any(self._claim(job) for job in self._others):
+                self._waiting, self._others = self._others, []
+                return True
+            if self._others and not said:
+                said = True
+                self._watch.note(
+                    "waiting",
+                    f"waiting for {len(self._others)} songs that other workers have in work; "
+                    "what they leave is taken over",
+                    songs=[job.song for job in self._others],
+                )
+            if self._others:
+                again_s = self._claims.try_again_in_s(job.stem for job in self._others)
+                self._interruption.wait(min(_LOOK_EVERY_S, max(again_s or 0.0, 0.1)))
+        return False
+
+    def _claim(self, job: Job) -> bool:
+        return self._patience(lambda: self._claims.take(job.stem))
+
+    def _is_there(self, job: Job) -> bool:
+        return bool(self._patience(lambda: self._store.list(job.song)))
+
+    # --- what comes back
+
+    def _take(self, event: object, engine: Engine) -> None:
+        if isinstance(event, Progress):
+            self._pace.note(event)
+            self._watch.progress(event)
+        elif isinstance(event, Unfinished):
+            self._save([event])
+        elif isinstance(event, Failed):
+            self._charge(event.key, event.generation_s)
+            if event.overflowed and engine.describe()["precision"] == _NARROW:
+                self._watch.note("overflow", f"{event.key} overflowed in {_NARROW}", song=event.key)
+                self._patience(lambda: self._checkpoints.remove(self._jobs[event.key].stem))
+                self._overflowed.append(self._jobs[event.key])
+            else:
+                self._fail(event.key, event.reason)
+        elif isinstance(event, Finished):
+            self._charge(event.key, event.generation_s)
+            begun = self._begun[event.key]
+            self._finisher.submit(Tune(self._jobs[event.key], event, engine, begun.at, begun.resumed))
+        self._collect()
+        while len(self._finisher) > _MAX_FINISHING and not self._interruption.notice:
+            self._finisher.wait(0.2)
+            self._collect()
+
+    def _collect(self) -> None:
+        for outcome in self._finisher.collect():
+            if outcome.abandoned:
+                self._summary.saved.append(outcome.song)
+            elif outcome.record:
+                self._watch.made(outcome.record)
+            elif outcome.made_elsewhere:
+                self._watch.made_elsewhere(outcome.song)
+            elif outcome.failed:
+                self._fail(outcome.song, outcome.failed)
+
+    def _made_elsewhere(self, job: Job) -> None:
+        with self._lock:
+            self._summary.made_elsewhere.append(job.song)
+        self._watch.made_elsewhere(job.song)
 
     def _fail(self, song: str, reason: str) -> None:
-        self._summary.failed[song] = reason
+        with self._lock:
+            self._summary.failed[song] = reason
         self._watch.failed(song, reason)
+        self._claims.release(self._jobs[song].stem)
+
+    def _save(self, songs: Sequence[Unfinished]) -> None:
+        """Checkpoints of songs as they stand, but of none that another worker has taken over."""
+        for song in songs:
+            begun = self._begun[song.song.key]
+            if self._claims.is_mine(self._jobs[song.song.key].stem):
+                self._checkpoints.save(replace(song, resumed=begun.resumed))
+
+    # --- time and money
+
+    def _in_time(self, notice: Notice) -> bool:
+        """True while a song in work will be done before the machine goes."""
+        if notice.deadline is None:
+            return False
+        left_s = notice.deadline - time.monotonic()
+        return any(needed_s < left_s for needed_s in self._pace.left_s().values())
+
+    def _charge(self, song: str, generation_s: float) -> None:
+        with self._lock:
+            self._summary.generation_s += generation_s - self._begun[song].charged_s
+
+    def _account_for(self, outcome: Outcome) -> None:
+        """A song is in the store, ours or another's: the account, then its checkpoint and claim go.
+
+        In the finisher's thread.
+        """
+        with self._lock:
+            if record := outcome.record:
+                self._records[record.song] = record
+                self._summary.made.append(
+                    {
+                        "song": record.song,
+                        "seconds": record.seconds,
+                        "generation_s": record.generation_s,
+                        "estimated_cost_usd": record.estimated_cost_usd,
+                    }
+                )
+            else:
+                self._summary.made_elsewhere.append(outcome.song)
+        self._patience(self._account)
+        stem = self._jobs[outcome.song].stem
+        self._patience(lambda: self._checkpoints.remove(stem))
+        self._claims.release(stem)
 
     def _account(self) -> None:
         """The report and the summary, as of now."""
-        self._summary.wall_s = time.monotonic() - self._started
-        self._records |= records.write_report(self._store, self._order.jobs, self._records)
-        self._store.write(f"runs/{self._order.run_id}/summary.json", self._summary.to_json())
+        with self._lock:
+            self._summary.wall_s = time.monotonic() - self._started
+            self._records |= records.write_report(self._store, self._order.jobs, self._records)
+            self._store.write(f"runs/{self._order.run_id}/summary.json", self._summary.to_json())
 
+    # --- words
 
-_FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
+    def _warn(self, text: str) -> None:
+        self._watch.note("warning", text, level="warning")
 
+    def _n_left(self) -> int:
+        made = {song["song"] for song in self._summary.made}
+        ended = made.union(self._summary.failed, self._summary.made_elsewhere)
+        return sum(job.song not in ended for job in self.todo)
 
-class _MadeElsewhere(Exception):
-    """Another run has made this song meanwhile; its song and its account stay."""
+    def _left(self) -> str:
+        return f"{self._n_left()} songs to make; run it again to resume"
 
-    def __init__(self, song: str):
-        super().__init__(song)
-        self.song = song
-
-
-class _SongFailed(Exception):
-    def __init__(self, song: str, reason: str):
-        super().__init__(reason)
-        self.song, self.reason = song, reason
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def _why_stopping(self) -> str:
+        notice = self._interruption.notice
+        return f"stopped ({notice.reason if notice else self._interruption.drain_reason})"

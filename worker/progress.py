@@ -12,11 +12,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from worker.batch import Order, Summary
 from worker.engine import Progress as SongProgress
+from worker.order import Order, Summary
 from worker.records import Record, Survey
 
 _LINE_EVERY_S = 10.0
+# Every few seconds when all goes well: nothing for a person to read.
+_FOR_THE_LOG = {"checkpoint"}
 # More bars than this do not fit a terminal; the list's own bar stays.
 _MAX_BARS = 12
 
@@ -116,6 +118,10 @@ class ProgressDisplay:
     def made_elsewhere(self, song: str) -> None:
         self._close(song)
         self._say(f"skipped {song}: another run has made it meanwhile; its song stays")
+
+    def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None:
+        if event not in _FOR_THE_LOG:
+            self._say(text)
 
     # --- how it looks
 

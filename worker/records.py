@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from worker.errors import BadInput
 from worker.jobs import Job
@@ -54,17 +55,21 @@ class Record:
     sampling: Mapping[str, float | int | bool]
     versions: Mapping[str, str]
     run_id: str
-    finished_at: str  # UTC, ISO 8601
+    started_at: str  # UTC, ISO 8601: when that run began with it
+    finished_at: str
     generation_s: float  # the song's share of the time the engine was generating
     decode_s: float  # tokens to audio; beside generation, so not charged
+    interruptions: int  # how often another run went on with it; the seconds of all are charged
     hourly_cost_usd: float
     estimated_cost_usd: float
     price_basis: str  # what hourly_cost_usd is
+    price_paid_usd: float | None  # per hour, where it is known to differ
     sample_rate: int
     n_samples: int
     peak: float  # before scaling; over 1.0 the song was scaled down to fit
     n_bytes: int
     sha256: str  # of the WAV
+    quality: Mapping[str, Any]  # see worker/qc.py
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> bytes:
@@ -154,6 +159,8 @@ def _read(store: Store, key: str) -> Record | Damaged | None:
 
 def _fits(value: Any, kind: Any) -> bool:
     """True if a value read from JSON can be a field of this annotated type."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
     if isinstance(value, bool):
         return False
     if kind is float:

@@ -12,10 +12,12 @@ import pytest
 
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish, listed, tree
-from worker import batch, jobs, records
-from worker.batch import Order, Price, Summary
+from worker import batch, finisher, jobs, patience, records
+from worker.claims import Claims
 from worker.engine import Failed, Finished, Progress
-from worker.errors import BadInput, Interrupted, UserError
+from worker.errors import BadInput, DiskFull, Interrupted, Unreachable, UserError
+from worker.interrupt import Interruption, Notice
+from worker.order import Order, Price, Summary
 from worker.records import REPORT_KEY, Record
 from worker.store import open_store
 
@@ -72,7 +74,13 @@ class Scripted:
     def unfinished(self):
         return []
 
-    def decode(self, tokens):
+    def check(self, song, sampling):
+        pass
+
+    def joins(self, seconds):
+        return []
+
+    def decode(self, tokens, go_on=lambda: True):
         if tokens[0, 0] == -3:
             raise RuntimeError("codec broke\nand more")
         n_frames = tokens.shape[1] - (tokens[0, 0] == -2)
@@ -100,6 +108,9 @@ class Listener:
     def failed(self, song, reason):
         self.told.append(f"{song}: {reason}")
 
+    def note(self, event, text, **facts):
+        self.told.append(event)
+
     def made_elsewhere(self, song):
         self.told.append(f"{song}: elsewhere")
 
@@ -108,8 +119,11 @@ def order(selected=JOBS, jobs=JOBS, run_id="run-1", model="rehearsal", hourly=3.
     return Order(jobs, selected, model, Price(hourly, "as set"), run_id)
 
 
-def run(store, engine=None, watch=None, **asked) -> Summary:
-    return batch.run(order(**asked), store, lambda: engine or Scripted(), watch or Listener())
+def run(store, engine=None, watch=None, interruption=None, **asked) -> Summary:
+    def load_engine(dtype):
+        return engine or Scripted()
+
+    return batch.run(order(**asked), store, load_engine, watch or Listener(), interruption=interruption)
 
 
 def report(store):
@@ -124,7 +138,7 @@ def wavs(store):
     return {key for key in store.list() if key.endswith(".wav")}
 
 
-def must_not_load():
+def must_not_load(dtype):
     pytest.fail("the engine was loaded")
 
 
@@ -177,19 +191,20 @@ def test_same_list_gives_the_same_bytes_in_any_place(tmp_path, s3_url):
 def test_record_then_wav_then_report(store):
     watched = Recording(store)
     run(watched, selected=[ONE])
-    changes = [key for _, key in watched.changes if not key.startswith("claims/.probe")]
+    changes = [key for _, key in watched.changes if not key.startswith("claims/")]
     assert changes[:4] == [records.record_key(ONE), ONE.song, REPORT_KEY, "runs/run-1/summary.json"]
 
 
 def test_report_grows_with_every_song(folder):
-    rows = []
+    rows = {}
 
     class Watching(Listener):
         def made(self, record):
-            rows.append(reported(folder) if rows else [])
+            rows[record.song] = reported(folder)
 
     run(folder, watch=Watching())
-    assert rows == [[], [ONE.song], [ONE.song, TWO.song], [ONE.song, TWO.song, THREE.song]]
+    assert list(rows) == [job.song for job in JOBS]
+    assert all(song in reported_then for song, reported_then in rows.items())
 
 
 def test_temporary_files_are_gone(folder, scratch):
@@ -238,7 +253,7 @@ def test_foreign_wav_is_kept_and_said(store):
 def test_song_that_another_run_made_meanwhile_stays_with_its_account(store):
     def other(key):
         if key == TWO.song:
-            run(store, selected=[TWO], run_id="run-2")
+            finish(store, TWO, run_id="run-2")
 
     summary = run(store, Scripted(at=other))
     assert (summary.made_elsewhere, summary.state) == ([TWO.song], "done")
@@ -248,7 +263,7 @@ def test_song_that_another_run_made_meanwhile_stays_with_its_account(store):
 def test_songs_of_another_run_are_in_the_report_of_this_one(store):
     def other(key):
         if key == TWO.song:
-            run(store, selected=[TWO], run_id="run-2")
+            finish(store, TWO, run_id="run-2")
 
     run(store, Scripted(at=other))
     assert reported(store) == [job.song for job in JOBS]
@@ -334,38 +349,180 @@ def test_failed_song_is_made_by_the_next_run(folder):
 # --- interruption and a store that fails
 
 
-def interrupt_at(song):
+def interrupted_at(song):
+    """An interruption, and the engine during whose work on this song it comes."""
+    interruption = Interruption()
+
     def at(key):
         if key == song:
-            raise KeyboardInterrupt
+            interruption.end(Notice("Ctrl-C", "signal"))
 
-    return at
+    return interruption, Scripted(at=at)
 
 
 def test_interrupted_run_keeps_what_is_finished(store):
-    with pytest.raises(Interrupted, match="2 songs to make; run it again to resume") as caught:
-        run(store, Scripted(at=interrupt_at(THREE.song)))
+    interruption, engine = interrupted_at(THREE.song)
+    with pytest.raises(Interrupted, match=r"Ctrl-C.*; \d songs to make; run it again to resume") as caught:
+        run(store, engine, interruption=interruption)
     assert caught.value.code == 75
-    assert wavs(store) == {ONE.song, TWO.song}
-    assert reported(store) == [ONE.song, TWO.song]
+    assert {ONE.song, TWO.song} <= wavs(store)
+    assert FOUR.song not in wavs(store)
+    assert set(reported(store)) == wavs(store)
     assert json.loads(store.read("runs/run-1/summary.json"))["state"] == "interrupted"
 
 
 def test_run_after_an_interruption_makes_exactly_the_rest(folder):
+    interruption, engine = interrupted_at(THREE.song)
     with pytest.raises(Interrupted):
-        run(folder, Scripted(at=interrupt_at(THREE.song)))
+        run(folder, engine, interruption=interruption)
     before = {key: folder.read(key) for key in wavs(folder)}
     engine = Scripted()
     run(folder, engine, run_id="run-2")
-    assert engine.taken == [THREE.song, FOUR.song]
+    assert set(engine.taken) == {job.song for job in JOBS} - before.keys()
     assert before.items() <= {key: folder.read(key) for key in wavs(folder)}.items()
     assert reported(folder) == [job.song for job in JOBS]
 
 
-def test_interruption_leaves_no_temporary_files(folder, scratch):
+def test_interruption_leaves_no_temporary_files_and_no_claims(folder, scratch):
+    interruption, engine = interrupted_at(TWO.song)
     with pytest.raises(Interrupted):
-        run(folder, Scripted(at=interrupt_at(TWO.song)))
+        run(folder, engine, interruption=interruption)
     assert list(scratch.iterdir()) == []
+    assert folder.list("claims/") == {}
+
+
+def test_ctrl_c_inside_a_step_still_accounts_for_what_is_finished(store):
+    def at(key):
+        if key == THREE.song:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="stopped at once"):
+        run(store, Scripted(at=at))
+    assert set(reported(store)) == wavs(store)
+    assert store.list("claims/") == {}
+
+
+def test_drained_run_begins_no_song_and_can_be_resumed(folder):
+    interruption = Interruption()
+    engine = Scripted(at=lambda key: key == TWO.song and interruption.drain("EC2 advises it"))
+    with pytest.raises(Interrupted, match="EC2 advises it"):
+        run(folder, engine, interruption=interruption)
+    assert engine.taken == [ONE.song, TWO.song]
+    assert reported(folder) == [ONE.song, TWO.song]
+
+
+def test_interruption_after_the_last_song_is_none(folder):
+    interruption, engine = interrupted_at(FOUR.song)
+    interruption.end = lambda notice: None
+    assert run(folder, engine, interruption=interruption).state == "done"
+
+
+# --- other workers
+
+
+def test_song_that_another_worker_has_is_waited_for_and_not_made(folder):
+    with Claims(folder, "run-2", ttl_s=60) as other:
+        assert other.take(TWO.stem)
+
+        def finish_it(event):
+            if event == "waiting":
+                finish(folder, TWO, run_id="run-2")
+
+        engine = Scripted()
+        summary = run(folder, engine, Telling(finish_it))
+    assert engine.taken == [ONE.song, THREE.song, FOUR.song]
+    assert (summary.state, summary.made_elsewhere) == ("done", [TWO.song])
+    assert reported(folder) == [job.song for job in JOBS]
+
+
+def test_song_that_another_worker_gives_back_is_made(folder):
+    with Claims(folder, "run-2", ttl_s=60) as other:
+        assert other.take(TWO.stem)
+        engine = Scripted()
+        run(folder, engine, Telling(lambda event: event == "waiting" and other.release(TWO.stem)))
+    assert engine.taken == [ONE.song, THREE.song, FOUR.song, TWO.song]
+
+
+class Telling(Listener):
+    """A watch that passes the names of what is noted on."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.tell = tell
+
+    def note(self, event, text, **facts):
+        self.tell(event)
+
+
+# --- precision
+
+
+class Narrow(Scripted):
+    """An engine in which one song overflows in fp16."""
+
+    def __init__(self, precision):
+        super().__init__()
+        self.precision = precision
+
+    def describe(self):
+        return super().describe() | {"precision": self.precision}
+
+    def stream(self, songs, sampling):
+        for event in super().stream(songs, sampling):
+            if isinstance(event, Finished) and event.key == TWO.song and self.precision != "fp32":
+                yield Failed(event.key, "its logits became NaN", 0.0, overflowed=True)
+            else:
+                yield event
+
+
+def made_in(folder, first):
+    """Which precision each song was made in, by an engine that is loaded in `first`."""
+
+    def load_engine(dtype):
+        return Narrow(dtype or first)
+
+    summary = batch.run(order(), folder, load_engine, Listener())
+    songs = [song["song"] for song in summary.made]
+    read = [Record.from_json(folder.read(f"records/{song[:-4]}.json")) for song in songs]
+    return {record.song: record.precision for record in read}, summary
+
+
+def test_song_that_overflows_in_fp16_is_made_in_fp32(folder):
+    precisions, summary = made_in(folder, "fp16")
+    assert precisions == {job.song: "fp32" if job is TWO else "fp16" for job in JOBS}
+    assert summary.state == "done"
+
+
+def test_song_that_overflows_in_another_precision_fails_with_the_reason(folder):
+    precisions, summary = made_in(folder, "bf16")
+    assert TWO.song not in precisions
+    assert summary.failed == {TWO.song: "its logits became NaN"}
+
+
+# --- a store that does not answer for a while
+
+
+class Away(Recording):
+    """A store that does not take the first song at the first two attempts."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.attempts = 0
+
+    def create_file(self, key, path):
+        if key == ONE.song:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise Unreachable("no answer from S3; check the network")
+        return super().create_file(key, path)
+
+
+def test_songs_wait_for_a_store_that_does_not_answer(folder, monkeypatch):
+    monkeypatch.setattr(patience, "_PAUSES_S", (0.01,))
+    watch = Listener()
+    assert run(Away(folder), watch=watch).state == "done"
+    assert reported(folder) == [job.song for job in JOBS]
+    assert watch.told.count("unreachable") == watch.told.count("reachable") == 1
 
 
 class Failing(Recording):
@@ -408,8 +565,8 @@ def test_full_scratch_disk_is_one_line_that_names_it(folder, scratch, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "write_wav", full)
-    with pytest.raises(UserError, match=rf"No space left on device\); free space in {scratch}"):
+    monkeypatch.setattr(finisher, "write_wav", full)
+    with pytest.raises(DiskFull, match=rf"disk full at {scratch}"):
         run(folder)
 
 
@@ -421,6 +578,7 @@ def test_engine_gets_the_whole_list_at_once_and_takes_songs_when_it_likes(folder
 
     class TwoAtATime(Scripted):
         def stream(self, songs, sampling):
+            songs = list(songs)
             streams.append([song.key for song in songs])
             events = [list(Scripted.stream(self, [song], sampling)) for song in songs]
             for first, second in ((0, 1), (2, 3)):  # each pair ends in the other order
@@ -435,7 +593,7 @@ def test_audio_is_made_beside_generation(folder):
     threads = set()
 
     class Watched(Scripted):
-        def decode(self, tokens):
+        def decode(self, tokens, go_on=lambda: True):
             threads.add(threading.current_thread())
             return super().decode(tokens)
 
@@ -443,7 +601,8 @@ def test_audio_is_made_beside_generation(folder):
     assert threading.main_thread() not in threads
 
 
-def test_generation_waits_for_a_slow_store_rather_than_pile_up_songs(folder):
+def test_generation_waits_for_a_slow_store_rather_than_pile_up_songs(folder, monkeypatch):
+    monkeypatch.setattr(batch, "_MAX_FINISHING", 4)
     many = listed(*(f"song {n} ; 1 ; n{n}" for n in range(9)))
     behind = []
 
@@ -491,7 +650,7 @@ def test_summary_is_written_with_everything_the_table_shows(folder):
     assert (list(written["kept"]), written["done_before"]) == ([ONE.song], [FOUR.song])
     assert list(written["failed"]) == [TWO.song]
     assert written["engine"]["model"] == "rehearsal"
-    assert written["price"] == {"hourly_usd": 3.6, "basis": "as set"}
+    assert written["price"] == {"hourly_usd": 3.6, "basis": "as set", "paid_usd": None}
     assert written["overhead_s"] == pytest.approx(written["wall_s"] - written["generation_s"])
     assert written["estimated_cost_usd"] == pytest.approx(written["generation_s"] / 1000)
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 engine = pytest.mark.xdist_group("engine")
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
+NO_EC2 = {"AWS_EC2_METADATA_DISABLED": "true"}
 SHORT = ["quiet piano ; 1 ; piano", "drums; and bass ; 1.25 ; drums", "нежно, café ; 2 ; soft ; seed=7"]
 
 
@@ -46,6 +47,7 @@ def python_m_worker(tmp_path):
     env |= {
         "PYTHONPATH": str(ROOT),
         "AWS_EC2_METADATA_DISABLED": "true",
+        "MUSICGEN_BOX_HOME": str(tmp_path / "home"),
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
@@ -65,7 +67,7 @@ def run(capfd, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
 
     def call(*arguments, **env):
-        code = worker.main([str(argument) for argument in arguments], env)
+        code = worker.main([str(argument) for argument in arguments], NO_EC2 | env)
         return code, capfd.readouterr().err
 
     return call
@@ -178,7 +180,7 @@ def test_settings_of_the_environment_are_the_defaults(python_m_worker, all_done,
 
 
 def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
-    assert worker.main(all_done, {}) == 0
+    assert worker.main(all_done, NO_EC2) == 0
     assert "price $0 an hour: your own machine, counted as 0" in capfd.readouterr().out
 
 
@@ -195,7 +197,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(prompts, tmp_path, monkeypatch, capfd
     monkeypatch.setattr(worker, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     try:
-        code = worker.main(["--prompts", prompts(*SHORT), "--output", str(tmp_path / "out")], {})
+        code = worker.main(["--prompts", prompts(*SHORT), "--output", str(tmp_path / "out")], NO_EC2)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert code == 75
@@ -273,7 +275,7 @@ def album(tmp_path_factory):
     arguments = ["--prompts", folder / "prompts.txt", "--output", folder / "out", "--model", "rehearsal"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", lambda *_: None)
-        assert worker.main([*map(str, arguments), "--hourly-cost", "0.40", "--run-id", "album"], {}) == 0
+        assert worker.main([*map(str, arguments), "--hourly-cost", "0.40", "--run-id", "album"], NO_EC2) == 0
     return folder / "out"
 
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from tests.songs import listed, record_of
-from worker.batch import Order, Price, Summary
 from worker.engine import Progress
+from worker.order import Order, Price, Summary
 from worker.progress import ProgressDisplay, show_summary, span, usd
 from worker.records import Survey
 

@@ -1,0 +1,185 @@
+"""Real workers as real processes, without the seven seconds that each would import torch for.
+
+A parent that has imported everything and computed nothing forks one child for each run: `python -m
+worker` in all but its start. Children can be signalled and killed like any process.
+"""
+
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Worker:
+    """One run. `log` is what it printed, stdout and stderr."""
+
+    def __init__(self, nursery: "Nursery", pid: int, log: Path):
+        self._nursery, self.pid, self.log = nursery, pid, log
+
+    def send(self, number: int) -> None:
+        """Signal it; nothing happens if it has ended."""
+        if self._nursery.code_of(self.pid) is None:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float) -> int:
+        """Its exit code (negative: the signal that ended it)."""
+        last = time.monotonic() + timeout_s
+        while (code := self._nursery.code_of(self.pid)) is None:
+            if time.monotonic() > last:
+                raise TimeoutError(f"still running after {timeout_s} s:\n{self.said}")
+            time.sleep(0.01)
+        return code
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+
+class Nursery:
+    """The parent, seen from the test."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", folder: Path):
+        self._process, self._folder = process, folder
+        self._codes: dict[int, int] = {}
+        self._pids: list[int] = []
+        self._unread = b""
+        self._n = 0
+
+    def start(self, *argv: str, **env: str) -> Worker:
+        """Start a worker with this command line and environment besides the test's own."""
+        self._n += 1
+        log = self._folder / f"worker-{self._n}.log"
+        asked = {"argv": argv, "env": dict(os.environ) | env, "log": str(log)}
+        os.write(self._process.stdin.fileno(), json.dumps(asked).encode() + b"\n")
+        while not self._pids:
+            self._hear(60)
+        return Worker(self, self._pids.pop(), log)
+
+    def code_of(self, pid: int) -> int | None:
+        """A child's exit code, if it has ended."""
+        self._hear(0)
+        return self._codes.get(pid)
+
+    def _hear(self, timeout_s: float) -> None:
+        """What the parent has said: `pid N` or `ended N CODE`, a line each."""
+        while select.select([self._process.stdout], [], [], timeout_s)[0]:
+            if not (chunk := os.read(self._process.stdout.fileno(), 1 << 16)):
+                raise RuntimeError("the parent of the workers has ended")
+            *lines, self._unread = (self._unread + chunk).split(b"\n")
+            for word, pid, *code in (line.split() for line in lines):
+                if word == b"pid":
+                    self._pids.append(int(pid))
+                elif word == b"ended":
+                    self._codes[int(pid)] = int(code[0])
+            timeout_s = 0
+
+
+@contextmanager
+def nursery(folder: Path) -> Iterator[Nursery]:
+    """A parent for workers; it and its children end with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tests.fakes.worker"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield Nursery(process, folder)
+    finally:
+        process.stdin.close()  # it kills its children and ends
+        process.wait(30)
+        process.stdout.close()
+
+
+def _parent() -> None:
+    import transformers
+
+    import worker.__main__
+    import worker.musicgen  # noqa: F401 - what takes the time
+
+    transformers.MusicgenForConditionalGeneration  # noqa: B018 - imported when it is named
+    children: set[int] = set()
+    print("ready")
+    buffer = b""
+    while True:
+        readable, _, _ = select.select([0], [], [], 0.02)
+        if readable:
+            chunk = os.read(0, 1 << 20)
+            if not chunk:
+                break
+            buffer += chunk
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            pid = os.fork()
+            if not pid:
+                _child(json.loads(line))
+            children.add(pid)
+            print("pid", pid)
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            children.discard(pid)
+            print("ended", pid, os.waitstatus_to_exitcode(status))
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _child(asked: dict[str, object]) -> None:
+    from worker.__main__ import main
+
+    code = 1
+    try:
+        log = os.open(str(asked["log"]), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for file, number in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(file, number)
+        os.environ.clear()
+        os.environ.update(asked["env"])
+        if frames := os.environ.get("MUSICGEN_TEST_FRAMES"):
+            _record_frames(frames)
+        if window_s := os.environ.get("MUSICGEN_TEST_WINDOW_S"):
+            _shorten_windows(float(window_s))
+        code = main(list(asked["argv"]), os.environ)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _record_frames(path: str) -> None:
+    """Have each progress event in a file, at once: what a killed worker had made is known exactly."""
+    from worker.progress import ProgressDisplay
+
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    shown = ProgressDisplay.progress
+
+    def progress(self, event):
+        os.write(file, (json.dumps(dict(event.frames)) + "\n").encode())
+        shown(self, event)
+
+    ProgressDisplay.progress = progress
+
+
+def _shorten_windows(window_s: float) -> None:
+    from worker.musicgen import Engine
+
+    Engine.load = functools.partial(Engine.load, window_s=window_s)
+
+
+if __name__ == "__main__":
+    _parent()

@@ -1,0 +1,70 @@
+"""Temporary folders, and those that killed processes leave."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from worker.scratch import scratch_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys
+from worker.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "song.wav").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def holder(temporary):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        cwd=ROOT,
+        env={"TMPDIR": str(temporary), "TEMP": str(temporary), "PATH": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process, Path(process.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+
+
+def test_folder_goes_with_its_content(temporary):
+    with scratch_folder() as folder:
+        (folder / "song.wav").write_bytes(b"x")
+    assert list(temporary.iterdir()) == []
+
+
+def test_folder_of_a_killed_process_goes_with_the_next(temporary, holder):
+    process, left = holder
+    process.kill()
+    process.wait()
+    assert (left / "song.wav").exists()
+    with scratch_folder():
+        assert not left.exists()
+
+
+def test_folder_of_a_live_process_stays(holder):
+    _, used = holder
+    with scratch_folder():
+        pass
+    assert (used / "song.wav").exists()
+
+
+def test_folder_of_something_else_stays(temporary):
+    (temporary / "songs-of-mine").mkdir()
+    with scratch_folder():
+        pass
+    assert (temporary / "songs-of-mine").is_dir()

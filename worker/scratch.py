@@ -1,0 +1,36 @@
+"""A temporary folder that goes even when its process is killed: the next one clears it away."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_PREFIX = "songs-"
+_LOCK = "lock"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new folder on the temporary disk, removed at the end; those of dead processes go first."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{_PREFIX}*"):
+        _remove_if_dead(left)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    lock = FileLock(folder / _LOCK)
+    lock.acquire()
+    try:
+        yield folder
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_dead(folder: Path) -> None:
+    # Without a lock file its process may be about to make one: it is not ours to judge.
+    if not (folder / _LOCK).is_file():
+        return
+    with suppress(OSError, Timeout), FileLock(folder / _LOCK).acquire(timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
