@@ -1,0 +1,233 @@
+"""Checks of what was deployed: settings, the bucket, packages, weights."""
+
+import email.utils
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from check_result import GB, MODEL_GB, Check, existing, line, model_name, tried
+
+BUCKET = [
+    "credentials",
+    "bucket_list",
+    "bucket_write",
+    "bucket_read",
+    "bucket_conditional_write",
+    "bucket_delete",
+    "clock",
+]
+
+
+def check_variables() -> Iterator[Check]:
+    """The settings that the worker gets. Names only: values may be secrets."""
+    file = Path(os.environ["MUSICGEN_BOX_HOME"]) / "worker.env"
+    redeploy = "set it in .env on your machine and run the install phase again"
+    if not file.exists():
+        yield Check(
+            "variables", False, f"there is no {file}", "run the install phase, which brings the settings"
+        )
+        return
+    if file.stat().st_mode & 0o077:
+        yield Check("variables", False, f"others can read {file}", f"chmod 600 {file}")
+        return
+    keys = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if os.environ.get(name)]
+    if len(keys) == 1:
+        yield Check("variables", False, f"{keys[0]} is set, its other half is not", redeploy)
+    elif not _bucket() and not os.environ.get("MUSICGEN_OUTPUT"):
+        yield Check("variables", "warn", "no MUSICGEN_S3_BUCKET: the songs stay on this box", redeploy)
+    elif _bucket() and not os.environ.get("AWS_DEFAULT_REGION"):
+        yield Check("variables", "warn", "AWS_DEFAULT_REGION is not set", redeploy)
+    elif not os.environ.get("HOURLY_COST_USD"):
+        yield Check(
+            "variables", "warn", "HOURLY_COST_USD is not set: the report counts this box as free", redeploy
+        )
+    else:
+        yield Check("variables", True, "bucket, region and price are set")
+
+
+def check_bucket() -> Iterator[Check]:
+    """Who we are, and whether the bucket lets us do what the worker does."""
+    names = BUCKET
+    if not _bucket():
+        yield from (Check(name, "warn", "no bucket is set") for name in names)
+        return
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        for name in names:
+            yield Check(name, False, "boto3 is not in the worker's environment", "run the install phase")
+        return
+
+    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+    session = boto3.session.Session()
+    if session.get_credentials() is None:
+        yield Check(
+            "credentials", False, "there are none", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
+        )
+        yield from (Check(name, False, "no credentials") for name in names[1:])
+        return
+    s3 = session.client("s3", config=config)
+    place = {"Bucket": _bucket(), "Key": _prefix() + f".check-{uuid.uuid4().hex}"}
+    yield tried(
+        "credentials", lambda: _who(session, config), "correct the AWS keys in .env, or renew temporary ones"
+    )
+    yield tried(
+        "bucket_list", lambda: _listed(s3), "allow s3:ListBucket on the bucket; is its name and region right?"
+    )
+    yield tried("bucket_write", lambda: _written(s3, place), "allow s3:PutObject on the prefix")
+    yield tried("bucket_read", lambda: _read(s3, place), "allow s3:GetObject on the prefix")
+    yield tried(
+        "bucket_conditional_write",
+        lambda: _refused(s3, place),
+        "use a store with conditional writes (S3 has them)",
+    )
+    yield tried(
+        "bucket_delete", lambda: s3.delete_object(**place) and "works", "allow s3:DeleteObject on the prefix"
+    )
+    yield _clock(s3)
+
+
+def check_packages() -> Iterator[Check]:
+    """What is installed against requirements/worker.txt."""
+    file = Path(
+        os.environ.get("MUSICGEN_REQUIREMENTS") or Path(__file__).parents[1] / "requirements" / "worker.txt"
+    )
+    if not file.exists():
+        yield Check("packages", False, f"there is no {file}", "run the deploy phase")
+        return
+    if not _in_environment():
+        yield Check("packages", False, "the worker's environment is missing", "run the install phase")
+        return
+    wrong, n_pins = [], 0
+    for name, pin, marker in re.findall(r"(?m)^([\w.-]+)==([^\s;]+)[ ]*(;.*)?$", file.read_text("utf-8")):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # A line with a marker may be for another system, or come with the image's torch.
+            if not marker:
+                wrong.append(f"{name} {pin} is missing")
+            continue
+        n_pins += 1
+        # Of several lines for one package, markers choose one: any of them will do.
+        if found.split("+")[0] != pin and not marker:
+            wrong.append(f"{name} is {found}, not {pin}")
+    torch_only = len(wrong) == 1 and wrong[0].startswith("torch is ")
+    if torch_only and os.environ.get("MUSICGEN_TORCH") == "image":
+        yield Check("packages", "warn", f"{wrong[0]}: the image's own, as MUSICGEN_TORCH asks")
+    elif wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        yield Check("packages", False, "; ".join(wrong[:3]) + more, "run the install phase again")
+    else:
+        yield Check("packages", True, f"Python {sys.version.split()[0]}, {n_pins} packages as pinned")
+
+
+def check_model() -> Iterator[Check]:
+    """The weights, or room for them."""
+    model = os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium"
+    if model == "rehearsal":
+        yield Check("model", True, "rehearsal is built in")
+        return
+    if model.startswith((".", "/", "~")):
+        there = Path(model).expanduser().is_dir()
+        yield Check(
+            "model",
+            there,
+            f"{model} {'is a folder' if there else 'is not there'}",
+            "" if there else "correct MUSICGEN_MODEL",
+        )
+        return
+    hub = Path(os.environ["HF_HOME"]) / "hub"
+    weights = list(hub.glob(f"models--{model.replace('/', '--')}/snapshots/*/*.safetensors"))
+    if weights and all(path.exists() for path in weights):
+        size = sum(path.stat().st_size for path in weights)
+        yield Check("model", True, f"{model} is in {hub} ({size / GB:.1f} GB)")
+        return
+    need = MODEL_GB.get(model_name(), 10.0)
+    free = shutil.disk_usage(existing(hub)).free / GB
+    if free < need:
+        yield Check(
+            "model",
+            False,
+            f"{model} takes {need} GB, {free:.1f} GB are free in {hub}",
+            "take a larger disk or volume",
+        )
+    else:
+        yield Check(
+            "model", "warn", f"{model} will be downloaded at the first run, {need} GB; there is room for it"
+        )
+
+
+def _bucket() -> str:
+    return os.environ.get("MUSICGEN_S3_BUCKET", "")
+
+
+def _prefix() -> str:
+    prefix = os.environ.get("MUSICGEN_S3_PREFIX", "").strip("/")
+    return prefix + "/" if prefix else ""
+
+
+def _in_environment() -> bool:
+    return Path(sys.prefix) == Path(os.environ["MUSICGEN_BOX_HOME"]) / "venv"
+
+
+def _who(session: Any, config: Any) -> str:
+    who = session.client("sts", config=config).get_caller_identity()
+    method = session.get_credentials().method
+    return f"{who['Arn']} (from {'worker.env' if method == 'env' else method})"
+
+
+def _listed(s3: Any) -> str:
+    s3.list_objects_v2(Bucket=_bucket(), Prefix=_prefix(), MaxKeys=1)
+    return f"s3://{_bucket()}/{_prefix()}"
+
+
+def _written(s3: Any, place: dict[str, str]) -> str:
+    s3.put_object(**place, Body=b"check", IfNoneMatch="*")
+    return "works"
+
+
+def _read(s3: Any, place: dict[str, str]) -> str:
+    if s3.get_object(**place)["Body"].read() != b"check":
+        raise ValueError("what was read is not what was written")
+    return "works"
+
+
+def _refused(s3: Any, place: dict[str, str]) -> str:
+    """A second conditional write must be refused: that is how two workers share a list."""
+    try:
+        s3.put_object(**place, Body=b"again", IfNoneMatch="*")
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] == "PreconditionFailed":
+            return "a second write was refused, as it must be"
+        raise
+    raise ValueError("a conditional write overwrote an object")
+
+
+def _clock(s3: Any) -> Check:
+    """S3's clock is right; any answer of it shows it, a refusal too."""
+    try:
+        answer = s3.list_objects_v2(Bucket=_bucket(), Prefix=_prefix(), MaxKeys=1)
+    except s3.exceptions.ClientError as error:
+        answer = error.response
+    except Exception as error:
+        return Check("clock", "warn", f"S3 gave no time: {line(error)}")
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    try:
+        skew_s = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp())
+    except (TypeError, ValueError):
+        return Check("clock", "warn", "S3 gave no time")
+    ok: bool | str = False if skew_s > 600 else "warn" if skew_s > 10 else True
+    return Check(
+        "clock",
+        ok,
+        f"{skew_s:.0f} s from S3's",
+        "" if ok is True else "set this machine's clock; S3 refuses at 900 s",
+    )

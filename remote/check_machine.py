@@ -1,0 +1,179 @@
+"""Checks of the machine itself: programs, GPU, memory, disks, and what turns it off."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from check_result import GB, MODEL_GB, Check, existing, line, model_name
+
+# GPU memory for one song at a time in half precision.
+GPU_GB = {"rehearsal": 0.5, "musicgen-small": 2.0, "musicgen-medium": 5.0, "musicgen-large": 9.0}
+
+TORCH = ["gpu_torch", "matrix_product", "precision", "gpu_memory"]
+
+
+def check_tools() -> Iterator[Check]:
+    """The programs that the session and the sync need."""
+    missing = [tool for tool in ("tmux", "rsync", "flock") if not shutil.which(tool)]
+    detail = f"missing: {', '.join(missing)}" if missing else "tmux, rsync and flock are there"
+    yield Check("tools", not missing, detail, "run the install phase" if missing else "")
+
+
+def check_gpu_driver() -> Iterator[Check]:
+    """The GPU as the driver sees it."""
+    remedy = "rent a machine with a GPU, or start this one anew: a resumed pod can come back without its GPU"
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True)
+    except FileNotFoundError:
+        yield Check("gpu_driver", _without_gpu(), "there is no nvidia-smi", remedy)
+        return
+    lines = told.stdout.strip().splitlines()
+    if told.returncode or not lines:
+        detail = (told.stderr or told.stdout).strip().splitlines()
+        yield Check("gpu_driver", _without_gpu(), detail[0] if detail else "nvidia-smi names no GPU", remedy)
+    else:
+        yield Check("gpu_driver", True, "; ".join(lines))
+
+
+def check_torch() -> Iterator[Check]:
+    """The GPU as torch sees it: a real product, the precision that was asked for, memory."""
+    names = TORCH
+    try:
+        import torch
+    except Exception as error:  # a broken installation raises anything
+        for name in names:
+            yield Check(name, False, f"torch cannot be loaded: {line(error)}", "run the install phase")
+        return
+    wanted = os.environ.get("MUSICGEN_DTYPE") or "auto"
+    if not torch.cuda.is_available():
+        remedy = (
+            f"this torch needs CUDA {torch.version.cuda}: take a machine with a newer driver, "
+            "or set MUSICGEN_TORCH=image and install again"
+            if torch.version.cuda
+            else "install the torch that is made for CUDA"
+        )
+        yield Check("gpu_torch", _without_gpu(), f"torch {torch.__version__} sees no GPU", remedy)
+        yield Check("matrix_product", *_product(torch, "cpu", torch.float32))
+        half = wanted in ("fp16", "bf16")
+        yield Check(
+            "precision", "warn" if half else True, "fp32 on the CPU", "unset MUSICGEN_DTYPE" if half else ""
+        )
+        yield Check("gpu_memory", _without_gpu(), "no GPU", remedy)
+        return
+
+    capability = torch.cuda.get_device_capability()
+    yield Check(
+        "gpu_torch",
+        True,
+        f"torch {torch.__version__} (CUDA {torch.version.cuda}) on {torch.cuda.get_device_name()}",
+    )
+    yield Check("matrix_product", *_product(torch, "cuda", torch.float16))
+    has_bf16 = capability >= (8, 0)
+    if wanted == "bf16" and not has_bf16:
+        yield Check("precision", False, "this GPU has no bf16", "set MUSICGEN_DTYPE=fp16, or leave it empty")
+    else:
+        yield Check("precision", True, "fp16 and bf16" if has_bf16 else "fp16, no bf16")
+    free, total = torch.cuda.mem_get_info()
+    need = GPU_GB.get(model_name(), 5)
+    enough = free >= need * GB
+    detail = f"{free / GB:.1f} of {total / GB:.1f} GB free, {need} GB needed"
+    yield Check(
+        "gpu_memory", enough, detail, "" if enough else "stop what uses the GPU, or take a larger one"
+    )
+
+
+def check_memory() -> Iterator[Check]:
+    """RAM: the weights pass through it. A container's limit counts, not the host's memory."""
+    fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
+    free = int(fields["MemAvailable"]) * 1024
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
+            free = min(free, int(text) - int(Path(used).read_text()))
+    need = max(MODEL_GB.get(model_name(), 8.5), 0.5)
+    ok = True if free >= need * GB else "warn"
+    yield Check(
+        "memory", ok, f"{free / GB:.1f} GB free, {need} GB useful", "" if ok is True else "take more RAM"
+    )
+
+
+def check_disk_system() -> Iterator[Check]:
+    """This box's own disk: the environment and temporary files."""
+    yield _disk("disk_system", Path(os.environ["MUSICGEN_BOX_HOME"]), fail_gb=1, warn_gb=4)
+
+
+def check_disk_root() -> Iterator[Check]:
+    """The box's root, which may be a network volume."""
+    yield _disk("disk_root", Path(os.environ["MUSICGEN_BOX_ROOT"]), fail_gb=1, warn_gb=4)
+
+
+def check_watchdog() -> Iterator[Check]:
+    """Whether this box ends by itself."""
+    told = subprocess.run(
+        ["bash", str(Path(__file__).with_name("watchdog.sh")), "status"], capture_output=True, text=True
+    )
+    status = json.loads(told.stdout)
+    if not status["running"]:
+        yield Check(
+            "watchdog",
+            "warn",
+            "no watchdog runs: nothing turns this box off",
+            "stop it yourself when you are done",
+        )
+    elif status["left_s"] is None:
+        yield Check("watchdog", "warn", "no deadline is armed; only the idle and progress limits hold")
+    else:
+        yield Check("watchdog", True, f"this box ends in {status['left_s'] / 3600:.1f} h at the latest")
+
+
+def _without_gpu() -> bool | str:
+    """A rehearsal needs no GPU; anything else would take days without one."""
+    return "warn" if model_name() == "rehearsal" else False
+
+
+def _product(torch: Any, device: str, dtype: Any) -> tuple[bool | str, str, str]:
+    """A product whose every element is known: a device that computes wrongly does not stay unseen."""
+    n = 1024 if device == "cuda" else 256
+    row = torch.arange(n, device=device, dtype=torch.float32).remainder(7)
+    try:
+        began_s = time.monotonic()
+        found = (row.to(dtype).repeat(n, 1) @ torch.eye(n, device=device, dtype=dtype)).float().sum(1)
+        right = bool(torch.all(found == row.sum()).item())
+    except RuntimeError as error:
+        return False, line(error), "start this machine anew, or take another"
+    took = f"{n} x {n} in {str(dtype).rpartition('.')[2]}, {time.monotonic() - began_s:.2f} s"
+    return (
+        right,
+        took if right else f"{took}: wrong result",
+        "" if right else "take another machine: its GPU is faulty",
+    )
+
+
+def _disk(name: str, folder: Path, fail_gb: float, warn_gb: float) -> Check:
+    """Free space, and a real write: a volume over its quota shows the free space of its whole cluster."""
+    folder = existing(folder)
+    free = shutil.disk_usage(folder).free / GB
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Check(name, False, f"{folder}: {error.strerror}", "free some space or take a larger disk")
+    ok: bool | str = False if free < fail_gb else "warn" if free < warn_gb else True
+    return Check(
+        name,
+        ok,
+        f"{free:.1f} GB free in {folder}",
+        "" if ok is True else "free some space or take a larger disk",
+    )

@@ -1,0 +1,50 @@
+"""One line of what check.py answers, and what its checks share."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+GB = 10**9
+
+# Files of each model in GB.
+MODEL_GB = {"rehearsal": 0.0, "musicgen-small": 2.5, "musicgen-medium": 8.5, "musicgen-large": 14.0}
+
+
+class Check(NamedTuple):
+    """One line of the answer; `ok` may be "warn": it will work, but look at it."""
+
+    name: str
+    ok: bool | str
+    detail: str
+    remedy: str = ""
+
+
+Checks = Callable[[], Iterator[Check]]
+
+
+def model_name() -> str:
+    """The model without its owner or folder."""
+    return (os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium").rpartition("/")[2]
+
+
+def existing(path: Path) -> Path:
+    """The path or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def line(error: BaseException) -> str:
+    """One line on an error. An error of AWS gives its code alone: its text may quote the request."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict) and "Error" in answer:
+        return f"{getattr(error, 'operation_name', 'AWS')}: {answer['Error'].get('Code')}"
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def tried(name: str, what: Callable[[], str], remedy: str) -> Check:
+    """A check that is good if `what` returns its detail, and bad if it raises."""
+    try:
+        return Check(name, True, what())
+    except Exception as error:  # botocore's errors have no base in common with the network's
+        return Check(name, False, line(error), remedy)

@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# Phase 2 on the box: system packages, uv, and the worker's environment. Running it again is quick.
+#   bash remote/install.sh
+# The environment lies on the box's own disk: it is many small files. An image's torch is used if it is the pinned
+# version, which saves gigabytes; MUSICGEN_TORCH=image takes it whatever its version, =pinned never.
+# Indexes: PIP_* and UV_* variables of the environment, the platform or worker.env.
+# Each step says `--- step`; one that fails shows its last lines and ends this. The last line of stdout is JSON.
+# Exit codes: 1 a step failed, 2 a program cannot be had here, 4 another install or the worker is in the way.
+set -euo pipefail
+
+release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+. "$release/remote/env.sh"
+take_deployed
+. "$release/remote/state.sh"
+
+requirements=${MUSICGEN_REQUIREMENTS:-$release/requirements/worker.txt}
+venv=$MUSICGEN_BOX_HOME/venv
+stamp=$MUSICGEN_BOX_HOME/venv.stamp
+log=$MUSICGEN_BOX_HOME/install.log
+range='>=3.11,<3.14' # the Pythons that the pins are made for
+
+fail() {
+  echo "error: $2" >&2
+  exit "$1"
+}
+
+# --- step NAME COMMAND...: its output goes to stdout and the log
+step() {
+  local name=$1 own=$MUSICGEN_BOX_HOME/install.step code
+  shift
+  echo "--- $name" | tee -a "$log"
+  set +e
+  (
+    set -e
+    "$@"
+  ) 2>&1 < /dev/null | tee "$own"
+  code=${PIPESTATUS[0]}
+  set -e
+  cat "$own" >> "$log" || true
+  [ "$code" -ne 0 ] || return 0
+  tail -n 20 "$own" >&2
+  if grep -qiE 'no space left on device|disk quota exceeded|os error (28|122)' "$own"; then
+    fail 1 "step '$name' failed: the disk is full; free some space or take a larger one: $(df -Ph "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT" | awk 'NR > 1 {printf "%s has %s free; ", $6, $4}')"
+  fi
+  fail 1 "step '$name' failed (exit $code); its last lines are above, all of it in $log"
+}
+
+make_folders() {
+  # Through one command, so that a full or read-only disk says so.
+  mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT/releases" "$MUSICGEN_BOX_ROOT/state" \
+    || fail 1 "cannot make the box's folders; is $MUSICGEN_BOX_ROOT or $MUSICGEN_BOX_HOME full, or another user's?"
+  chmod 700 "$MUSICGEN_BOX_HOME"
+}
+
+# --- what apt has to bring
+missing_packages() {
+  local program
+  for program in tmux rsync flock; do
+    command -v "$program" > /dev/null || echo "${program/flock/util-linux}"
+  done
+  if ! has_uv && ! python3 -m pip --version > /dev/null 2>&1; then echo python3-pip; fi
+}
+
+install_packages() {
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  # A fresh machine's own updates may still hold apt's lock.
+  "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=600 -q update
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o DPkg::Lock::Timeout=600 -qy install --no-install-recommends "$@"
+}
+
+has_uv() { PATH=$PATH:$MUSICGEN_BOX_HOME/uv/bin command -v uv > /dev/null; }
+
+# --target: the image's own Python is left as it is, also where it refuses packages (PEP 668)
+install_uv() { python3 -m pip install --quiet --upgrade --target "$MUSICGEN_BOX_HOME/uv" uv; }
+
+# --- the Python of the environment: the image's own, which may have torch, if the pins fit it
+find_python() {
+  local program
+  for program in python3 python3.13 python3.12 python3.11; do
+    if "$program" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null; then
+      "$program" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  uv python find "$range" 2> /dev/null || true
+}
+
+# --- version of a package as a Python sees it, without loading it
+version_of() {
+  "$1" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$2" 2> /dev/null || true
+}
+
+pinned_torch() { sed -nE 's/^torch==([^ ;]+).*/\1/p' "$requirements" | head -n 1; }
+
+# --- choose_torch: "image V", "pinned V" or "none"
+choose_torch() {
+  local pinned image
+  pinned=$(pinned_torch)
+  image=$(version_of "$1" torch)
+  case ${MUSICGEN_TORCH:-auto} in
+    auto) if [ -n "$pinned" ] && [ "${image%%+*}" = "$pinned" ]; then echo "image $image" && return; fi ;;
+    image) if [ -n "$image" ]; then echo "image $image" && return; fi ;;
+  esac
+  if [ -n "$pinned" ]; then echo "pinned $pinned"; else echo none; fi
+}
+
+# --- with the image's torch: its CUDA packages come with it, and everything else is pinned
+wanted() {
+  case $torch in
+    image*) grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' "$requirements" ;;
+    *) cat "$requirements" ;;
+  esac
+}
+
+make_environment() {
+  local options=(--quiet --python "$1")
+  case $torch in image*) options+=(--system-site-packages) ;; esac
+  rm -rf "${venv:?}"
+  uv venv "${options[@]}" "$venv"
+}
+
+# Exactly the pins, which are complete: nothing is resolved, and what is no longer listed goes.
+fill_environment() {
+  wanted > "$MUSICGEN_BOX_HOME/wanted.txt"
+  uv pip sync --python "$venv/bin/python" "$MUSICGEN_BOX_HOME/wanted.txt"
+}
+
+try_environment() {
+  [ "$torch" = none ] || "$venv/bin/python" -c 'import torch; print("torch", torch.__version__, torch.__file__)'
+}
+
+make_folders
+exec 8>> "$MUSICGEN_BOX_HOME/install.lock"
+flock --nonblock 8 || fail 4 "another install is at work on this box; wait for it"
+: > "$log"
+use_scratch
+# uv reads neither pip's variables nor its lists with spaces
+if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"; fi
+if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$PIP_INDEX_URL}}"; fi
+if [ -n "${PIP_EXTRA_INDEX_URL:-}" ]; then export UV_INDEX="${UV_INDEX:-$PIP_EXTRA_INDEX_URL}"; fi
+[ "$(stat -c %d "$MUSICGEN_BOX_HOME")" = "$(stat -c %d "$(dirname "$UV_CACHE_DIR")" 2> /dev/null)" ] \
+  || export UV_LINK_MODE=copy # no links from one disk to another
+[ -r "$requirements" ] || fail 2 "there is no $requirements; deploy first"
+
+mapfile -t packages < <(missing_packages)
+if [ "${#packages[@]}" -gt 0 ]; then
+  why=''
+  command -v apt-get > /dev/null || why="there is no apt-get"
+  [ "$(id -u)" -eq 0 ] || sudo -n true 2> /dev/null || why="we are neither root nor may we sudo"
+  [ -z "$why" ] || fail 2 "${packages[*]} missing, and $why; install by hand, then run this again"
+  step "system packages: ${packages[*]}" install_packages "${packages[@]}"
+fi
+has_uv || step "uv" install_uv
+PATH=$PATH:$MUSICGEN_BOX_HOME/uv/bin
+
+python=$(find_python)
+if [ -z "$python" ]; then
+  step "Python" uv python install 3.12
+  python=$(find_python)
+fi
+torch=$(choose_torch "$python")
+choice="$(sha256sum < "$requirements") $python $("$python" -V) $torch"
+changed=false
+if [ "$(cat "$stamp" 2> /dev/null)" != "$choice" ] || ! "$venv/bin/python" -c '' 2> /dev/null; then
+  changed=true
+  if run_is_on; then fail 4 "the worker is running and its environment would change; stop it first"; fi
+  rm -f "$stamp"
+  step "environment ($torch)" make_environment "$python"
+  step "packages" fill_environment
+  step "first import" try_environment
+  write_whole "$stamp" "$choice"
+else
+  echo "--- environment is up to date"
+fi
+printf '{"ok":true,"changed":%s,"python":%s,"torch":%s,"seconds":%s}\n' \
+  "$changed" "$(json_string "$venv/bin/python")" "$(json_string "$torch")" "$SECONDS"

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Start, stop or look at the worker on this box. The last line of stdout is JSON.
+#   bash remote/session.sh start [--keep-alive] [-- WORKER_ARGUMENT...]
+#   bash remote/session.sh stop [--keep] [GRACE_S]    --keep: the box stays on
+#   bash remote/session.sh status
+# Exit codes: 0 done, 1 failed, 2 something is missing, 4 the worker is running already.
+set -euo pipefail
+
+release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+. "$release/remote/env.sh"
+take_deployed
+. "$release/remote/state.sh"
+
+fail() {
+  echo "error: $2" >&2
+  exit "$1"
+}
+
+start() {
+  local keep=() id began_s=$SECONDS
+  if [ "${1:-}" = --keep-alive ]; then keep=(--keep-alive) && shift; fi
+  if [ "${1:-}" = -- ]; then shift; fi
+  [ -x "$MUSICGEN_BOX_HOME/venv/bin/python" ] || fail 2 "there is no environment in $MUSICGEN_BOX_HOME; install it first"
+  [ -r "$release/prompts.txt" ] || fail 2 "there is no prompts.txt in $release; deploy it first"
+  command -v tmux > /dev/null || fail 2 "tmux is missing; install it first"
+  mkdir -p "$state_root"
+
+  # --- one start at a time, until its run holds the worker's lock
+  exec 8>> "$MUSICGEN_BOX_HOME/start.lock"
+  flock --timeout 15 8 || fail 4 "another start is at work; wait for it"
+  if run_is_on; then
+    status_json
+    fail 4 "the worker is already running (run $(newest_run)); follow it, or stop it first"
+  fi
+
+  # --- a run that has ended may still count down to the stop hook in the session
+  id=$(newest_run)
+  settle "$id"
+  if tmux has-session -t =worker 2> /dev/null; then
+    [ -z "$id" ] || touch "$state_root/$id/no_stop_hook"
+    tmux kill-session -t =worker 2> /dev/null || true
+  fi
+
+  # A tmux server has the variables of whoever started it, so the box's places go along. They are no secrets.
+  # Several arguments: tmux runs them as they are, without a shell.
+  id=$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N2 -tx1 /dev/urandom | tr -d ' \n')
+  tmux new-session -d -s worker -c / env "HOME=$HOME" "PATH=$PATH" \
+    "MUSICGEN_PLATFORM=$MUSICGEN_PLATFORM" "MUSICGEN_PLATFORM_ENV=$MUSICGEN_PLATFORM_ENV" \
+    "MUSICGEN_BOX_ROOT=$MUSICGEN_BOX_ROOT" "MUSICGEN_BOX_HOME=$MUSICGEN_BOX_HOME" \
+    bash "$release/remote/worker_run.sh" --run-id "$id" "${keep[@]}" -- "$@" 8>&- \
+    || fail 1 "tmux did not start the session; see its message above"
+  until [ -e "$state_root/$id/exit_code" ] || grep -qs "^$id [0-9]* [0-9]" "$worker_run"; do
+    [ $((SECONDS - began_s)) -lt 10 ] || fail 1 "the session did not come up; see what is in it: tmux attach -t worker"
+    sleep 0.1
+  done
+  status_json
+}
+
+# --- ended_within SECONDS: the run lets go of its lock
+ended_within() {
+  local looks=$(($1 * 5 + 1))
+  while run_is_on; do
+    [ $((looks--)) -gt 0 ] || return 1
+    sleep 0.2
+  done
+}
+
+stop() {
+  local stay='' grace_s id wrapper worker='' needed=nothing
+  if [ "${1:-}" = --keep ]; then stay=1 && shift; fi
+  grace_s=${1:-60}
+  [[ $grace_s =~ ^[0-9]+$ ]] || fail 2 "$grace_s is not a whole number of seconds; write: session.sh stop [--keep] GRACE_S"
+  id=$(newest_run)
+  if [ -n "$stay" ] && [ -n "$id" ]; then touch "$state_root/$id/no_stop_hook"; fi
+  if run_is_on; then
+    needed=SIGINT
+    until read -r id wrapper worker < "$worker_run" && [ -n "$worker" ]; do # it is just starting
+      run_is_on || break
+      sleep 0.1
+    done
+    kill -s INT "$worker" 2> /dev/null || true
+    if ! ended_within "$grace_s"; then
+      needed=SIGTERM
+      kill -s TERM "$worker" 2> /dev/null || true
+      ended_within "${MUSICGEN_STOP_TERM_S:-10}" || needed=SIGKILL
+    fi
+    if [ "$needed" = SIGKILL ]; then
+      kill -s KILL -- "-$worker" 2> /dev/null || true
+      # worker_run.sh writes the exit code, unless it is deaf as well
+      if ! ended_within 5; then
+        kill -s KILL "$wrapper" 2> /dev/null || true
+        ended_within 2 || fail 1 "the worker cannot be killed; restart this box"
+      fi
+    fi
+  fi
+  settle "$id"
+  status_json "\"needed\":\"$needed\""
+}
+
+case ${1:-} in
+  start) shift && start "$@" ;;
+  stop) shift && stop "$@" ;;
+  status) settle "$(newest_run)" && status_json ;;
+  *) fail 2 "write: session.sh start [--keep-alive] [-- ARGUMENT...] | stop [--keep] [GRACE_S] | status" ;;
+esac

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# What is known of the runs on this box: functions that the other scripts source after env.sh.
+# A run is on while worker_run.sh holds a lock on the box's own disk; the kernel lets go of it whatever happens,
+# and another box on the same network volume does not see it. Files appear whole: written aside, then renamed.
+
+state_root=$MUSICGEN_BOX_ROOT/state
+worker_lock=$MUSICGEN_BOX_HOME/worker.lock
+worker_run=$MUSICGEN_BOX_HOME/worker.run # RUN_ID, pid of worker_run.sh, pid of the worker
+# Tells this box from another on the same network volume; a resumed pod is still the same one.
+box_id=${RUNPOD_POD_ID:-$(hostname)}
+
+utc() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+
+# --- write_whole FILE TEXT
+write_whole() {
+  printf '%s\n' "$2" > "$1.tmp" && mv -T "$1.tmp" "$1"
+}
+
+# --- first_line FILE: nothing if there is none
+first_line() {
+  local line=
+  if [ -r "$1" ]; then read -r line < "$1" || true; fi
+  printf '%s' "$line"
+}
+
+# --- json_string TEXT: quoted, or null for nothing
+json_string() {
+  local text=$1
+  if [ -z "$text" ]; then
+    printf null
+    return
+  fi
+  text=${text//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//[[:cntrl:]]/ }"
+}
+
+run_is_on() {
+  [ -e "$worker_lock" ] && ! flock --nonblock --shared "$worker_lock" true
+}
+
+# --- newest_run: the RUN_ID of the run that is on, else of the last; nothing if there was none
+newest_run() {
+  local id
+  if run_is_on && read -r id _ 2> /dev/null < "$worker_run"; then
+    printf '%s' "$id"
+  elif [ -L "$state_root/current" ]; then
+    basename "$(readlink "$state_root/current")"
+  fi
+}
+
+# --- settle RUN_ID: give an exit code to a run of this box that is gone without one
+settle() {
+  local state=$state_root/$1
+  [ -n "$1" ] && [ -d "$state" ] && [ ! -e "$state/exit_code" ] || return 0
+  [ "$(first_line "$state/box")" = "$box_id" ] || return 0
+  if run_is_on && grep -qs "^$1 " "$worker_run"; then return 0; fi
+  echo "--- $(utc) the run was lost: the box restarted, or all its processes were killed" >> "$state/log"
+  write_whole "$state/exit_code" 137
+}
+
+# --- why_on STATE CODE: why the box stays on after the run in STATE ended with CODE; nothing if it goes off
+why_on() {
+  local status=
+  if [ -z "${MUSICGEN_STOP_HOOK:-}" ]; then
+    echo "no MUSICGEN_STOP_HOOK is set"
+  elif [ -e "$1/no_stop_hook" ]; then
+    echo "it was asked to stay on"
+  elif [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] || [ -e "$1/keep_alive" ]; then
+    echo "keep-alive"
+  elif [ "$2" = 75 ] && [ -r "$1/status.json" ]; then
+    status=$(< "$1/status.json")
+    # EC2 does not charge the first hour of a machine that it takes back, but would for one that ends itself.
+    if [[ $status =~ \"notice\":\ ?\"[^\"]*takes\ this\ spot\ machine\ back ]]; then
+      echo "EC2 takes this spot machine back by itself"
+    fi
+  fi
+}
+
+# --- status_json [MORE]: one line on the newest run; MORE is appended to the object
+status_json() {
+  local id state pid=null running=false code bytes=0 keep=false
+  id=$(newest_run)
+  state=$state_root/$id
+  if run_is_on; then
+    running=true
+    read -r _ _ pid 2> /dev/null < "$worker_run" || true
+  fi
+  code=$([ -z "$id" ] || first_line "$state/exit_code")
+  if [ -n "$id" ] && [ -r "$state/log" ]; then bytes=$(stat -c %s "$state/log"); fi
+  if [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] || { [ -n "$id" ] && [ -e "$state/keep_alive" ]; }; then keep=true; fi
+  printf '{"run_id":%s,"running":%s,"pid":%s,"exit_code":%s,"log_bytes":%s,"release":%s,"state_dir":%s,' \
+    "$(json_string "$id")" "$running" "${pid:-null}" "${code:-null}" "$bytes" \
+    "$(json_string "$([ -z "$id" ] || first_line "$state/release")")" "$(json_string "${id:+$state}")"
+  printf '"stop_hook":%s,"keep_alive":%s%s}\n' \
+    "$(json_string "$([ -z "$id" ] || first_line "$state/stop_hook")")" "$keep" "${1:+,$1}"
+}

@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# Turn this box off when its time is over: the deadline, too long without a worker, or a worker without progress.
+#   bash remote/watchdog.sh run       in the foreground: a systemd service, a container's entrypoint
+#   bash remote/watchdog.sh start     the same, detached
+#   bash remote/watchdog.sh status    one line of JSON
+# It warns in its own log and in the run's, stops the worker gracefully, and then runs MUSICGEN_WATCHDOG_ACTION,
+# else the stop hook, again and again until the box is off. state/watchdog.json says why.
+# Settings are read anew at each look, as worker.env may come or change later; docs/box.md lists them.
+# Periods run on the clock that no one sets: a correction of the time neither ends a box early nor lets it live on.
+# Exit code 4: it is running already.
+set -uo pipefail # no -e: whatever fails, it goes on watching
+
+release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+. "$release/remote/env.sh"
+. "$release/remote/state.sh"
+lock=$MUSICGEN_BOX_HOME/watchdog.lock
+log=$MUSICGEN_BOX_HOME/watchdog.log
+
+watchdog_is_on() {
+  [ -e "$lock" ] && ! flock --nonblock --shared "$lock" true
+}
+
+# --- say TEXT: to our log, and to the run's while it is on
+say() {
+  local line
+  line="--- $(utc) watchdog: $1"
+  echo "$line" | tee -a "$log" >&2
+  if run_is_on; then echo "$line" >> "$state_root/$(newest_run)/log"; fi
+}
+
+# --- settings as they are now, one a line; in a subshell, so that one taken back is gone
+settings() (
+  take_deployed
+  whole() { if [[ $1 =~ ^[0-9]{1,9}$ ]]; then echo "$((10#$1))"; else echo "$2"; fi; }
+  whole "${MUSICGEN_IDLE_LIMIT_S:-}" 1800
+  whole "${MUSICGEN_NO_PROGRESS_LIMIT_S:-}" 1800
+  whole "${MUSICGEN_WATCHDOG_GRACE_S:-}" 120
+  echo "${MUSICGEN_WATCHDOG_POLL_S:-15}"
+  echo "${MUSICGEN_WATCHDOG_WARN_S:-600 120}"
+  echo "${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}"
+  id=$(newest_run)
+  if [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] || { [ -n "$id" ] && [ -e "$state_root/$id/keep_alive" ]; }; then echo 1; fi
+)
+
+read_settings() {
+  local rows
+  mapfile -t rows < <(settings)
+  idle_limit_s=${rows[0]} no_progress_limit_s=${rows[1]} grace_s=${rows[2]} poll_s=${rows[3]}
+  read -r -a warn_s <<< "${rows[4]}"
+  action=${rows[5]} keep_alive=${rows[6]:-}
+}
+
+# --- the time since boot in ms
+look_at_clock() {
+  local up
+  read -r up _ < /proc/uptime
+  now_ms=$((10#${up/./} * 10))
+}
+
+# --- due_ms: the deadline on the clock since boot, worked out when its file changes. A file that is gone or
+# broken changes nothing.
+look_at_deadline() {
+  local at end
+  at=$(first_line "$MUSICGEN_BOX_HOME/deadline")
+  end=$(first_line "$MUSICGEN_BOX_HOME/lifetime_end")
+  [[ $end =~ ^[0-9]{1,12}$ ]] || end=$at
+  [[ $at =~ ^[0-9]{1,12}$ ]] || at=$end
+  [[ $at =~ ^[0-9]{1,12}$ ]] || return 0
+  at=$((10#$at < 10#$end ? 10#$at : 10#$end))
+  if [ "$at" != "$deadline" ]; then
+    deadline=$at
+    due_ms=$((now_ms + (at - $(date +%s)) * 1000))
+  fi
+}
+
+look_at_worker() {
+  local key='' text='' id
+  if run_is_on; then
+    on=1 idle_since_ms=$now_ms
+    id=$(newest_run)
+    if [ -r "$state_root/$id/status.json" ]; then text=$(< "$state_root/$id/status.json"); fi
+    if [[ $text =~ \"progress\":\ ?([0-9]+) ]]; then key=${BASH_REMATCH[1]}; fi
+    if [ "$id $key" != "$progress" ]; then
+      progress="$id $key" progress_at_ms=$now_ms
+    fi
+  else
+    on='' progress_at_ms=$now_ms progress=''
+  fi
+}
+
+# --- the nearest limit: `reason` and `left_ms`; no reason if nothing limits the box
+closer() {
+  if [ -z "$reason" ] || [ "$2" -lt "$left_ms" ]; then reason=$1 left_ms=$2; fi
+}
+
+judge() {
+  reason='' left_ms=0
+  # The checkpoint is made before the deadline, not after it: EC2's own shutdown does not wait.
+  if [ -n "$deadline" ] && [ -n "$on$action" ]; then
+    closer lifetime $((due_ms - now_ms - ${on:-0} * grace_s * 1000))
+  fi
+  if [ -n "$on" ] && [ "$no_progress_limit_s" -gt 0 ]; then
+    closer no_progress $((no_progress_limit_s * 1000 - (now_ms - progress_at_ms)))
+  fi
+  if [ -z "$on" ] && [ "$idle_limit_s" -gt 0 ] && [ -z "$keep_alive" ] && [ -n "$action" ]; then
+    closer idle $((idle_limit_s * 1000 - (now_ms - idle_since_ms)))
+  fi
+  case $reason in
+    lifetime) why="its deadline is $(date -u -d "@$deadline" +%Y-%m-%dT%H:%M:%SZ)" ;;
+    no_progress) why="the worker made no progress for $(((now_ms - progress_at_ms) / 1000)) s" ;;
+    idle) why="no worker ran for $(((now_ms - idle_since_ms) / 1000)) s" ;;
+    *) why='' ;;
+  esac
+}
+
+# --- once for each limit and time that MUSICGEN_WATCHDOG_WARN_S names, unless the limit itself is shorter
+warn() {
+  local at_s limit_s=999999999 tightest=''
+  case $reason in
+    idle) limit_s=$idle_limit_s ;;
+    no_progress) limit_s=$no_progress_limit_s ;;
+  esac
+  for at_s in "${warn_s[@]}"; do
+    [[ $at_s =~ ^[0-9]{1,9}$ ]] && [ "$at_s" -lt "$limit_s" ] && [ "$left_ms" -le $((at_s * 1000)) ] || continue
+    if [ -z "$tightest" ] || [ "$at_s" -lt "$tightest" ]; then tightest=$at_s; fi
+  done
+  if [ -n "$tightest" ] && [ "$warned" != "$reason $tightest" ]; then
+    say "in $((left_ms / 1000)) s this box $(ending): $why"
+  fi
+  warned="$reason $tightest"
+}
+
+ending() {
+  if [ -z "$action" ] || { [ "$reason" = no_progress ] && [ -n "$keep_alive" ]; }; then
+    echo "stops its worker"
+  else
+    echo "goes off"
+  fi
+}
+
+account() {
+  write_whole "$state_root/watchdog.json" "$(
+    printf '{"schema":1,"acted_at":%s,"reason":"%s","detail":%s,"run_id":%s,"stopped_with":%s,"action":%s,' \
+      "$(json_string "$(utc)")" "$reason" "$(json_string "$why")" "$(json_string "$run_id")" \
+      "$(json_string "$stopped_with")" "$(json_string "$action")"
+    printf '"action_exit_code":%s}' "$1"
+  )"
+}
+
+act() {
+  local run_id='' stopped_with='' told code=null
+  [ -z "$on" ] || run_id=$(newest_run)
+  say "now this box $(ending): $why"
+  if [ "$(ending)" != "goes off" ]; then action=''; fi
+  mkdir -p "$state_root"
+  account null
+  if [ -n "$on" ]; then
+    told=$(bash "$release/remote/session.sh" stop --keep "$grace_s" 9>&-)
+    if [[ $told =~ \"needed\":\"([A-Za-z]+)\" ]]; then stopped_with=${BASH_REMATCH[1]}; fi
+  fi
+  if [ -n "$action" ]; then
+    account null
+    RUN_ID=$run_id MUSICGEN_STATE_DIR=$state_root/$run_id \
+      bash "$release/remote/stop_hook.sh" "$reason" "$action" >> "$log" 2>&1 9>&-
+    code=$?
+    say "the action ended with exit code $code"
+  fi
+  account "$code"
+}
+
+run() {
+  local deadline='' due_ms=0 now_ms on='' idle_since_ms progress='' progress_at_ms reason why left_ms warned=''
+  local idle_limit_s no_progress_limit_s grace_s poll_s warn_s action keep_alive
+  mkdir -p "$MUSICGEN_BOX_HOME"
+  exec 9>> "$lock"
+  if ! flock --timeout 2 9; then
+    echo "error: the watchdog is already running (pid $(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"))" >&2
+    exit 4
+  fi
+  write_whole "$MUSICGEN_BOX_HOME/watchdog.pid" "$$"
+  if [ -n "${MUSICGEN_LIFETIME_S:-}" ]; then bash "$release/remote/deadline.sh" arm > /dev/null; fi
+  look_at_clock
+  idle_since_ms=$now_ms progress_at_ms=$now_ms
+  look_at_deadline
+  if [ -n "$deadline" ]; then
+    say "watching; the deadline is $(date -u -d "@$deadline" +%Y-%m-%dT%H:%M:%SZ)"
+  else
+    say "watching; no deadline is armed"
+  fi
+  while :; do
+    read_settings
+    look_at_clock
+    look_at_deadline
+    look_at_worker
+    judge
+    if [ -n "$reason" ] && [ "$left_ms" -le 0 ]; then
+      act
+      # Give the action time to bite, then look again. What ended the box once ends it until it is off.
+      sleep "${MUSICGEN_WATCHDOG_RETRY_S:-60}" 9>&-
+    elif [ -n "$reason" ]; then
+      warn
+    fi
+    sleep "$poll_s" 9>&- || sleep 15 9>&-
+  done
+}
+
+status() {
+  local running=false pid=null idle_limit_s no_progress_limit_s grace_s poll_s warn_s action keep_alive acted=null
+  local deadline
+  read_settings
+  if watchdog_is_on; then running=true pid=$(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"); fi
+  if [ -r "$state_root/watchdog.json" ]; then acted=$(first_line "$state_root/watchdog.json"); fi
+  deadline=$(bash "$release/remote/deadline.sh" show)
+  printf '{"running":%s,"pid":%s,%s,"idle_limit_s":%s,"no_progress_limit_s":%s,"acted":%s}\n' \
+    "$running" "${pid:-null}" "${deadline:1:${#deadline}-2}" "$idle_limit_s" "$no_progress_limit_s" "${acted:-null}"
+}
+
+start() {
+  local began_s=$SECONDS
+  if watchdog_is_on; then
+    status
+    echo "error: the watchdog is already running" >&2
+    exit 4
+  fi
+  setsid bash "$release/remote/watchdog.sh" run > /dev/null 2>&1 < /dev/null &
+  until watchdog_is_on; do
+    if [ $((SECONDS - began_s)) -ge 10 ]; then
+      echo "error: the watchdog did not start; see $log" >&2
+      exit 1
+    fi
+    sleep 0.1
+  done
+  status
+}
+
+case ${1:-} in
+  run) run ;;
+  start) start ;;
+  status) status ;;
+  *) echo "error: write: watchdog.sh run | start | status" >&2 && exit 2 ;;
+esac

@@ -1,0 +1,232 @@
+"""remote/check.py: what a box lacks is said before a run, with the remedy, and never with a secret."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import s3
+from tests.remote.boxes import REPOSITORY
+
+SECRET = "swordfish-swordfish"
+NAMES = (
+    "tools variables credentials bucket_list bucket_write bucket_read bucket_conditional_write bucket_delete "
+    "clock gpu_driver gpu_torch matrix_product precision gpu_memory memory disk_system disk_root packages "
+    "model watchdog"
+).split()
+
+
+@pytest.fixture
+def checked(box):
+    """Check the box with these settings; -> checks by name, and the process."""
+    real = box.home / "venv" / "bin" / "python"
+    real.unlink()
+    # A venv's link to an interpreter is none outside it: this one leads to the packages of our own.
+    real.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    real.chmod(0o755)
+    fake_module(box, "torch", "raise ImportError('the real one takes seconds')")
+
+    def run(timeout_s=60, **settings):
+        box.settings(**settings)
+        command = [
+            sys.executable,
+            str(box.root / "current" / "remote" / "check.py"),
+            "--timeout",
+            str(timeout_s),
+        ]
+        done = subprocess.run(command, env=box.env, capture_output=True, text=True, timeout=120)
+        assert done.stdout, done.stderr
+        return {check["name"]: check for check in json.loads(done.stdout)}, done
+
+    return run
+
+
+def in_bucket(url, **more):
+    return {
+        "MUSICGEN_S3_BUCKET": s3.fresh_bucket(url),
+        "MUSICGEN_S3_PREFIX": "some/prefix",
+        "AWS_ENDPOINT_URL": url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "AKIATESTING",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HOURLY_COST_USD": "0.40",
+        "MUSICGEN_MODEL": "rehearsal",
+    } | more
+
+
+def fake_program(box, name, body):
+    folder = box.home / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+    box.env["PATH"] = f"{folder}:{box.env['PATH']}"
+
+
+def fake_module(box, name, source):
+    """A module that a check's process finds first, beside check.py."""
+    (box.release / "remote" / f"{name}.py").write_text(source)
+
+
+def test_box_that_can_rehearse_has_no_failed_check(checked, box, s3_url):
+    (box.release / "remote" / "torch.py").unlink()
+    checks, done = checked(**in_bucket(s3_url))
+    failed = {name: check for name, check in checks.items() if check["ok"] is False and name != "packages"}
+    assert failed == {} and list(checks) == NAMES
+    for name in ("credentials", "bucket_conditional_write", "bucket_delete", "clock", "matrix_product"):
+        assert checks[name]["ok"] is True
+    assert checks["gpu_torch"]["ok"] in (True, "warn")
+    assert "arn:aws:" in checks["credentials"]["detail"]
+    assert done.returncode == (1 if checks["packages"]["ok"] is False else 0)
+
+
+def test_check_leaves_nothing_in_the_bucket(checked, s3_url):
+    settings = in_bucket(s3_url)
+    checked(**settings)
+    from worker.store import open_store
+
+    assert open_store(f"s3://{settings['MUSICGEN_S3_BUCKET']}").list() == {}
+
+
+def test_bucket_that_is_not_there_is_named_and_no_secret_is(checked, s3_url):
+    checks, done = checked(**in_bucket(s3_url, MUSICGEN_S3_BUCKET="no-such-bucket"))
+    assert checks["bucket_list"]["ok"] is False and "NoSuchBucket" in checks["bucket_list"]["detail"]
+    assert checks["bucket_list"]["remedy"]
+    assert done.returncode == 1 and SECRET not in done.stdout + done.stderr
+
+
+def test_denied_bucket_says_what_to_allow(checked, s3_url):
+    with s3.refusing(403, "AccessDenied") as url:
+        checks, _ = checked(**in_bucket(s3_url, AWS_ENDPOINT_URL=url))
+    assert checks["bucket_write"]["detail"] == "PutObject: AccessDenied"
+    assert "s3:PutObject" in checks["bucket_write"]["remedy"]
+
+
+def test_secret_that_an_error_repeats_is_hidden(checked, box):
+    fake_module(box, "torch", f"raise RuntimeError('cannot use {SECRET}')")
+    checks, done = checked(MY_TOKEN=SECRET, MUSICGEN_MODEL="rehearsal")
+    assert checks["gpu_torch"]["detail"].endswith("cannot use ***") and SECRET not in done.stdout
+
+
+def test_no_bucket_is_a_warning(checked):
+    checks, _ = checked(MUSICGEN_MODEL="rehearsal")
+    assert checks["variables"]["ok"] == "warn" and checks["bucket_list"]["ok"] == "warn"
+
+
+def test_half_a_key_is_named(checked):
+    checks, _ = checked(AWS_ACCESS_KEY_ID="AKIA", MUSICGEN_MODEL="rehearsal")
+    assert checks["variables"]["detail"] == "AWS_ACCESS_KEY_ID is set, its other half is not"
+
+
+def test_settings_that_others_can_read_are_refused(checked, box):
+    box.settings()
+    original = box.settings
+
+    def readable(**values):
+        original(**values)
+        (box.home / "worker.env").chmod(0o644)
+
+    box.settings = readable
+    assert checked()[0]["variables"]["ok"] is False
+
+
+def test_box_without_settings_and_environment_still_answers(box):
+    (box.home / "venv" / "bin" / "python").unlink()
+    command = [
+        shutil.which("python3", path="/usr/local/bin:/usr/bin"),
+        str(box.root / "current" / "remote" / "check.py"),
+    ]
+    done = subprocess.run(command, env=box.env, capture_output=True, text=True, timeout=60)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert list(checks) == NAMES and done.returncode == 1
+    assert checks["variables"]["remedy"] and checks["gpu_torch"]["remedy"] == "run the install phase"
+
+
+def test_check_that_hangs_has_failed(checked, box):
+    fake_program(box, "nvidia-smi", "sleep 60")
+    fake_module(box, "torch", "import time; time.sleep(60)")
+    began = time.monotonic()
+    checks, _ = checked(timeout_s=4, MUSICGEN_MODEL="rehearsal")
+    assert time.monotonic() - began < 20
+    assert checks["gpu_driver"]["detail"] == "no answer within 4 s"
+    assert checks["matrix_product"]["ok"] is False and checks["tools"]["ok"] is True
+
+
+def test_check_that_crashes_has_failed(checked, box):
+    fake_module(box, "torch", "import os; os._exit(9)")
+    checks, _ = checked(MUSICGEN_MODEL="rehearsal")
+    assert checks["gpu_torch"]["detail"] == "the check ended without an answer (exit code 9)"
+
+
+def test_gpu_is_named_by_its_driver(checked, box):
+    fake_program(box, "nvidia-smi", "echo 'NVIDIA L40S, 580.10, 46068 MiB'")
+    checks, _ = checked(MUSICGEN_MODEL="rehearsal")
+    assert checks["gpu_driver"]["ok"] is True and "L40S" in checks["gpu_driver"]["detail"]
+
+
+def test_missing_gpu_fails_for_a_real_model_only(checked, box):
+    fake_program(box, "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
+    assert checked(MUSICGEN_MODEL="rehearsal")[0]["gpu_driver"]["ok"] == "warn"
+    checks, _ = checked(MUSICGEN_MODEL="facebook/musicgen-small")
+    assert checks["gpu_driver"]["ok"] is False and checks["gpu_driver"]["detail"] == "NVIDIA-SMI has failed"
+
+
+def test_package_that_is_not_as_pinned_is_named(box, tmp_path):
+    """In a real environment of its own, as the check looks for one."""
+    venv = box.home / "venv"
+    (venv / "bin" / "python").unlink()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (place,) = venv.glob("lib/python3*/site-packages")
+    for name, version in (("right", "1.0"), ("wrong", "2.0"), ("marked", "3.0+cu1")):
+        (place / f"{name}-{version}.dist-info").mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (place / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata)
+    (box.release / "requirements").mkdir()
+    (box.release / "requirements" / "worker.txt").write_text(
+        "right==1.0\nwrong==1.9\nabsent==1\n"
+        "marked==3.0 ; sys_platform == 'linux'\nother==1 ; sys_platform == 'win32'\n"
+    )
+    box.settings(MUSICGEN_MODEL="rehearsal")
+    command = [sys.executable, str(box.root / "current" / "remote" / "check.py")]
+    done = subprocess.run(command, env=box.env, capture_output=True, text=True, timeout=60)
+    (packages,) = [check for check in json.loads(done.stdout) if check["name"] == "packages"]
+    assert packages["ok"] is False
+    assert packages["detail"] == "wrong is 2.0, not 1.9; absent 1 is missing"
+
+
+def test_weights_that_are_there_are_found(checked, box):
+    snapshot = box.root / "cache/huggingface/hub/models--facebook--musicgen-small/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"x")
+    assert checked(MUSICGEN_MODEL="facebook/musicgen-small")[0]["model"]["ok"] is True
+
+
+def test_weights_that_are_to_come_need_room(checked, box, tmp_path):
+    checks, _ = checked(MUSICGEN_MODEL="facebook/musicgen-small")
+    assert checks["model"]["ok"] in ("warn", False)
+    assert "2.5 GB" in checks["model"]["detail"]
+
+
+def test_watchdog_and_its_deadline_are_told(checked, box):
+    assert checked(MUSICGEN_MODEL="rehearsal")[0]["watchdog"]["ok"] == "warn"
+    box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_S="7200")
+    assert checked(MUSICGEN_MODEL="rehearsal")[0]["watchdog"] == {
+        "name": "watchdog",
+        "ok": True,
+        "detail": "this box ends in 2.0 h at the latest",
+        "remedy": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "remote").glob("check*.py")), ids=lambda path: path.name
+)
+def test_check_runs_on_the_oldest_python_of_a_box(path):
+    source = Path(path).read_text("utf-8")
+    ast.parse(source, feature_version=(3, 10))
+    assert "from datetime import UTC" not in source

@@ -1,0 +1,270 @@
+"""remote/watchdog.sh and deadline.sh: a box ends by itself, says why, and not early."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.remote.boxes import until
+
+QUICK = {
+    "MUSICGEN_WATCHDOG_POLL_S": "0.1",
+    "MUSICGEN_WATCHDOG_GRACE_S": "0",
+    "MUSICGEN_WATCHDOG_RETRY_S": "1",
+}
+NEVER = {"MUSICGEN_IDLE_LIMIT_S": "0", "MUSICGEN_NO_PROGRESS_LIMIT_S": "0"}
+
+
+@pytest.fixture
+def guarded(box):
+    """A box with a watchdog under these settings, and a stop hook called `off`."""
+
+    def start(**settings):
+        deployed = {"MUSICGEN_STOP_HOOK": str(box.hook("off")), "MUSICGEN_STOP_GRACE_S": "0"} | settings
+        box.settings(**deployed)
+        box.json(
+            "watchdog.sh", "start", **QUICK, **{name: value for name, value in settings.items() if not value}
+        )
+        return box
+
+    return start
+
+
+def arm(box, lifetime_s, **more):
+    return box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_S=str(lifetime_s), **more)
+
+
+def account(box):
+    return json.loads((box.root / "state" / "watchdog.json").read_text())
+
+
+def test_box_without_worker_goes_off_after_the_idle_limit(guarded):
+    box = guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    began = time.monotonic()
+    until(lambda: box.calls("off"))
+    assert time.monotonic() - began > 0.7
+    assert box.calls("off") == ["idle"]
+    until(lambda: account(box)["action_exit_code"] == 0)
+    assert account(box)["reason"] == "idle" and account(box)["run_id"] is None
+
+
+def test_working_box_is_not_idle(guarded, box):
+    box.start()
+    guarded(**NEVER | {"MUSICGEN_IDLE_LIMIT_S": "1"})
+    time.sleep(1.4)
+    assert box.status()["running"] and box.calls("off") == []
+
+
+def test_idle_time_counts_from_the_end_of_the_run(guarded, box):
+    box.start()
+    guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    time.sleep(1.2)
+    box.json("session.sh", "stop", "--keep", "5")
+    until(lambda: box.calls("off"))
+    ended, off = (path.stat().st_mtime for path in (box.state / "exit_code", box.home / "off.calls"))
+    assert off - ended > 0.7
+
+
+@pytest.mark.parametrize("kept", ["setting", "option"])
+def test_kept_alive_box_is_never_idle(guarded, box, kept):
+    box.start("exit", "0", options=("--keep-alive",) if kept == "option" else ())
+    guarded(MUSICGEN_IDLE_LIMIT_S="1", **({"MUSICGEN_KEEP_ALIVE": "1"} if kept == "setting" else {}))
+    time.sleep(1.4)
+    assert box.calls("off") == []
+
+
+def test_worker_without_progress_is_stopped_and_the_box_goes_off(guarded, box):
+    run_id = box.start('status={"progress":7}')["run_id"]
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1", MUSICGEN_WATCHDOG_GRACE_S="10")
+    until(lambda: box.calls("off"))
+    assert box.ended() == "75\n"
+    until(lambda: account(box)["action_exit_code"] == 0)
+    told = account(box)
+    assert (told["reason"], told["run_id"], told["stopped_with"]) == ("no_progress", run_id, "SIGINT")
+    assert box.calls("off")[0] == "no_progress"
+
+
+def test_worker_that_never_says_anything_makes_no_progress(guarded):
+    box = guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
+    box.start("deaf")
+    until(lambda: box.calls("off"))
+
+
+def test_worker_with_progress_goes_on(guarded, box):
+    box.start("progress")
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
+    time.sleep(1.4)
+    assert box.status()["running"] and box.calls("off") == []
+
+
+def test_stuck_worker_of_a_kept_alive_box_is_stopped_and_the_box_stays(guarded, box):
+    box.start()
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1", MUSICGEN_WATCHDOG_GRACE_S="10", MUSICGEN_KEEP_ALIVE="1")
+    assert box.ended() == "75\n"
+    until(lambda: account(box)["stopped_with"])
+    assert account(box)["action"] is None and box.calls("off") == []
+
+
+def test_keep_alive_ends_with_the_lifetime(guarded, box):
+    arm(box, 1)
+    guarded(MUSICGEN_KEEP_ALIVE="1")
+    until(lambda: box.calls("off"))
+    assert box.calls("off") == ["lifetime"]
+
+
+def test_worker_is_stopped_in_time_for_the_deadline(guarded, box):
+    box.start("progress")
+    end = arm(box, 61)["deadline"]
+    guarded(MUSICGEN_WATCHDOG_GRACE_S="60")
+    assert box.ended() == "75\n"
+    assert time.time() < end - 30
+    assert account(box)["reason"] == "lifetime"
+
+
+def test_action_wins_over_the_stop_hook(guarded, box):
+    guarded(MUSICGEN_IDLE_LIMIT_S="1", MUSICGEN_WATCHDOG_ACTION=str(box.hook("action")))
+    until(lambda: box.calls("action"))
+    assert box.calls("off") == []
+
+
+def test_box_that_did_not_go_off_is_ended_again(guarded):
+    box = guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    until(lambda: len(box.calls("off")) >= 2)
+
+
+def test_run_is_warned_before_it_is_stopped(guarded, box):
+    box.start()
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="3", MUSICGEN_WATCHDOG_WARN_S="600 2")
+    box.ended()
+    log = (box.state / "log").read_text()
+    warnings = [line for line in log.splitlines() if "watchdog: in " in line]
+    assert len(warnings) == 1 and "made no progress for" in warnings[0]
+    assert log.index("watchdog: in ") < log.index("watchdog: now")
+    assert all(line in (box.home / "watchdog.log").read_text() for line in warnings)
+
+
+def test_settings_that_come_or_go_later_hold(guarded):
+    box = guarded(MUSICGEN_IDLE_LIMIT_S="1", MUSICGEN_KEEP_ALIVE="1")
+    time.sleep(1.3)
+    assert box.calls("off") == []
+    box.settings(MUSICGEN_STOP_HOOK=str(box.home / "off"), MUSICGEN_IDLE_LIMIT_S="1")
+    until(lambda: box.calls("off"))
+
+
+def test_box_that_nothing_can_turn_off_is_left_alone(guarded):
+    box = guarded(MUSICGEN_STOP_HOOK="", MUSICGEN_IDLE_LIMIT_S="1")
+    time.sleep(1.5)
+    assert not (box.root / "state" / "watchdog.json").exists()
+
+
+def test_second_watchdog_is_refused(guarded):
+    box = guarded(**NEVER)
+    for command in ("start", "run"):
+        again = box.sh("watchdog.sh", command)
+        assert again.returncode == 4 and "already running" in again.stderr
+
+
+def test_status_tells_limits_and_time_left(guarded, box):
+    arm(box, 1000)
+    guarded(MUSICGEN_IDLE_LIMIT_S="70", MUSICGEN_NO_PROGRESS_LIMIT_S="80")
+    status = box.json("watchdog.sh", "status")
+    assert status["running"] and status["idle_limit_s"] == 70 and status["no_progress_limit_s"] == 80
+    assert 990 <= status["left_s"] <= 1000 and status["acted"] is None
+    assert str(status["pid"]) == (box.home / "watchdog.pid").read_text().strip()
+
+
+def test_status_after_the_watchdog_died_says_so(guarded):
+    box = guarded(**NEVER)
+    os.kill(box.json("watchdog.sh", "status")["pid"], signal.SIGKILL)
+    until(lambda: not box.json("watchdog.sh", "status")["running"])
+
+
+def test_watchdog_arms_the_lifetime_of_its_settings(box):
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook("off")))
+    status = box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_S="500", **QUICK)
+    until(lambda: box.json("watchdog.sh", "status")["left_s"] is not None)
+    assert status["running"] and box.json("watchdog.sh", "status")["left_s"] <= 500
+
+
+def test_wrong_clock_does_not_end_a_box_that_has_time_left(guarded, box, tmp_path):
+    """The clock is set while the watchdog runs: it reads `date` only when the deadline's file changes."""
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "date").write_text(
+        '#!/bin/sh\n[ "$1" = +%s ] && [ -e FAST ] && echo 9999999999 && exit\nexec /bin/date "$@"\n'.replace(
+            "FAST", str(tmp_path / "fast")
+        )
+    )
+    (fake / "date").chmod(0o755)
+    box.env["PATH"] = f"{fake}:{box.env['PATH']}"
+    arm(box, 60)
+    guarded(**NEVER)
+    time.sleep(0.5)
+    (tmp_path / "fast").touch()
+    time.sleep(1)
+    assert box.calls("off") == []
+
+
+def test_broken_deadline_file_changes_nothing(guarded, box):
+    arm(box, 5)
+    guarded(**NEVER)
+    time.sleep(0.5)
+    (box.home / "deadline").write_text("soon\n")
+    (box.home / "lifetime_end").unlink()
+    time.sleep(0.5)
+    assert box.calls("off") == []
+    until(lambda: box.calls("off"))
+
+
+def test_extended_deadline_holds(guarded, box):
+    arm(box, 3600, MUSICGEN_DEADLINE_S="4")
+    guarded(**NEVER)
+    box.json("deadline.sh", "extend", "600")
+    time.sleep(4.5)
+    assert box.calls("off") == []
+
+
+def test_deadline_is_never_past_the_lifetime(box):
+    armed = arm(box, 1000, MUSICGEN_DEADLINE_S="400")
+    assert armed["lifetime_end"] - armed["deadline"] == 600
+    first = box.json("deadline.sh", "extend", "100")
+    second = box.json("deadline.sh", "extend", "7200")
+    assert first["deadline"] == armed["deadline"] + 100 and first["clipped"] is False
+    assert second["deadline"] == armed["lifetime_end"] and second["clipped"] is True
+
+
+def test_deadline_at_the_end_of_the_lifetime_cannot_be_extended(box):
+    before = arm(box, 1000)
+    done = box.sh("deadline.sh", "extend", "60")
+    assert done.returncode == 1 and "end of the lifetime" in done.stderr
+    assert box.json("deadline.sh", "show")["deadline"] == before["deadline"]
+
+
+def test_hand_written_deadline_past_the_lifetime_does_not_hold(guarded, box):
+    arm(box, 2)
+    (box.home / "deadline").write_text("9999999999\n")
+    guarded(**NEVER)
+    until(lambda: box.calls("off"))
+
+
+def test_arming_again_buys_no_second_lifetime(box):
+    first = arm(box, 1000)
+    assert arm(box, 9000)["deadline"] == first["deadline"]
+    (box.home / "deadline").unlink()
+    assert arm(box, 9000)["lifetime_end"] == first["lifetime_end"]
+
+
+def test_nothing_armed_is_nothing_to_extend(box):
+    assert box.json("deadline.sh", "show")["deadline"] is None
+    assert box.sh("deadline.sh", "extend", "60").returncode == 1
+
+
+def test_killed_watchdog_leaves_nothing_that_holds_its_place(guarded):
+    box = guarded(**NEVER)
+    pid = box.json("watchdog.sh", "status")["pid"]
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    assert box.json("watchdog.sh", "start", **QUICK)["running"]
