@@ -134,6 +134,259 @@ def fetch(c: Context, source: str = "", to: str = "out/fetched", json: bool = Fa
         raise Exit(code=1)
 
 
+_TYPES = "EC2 types, with commas between (default: MUSICGEN_INSTANCE_TYPES)"
+_JSON = "Print rows as JSON"
+_YES = "Do not ask"
+_REGION = "Regions with commas between, or `all`"
+
+
+@task(
+    name="spot-price",
+    help={
+        "instance_types": _TYPES,
+        "region": f"{_REGION} (default: AWS_DEFAULT_REGION)",
+        "history": "How the price went over a span like 7d, at most 90d",
+        "json": _JSON,
+    },
+)
+@ui.one_line_errors
+def spot_price(
+    c: Context, instance_types: str = "", region: str = "", history: str = "", json: bool = False
+) -> None:
+    """Show spot prices, the cheapest first.
+
+    Example: inv spot-price --instance-types g4dn.xlarge,g5.xlarge --region all
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from ops import durations
+    from ops.aws import prices, regions
+    from ops.aws.session import Aws
+
+    settings = Settings.load()
+    aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
+    types = [name.strip() for name in instance_types.split(",") if name.strip()]
+    types = types or settings.instance_type_list
+    places = regions.chosen(aws, region, [aws.region])
+    if not history:
+        ui.show(prices.quotes(aws, types, places, now, ui.say), json=json)
+        return
+    since = now - min(durations.parse(history, "--history"), timedelta(days=90))
+    changes = prices.history(aws, types, places, since, ui.say)
+    if json:
+        ui.show(changes, json=True)
+    else:
+        ui.show(prices.courses(changes, since, now, blocks=ui.can_show(prices.BLOCKS)))
+
+
+@task(
+    help={
+        "prompts": _PROMPTS,
+        "only": _ONLY,
+        "instance_types": _TYPES,
+        "max_price": "USD per hour; never rent above it (default: MUSICGEN_MAX_PRICE)",
+        "lifetime": "Span like 8h after which the machine ends (default: MUSICGEN_LIFETIME_H)",
+        "on_demand": "Rent at the fixed price instead of spot",
+        "keep_alive": "Leave the machine on after the batch, until its lifetime is over",
+        "another": "Launch although there is a machine already",
+        "dry_run": "Check everything, ask EC2 whether it would do it, and stop",
+        "yes": _YES,
+        "json": "Print the new machine as JSON",
+    },
+    iterable=["only"],
+)
+@ui.one_line_errors
+def launch(
+    c: Context,
+    prompts: str = "",
+    only: list[str] | None = None,
+    instance_types: str = "",
+    max_price: str = "",
+    lifetime: str = "",
+    on_demand: bool = False,
+    keep_alive: bool = False,
+    another: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Rent a spot machine that makes the songs.
+
+    Example: inv launch --dry-run
+    """
+    from ops import durations
+    from ops.aws import cli
+    from ops.aws.prepare import Wish
+
+    wish = Wish(
+        prompts=prompts,
+        only=tuple(only or ()),
+        types=instance_types,
+        max_price_usd=cli.usd(max_price, "--max-price"),
+        lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
+        on_demand=on_demand,
+        keep_alive=keep_alive,
+    )
+    cli.launch(Settings.load(), wish, another=another, dry_run=dry_run, yes=yes, json=json)
+
+
+@task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
+@ui.one_line_errors
+def status(c: Context, region: str = "", json: bool = False) -> None:
+    """Show our AWS machines and what they cost.
+
+    Also what they left behind. Exit code 1 when one is past its end date.
+    Example: inv status
+    """
+    from ops.aws import cli
+
+    if not cli.status(Settings.load(), region, json=json):
+        raise Exit(code=1)
+
+
+@task(
+    help={
+        "run": "RUN_ID (default: the newest)",
+        "console": "Id of a machine: what it wrote to its console",
+        "lines": "Only the last lines",
+    }
+)
+@ui.one_line_errors
+def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
+    """Print a run's log, its machine gone or not.
+
+    Example: inv logs --lines 50
+    """
+    from ops.aws import cli
+
+    cli.logs(Settings.load(), run, console, lines)
+
+
+@task(
+    name="kill-all",
+    aliases=["terminate-all"],
+    help={
+        "region": f"{_REGION} (default: all)",
+        "dry_run": "Show what would be ended, and stop",
+        "yes": _YES,
+        "json": _JSON,
+    },
+)
+@ui.one_line_errors
+def kill_all(
+    c: Context, region: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """End all our AWS machines and leftovers.
+
+    Looks again until nothing is left; exit code 1 if something stays.
+    Example: inv kill-all --dry-run
+    """
+    from ops.aws import cli
+
+    if not cli.kill_all(Settings.load(), region, dry_run=dry_run, yes=yes, json=json):
+        raise Exit(code=1)
+
+
+@task(
+    help={
+        "ssh_from": "Address or network that may reach SSH, or `none` (default: from .env, else yours)",
+        "remove": "Take away what setup made; a bucket with content stays",
+        "yes": _YES,
+        "dry_run": "Show the plan and stop",
+        "json": _JSON,
+    }
+)
+@ui.one_line_errors
+def setup(
+    c: Context,
+    ssh_from: str = "",
+    remove: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Prepare the AWS account, or show what differs.
+
+    Bucket, roles, key pair, firewall, budget alert. Again: changes only what differs.
+    Example: inv setup --dry-run
+    """
+    from ops.aws import setup
+    from ops.aws.session import Aws
+
+    settings = Settings.load()
+    settings.check()
+    aws = Aws(settings, task="setup")
+    if remove:
+        steps = setup.removal(aws)
+        question = "Remove all this?"
+    else:
+        name = setup.bucket_name(aws)
+        steps = setup.plan(aws, name, ssh_from)
+        question = "Carry this out?"
+    if setup.n_changes(steps) == 0:
+        ui.show([step.row() for step in steps], json=json)
+        ui.say("nothing to do")
+    elif not ui.agreed([step.row() for step in steps], question, yes=yes, dry_run=dry_run, json=json):
+        return
+    setup.carry_out(steps, ui.say)
+    if not remove:
+        ui.say("\nfor .env:\n" + setup.env_lines(aws, name))
+
+
+@task(
+    help={
+        "list": "Show the images that there are",
+        "bases": "Show AWS's images that one can be built on",
+        "remove": "Remove this image with its snapshots (repeat for more; `old`: all but the newest)",
+        "yes": _YES,
+        "dry_run": "Show the plan, check permissions and stop",
+        "json": _JSON,
+    },
+    iterable=["remove"],
+)
+@ui.one_line_errors
+def image(
+    c: Context,
+    list: bool = False,
+    bases: bool = False,
+    remove: list[str] | None = None,
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build the machine image; list or remove them.
+
+    Rents an on-demand machine for some 20 minutes, and always ends it.
+    Example: inv image --dry-run
+    """
+    from datetime import UTC, datetime
+
+    from ops import generate
+    from ops.aws import blueprint, image, setup
+    from ops.aws.build import Build
+    from ops.aws.session import Aws
+
+    settings = Settings.load()
+    settings.check()
+    aws = Aws(settings, task="image")
+    if list or bases:
+        ui.show(blueprint.bases(aws) if bases else image.found(aws), json=json)
+        return
+    if remove:
+        steps = image.removal(aws, remove)
+        rows = [step.row() for step in steps]
+        if ui.agreed(rows, "Remove these images?", yes=yes, dry_run=dry_run, json=json):
+            setup.carry_out(steps, ui.say)
+        return
+    plan = blueprint.plan_build(aws, generate.ROOT, datetime.now(UTC))
+    build = Build(aws, plan, ui.say)
+    if dry_run:
+        build.rehearse()
+    if ui.agreed(plan.rows(), "Rent this machine and build?", yes=yes, dry_run=dry_run, json=json):
+        made = build.carry_out()
+        ui.say(f"made {made.name}: {made.ami}; images.json has it, commit that file")
+
+
 @task(help={"args": "More arguments for pytest, as one string"})
 @ui.one_line_errors
 def test(c: Context, args: str = "") -> None:

@@ -34,12 +34,13 @@ class Fetched:
         return f"{new} in {folder}, {len(self.had)} there before, {len(self.wrong)} wrong"
 
 
-def fetch(source: str, folder: Path, tell: Callable[[str], None]) -> Fetched:
+def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fetched:
     """Fetch every finished song of `source` into `folder`, then the records and reports.
 
     Run it again for what is in `wrong`. Raises BadInput when there is nothing to fetch.
     """
-    store, target = open_store(source), open_store(str(folder))
+    store = open_store(source) if isinstance(source, str) else source
+    target = open_store(str(folder))
     if store.location == target.location:
         raise BadInput(f"{folder} is where the songs are already; give another folder")
     stored = store.list()

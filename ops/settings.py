@@ -7,6 +7,7 @@ Nothing is exported, printed or created at load; a broken line of `.env` is a wa
 
 import math
 import os
+import re
 import types
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from worker.errors import BadInput
 ENV_FILE = Path(".env")
 
 # One identity: a key from one place with a session token from another is refused by AWS.
-AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
 class Row:
@@ -125,6 +126,69 @@ class Settings:
     aws_endpoint_url: str | None = row(
         "AWS_ENDPOINT_URL", None, "an S3 that is not Amazon's; empty: Amazon's"
     )
+    aws_profile: str | None = row(
+        "AWS_PROFILE", None, "a profile of ~/.aws/config, instead of keys (SSO, roles)"
+    )
+    instance_types: str = row(
+        "MUSICGEN_INSTANCE_TYPES", "g4dn.xlarge", "EC2 machines that will do, with commas between"
+    )
+    max_price_usd: float = row("MUSICGEN_MAX_PRICE", 0.40, "USD per hour; never rent above it")
+    ami_id: str | None = row(
+        "MUSICGEN_AMI_ID", None, "machine image; empty: the newest that `inv image` made"
+    )
+    lifetime_h: float = row(
+        "MUSICGEN_LIFETIME_H", 8.0, "hours after which a rented machine ends, whatever it is doing"
+    )
+    disk_gib: int | None = row(
+        "MUSICGEN_DISK_GIB", None, "GiB of disk of a rented EC2 machine; empty: its image's own and 20 more"
+    )
+    git_url: str | None = row(
+        "MUSICGEN_GIT_URL",
+        None,
+        "a public repository from which EC2 machines take this checkout's commit; "
+        "empty: they take this folder, through the bucket",
+    )
+    instance_profile: str = row(
+        "MUSICGEN_INSTANCE_PROFILE",
+        "musicgen-worker-role",
+        "name or ARN of the instance profile that a machine runs with",
+    )
+    key_name: str = row("MUSICGEN_KEY_NAME", "musicgen-worker", "EC2 key pair, for SSH")
+    key_file: str = row(
+        "MUSICGEN_KEY_FILE", "~/.musicgen/musicgen-worker.pem", "the private key of that key pair"
+    )
+    ssh_from: str | None = row(
+        "MUSICGEN_SSH_FROM",
+        None,
+        "address or network that may reach SSH, or `none`; empty: this machine's own",
+    )
+    address_url: str = row(
+        "MUSICGEN_ADDRESS_URL",
+        "https://checkip.amazonaws.com",
+        "a page that answers with this machine's public address",
+    )
+    base_image: str | None = row(
+        "MUSICGEN_BASE_IMAGE",
+        None,
+        "what `inv image` builds on: an ami- id or the name of an SSM parameter; empty: AWS's own for GPUs",
+    )
+    budget_email: str | None = row(
+        "MUSICGEN_BUDGET_EMAIL", None, "who is told by e-mail when the account spends; empty: no alert"
+    )
+    budget_usd: float = row("MUSICGEN_BUDGET_USD", 20.0, "USD per month of the whole account, for that alert")
+    audit_log: str = row(
+        "MUSICGEN_AUDIT_LOG", "~/.musicgen/audit.jsonl", "the log of what was created, changed and deleted"
+    )
+    runpod_host: str | None = row(
+        "RUNPOD_HOST", None, "the box for `fab`: root@IP:PORT; empty: the one that was made last"
+    )
+    runpod_user: str = row("RUNPOD_USER", "root", "login name, where the address has none")
+    ssh_key: str | None = row(
+        "RUNPOD_SSH_KEY", None, "private key file for that box; empty: the agent's and ~/.ssh"
+    )
+    pod_role: str = row(
+        "MUSICGEN_POD_ROLE", "musicgen-pod-role", "name or ARN of the role whose rights a box is lent"
+    )
     hf_token: str | None = row(
         "HF_TOKEN", None, "Hugging Face token, for models that ask for one", secret=True
     )
@@ -143,6 +207,23 @@ class Settings:
         if self.bucket:
             return f"s3://{self.bucket}/{(self.prefix or '').strip('/')}".rstrip("/")
         return "out/songs"
+
+    @property
+    def audit_file(self) -> Path:
+        """The audit log as a path."""
+        return Path(self.audit_log).expanduser()
+
+    @property
+    def instance_type_list(self) -> list[str]:
+        """The EC2 machines that will do, the wanted one first. Raises BadInput for what is none."""
+        found = [name for name in re.split(r"[,\s]+", self.instance_types.strip()) if name]
+        wrong = [name for name in found if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", name)]
+        if wrong or not found:
+            raise BadInput(
+                f"MUSICGEN_INSTANCE_TYPES={self.instance_types} names no machine types; "
+                "write it like g4dn.xlarge,g5.xlarge"
+            )
+        return found
 
     def check(self) -> None:
         """Read every setting. Raises BadInput for a malformed one."""

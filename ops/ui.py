@@ -4,6 +4,7 @@ Works without a terminal, with a closed pipe, and on consoles that cannot show e
 Nothing else in `ops` prints. Does not decide anything.
 """
 
+import codecs
 import functools
 import io
 import json as jsonlib
@@ -16,12 +17,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from invoke.exceptions import Exit
 
-from worker.errors import UserError
+from worker.errors import Refused, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 75
+
+# A block of text may end in the middle of a character.
+_characters = codecs.getincrementaldecoder("utf-8")("replace")
 
 # A record may come from a shared bucket: no escape sequences to the terminal, one line per row.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -65,18 +69,66 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(rows: Sequence[Any], json: bool = False) -> None:
+def write(text: str) -> None:
+    """Text that was asked for, such as a log, on stdout as it is."""
+    print(text, end="" if text.endswith("\n") else "\n", flush=True)
+
+
+def pour(block: bytes) -> None:
+    """A block of somebody else's text to stdout: as it is to a file or pipe, characters to a console."""
+    if sys.stdout.isatty():
+        sys.stdout.write(_characters.decode(block))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(block)
+    sys.stdout.flush()
+
+
+def can_show(text: str) -> bool:
+    """True if this console has the characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def show(
+    rows: Sequence[Any], json: bool = False, red: Callable[[Mapping[str, Any]], bool] = lambda record: False
+) -> None:
     """Print rows (mappings or dataclasses) as a table, or as a JSON list and nothing else.
 
     A column's unit is in its name: `_s` shows as a duration, `_usd` as money; JSON has the plain numbers.
+    Rows that are `red` stand out on a terminal.
     """
     records = [dict(row) if isinstance(row, Mapping) else _fields(row) for row in rows]
     if json:
         print(jsonlib.dumps(records, indent=2, default=str))
     elif records:
-        _print_table(records)
+        _print_table(records, red)
     else:
         say("nothing to show")
+
+
+def agreed(
+    rows: Sequence[Any], question: str, *, yes: bool = False, dry_run: bool = False, json: bool = False
+) -> bool:
+    """Show a plan and ask whether to carry it out; False for a dry run.
+
+    Raises Refused for a no, and without a terminal, where only `yes` can say yes.
+    """
+    show(rows, json=json)
+    if dry_run:
+        say("dry run: nothing was changed")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Refused("there is no terminal to ask at and nothing was changed; agree beforehand with --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused("nothing was changed; answer y, or give --yes, to go on")
+    return True
 
 
 def seconds(amount: float) -> str:
@@ -105,7 +157,7 @@ def _fields(row: Any) -> dict[str, Any]:
     return asdict(row)
 
 
-def _print_table(records: list[dict[str, Any]]) -> None:
+def _print_table(records: list[dict[str, Any]], red: Callable[[Mapping[str, Any]], bool]) -> None:
     from rich.console import Console  # here: `inv --list` stays quick
     from rich.table import Table
     from rich.text import Text
@@ -118,7 +170,8 @@ def _print_table(records: list[dict[str, Any]]) -> None:
         table.add_column(Text(heading), justify="right" if numeric else "left")
     for record in records:
         # As Text: a prompt may hold [brackets], which are not rich's markup.
-        table.add_row(*(Text(_cell(name, record.get(name))) for name in names))
+        cells = (Text(_cell(name, record.get(name))) for name in names)
+        table.add_row(*cells, style="bold red" if red(record) else None)
     # A pipe or file has no width: cut nothing.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
     console.print(table)

@@ -1,4 +1,4 @@
-"""tasks.py holds no logic: it imports ops, the errors, the task runner and Python's library, no more.
+"""tasks.py and fabfile.py hold no logic: they import ops, the errors, the task runner and Python's library.
 
 import-linter keeps the other arrows (pyproject.toml); it cannot watch a module outside a package.
 """
@@ -7,7 +7,9 @@ import ast
 import sys
 from pathlib import Path
 
-TASKS = Path(__file__).parents[1] / "tasks.py"
+import pytest
+
+ROOT = Path(__file__).parents[1]
 ALLOWED = {"invoke", "ops", "worker.errors"}
 
 
@@ -27,8 +29,9 @@ def strangers(source):
     return [module for module in imported(source) if not allowed(module)]
 
 
-def test_tasks_import_only_ops_errors_and_the_task_runner():
-    assert strangers(TASKS.read_text("utf-8")) == []
+@pytest.mark.parametrize("name", ["tasks.py", "fabfile.py"])
+def test_tasks_import_only_ops_errors_and_the_task_runner(name):
+    assert strangers((ROOT / name).read_text("utf-8")) == []
 
 
 def test_an_import_inside_a_task_is_seen():

@@ -1,5 +1,6 @@
 """ops/ui.py: rows on stdout, notes on stderr, errors as one line, on any console."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops import ui
+from worker.errors import Refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,3 +219,39 @@ def test_seconds(amount, text):
 )
 def test_usd(amount, text):
     assert ui.usd(amount) == text
+
+
+# --- asking
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def asked(monkeypatch, answer, **options):
+    monkeypatch.setattr(sys, "stdin", answer)
+    return ui.agreed([{"thing": "bucket"}], "Make it?", **options)
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_yes_at_the_terminal_agrees(monkeypatch, capsys, answer):
+    assert asked(monkeypatch, Terminal(answer))
+    assert capsys.readouterr().err == "Make it? [y/N] "
+
+
+@pytest.mark.parametrize("answer", ["\n", "n\n", "", "yes please\n"])
+def test_anything_else_refuses(monkeypatch, answer):
+    with pytest.raises(Refused):
+        asked(monkeypatch, Terminal(answer))
+
+
+def test_without_a_terminal_only_the_option_agrees(monkeypatch):
+    with pytest.raises(Refused, match="--yes"):
+        asked(monkeypatch, io.StringIO("y\n"))
+    assert asked(monkeypatch, io.StringIO(), yes=True)
+
+
+def test_dry_run_shows_the_plan_and_never_agrees(monkeypatch, capsys):
+    assert not asked(monkeypatch, Terminal("y\n"), dry_run=True, yes=True)
+    assert "bucket" in capsys.readouterr().out

@@ -1,0 +1,229 @@
+"""Everything that goes over SSH to a GPU box. `fab --list` shows every task.
+
+The box: `-H root@IP:PORT`, else RUNPOD_HOST of .env, else the one that was made last.
+"""
+
+from pathlib import Path
+
+from invoke import Collection, Exit
+
+from ops import ui
+from ops.settings import Settings
+from ops.ssh.box import Box
+from ops.ssh.tasks import CONFIG, box_task
+
+_PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
+_JSON = "Print rows as JSON"
+_FORCE = "Also while a worker runs; it keeps the code it began with"
+_OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
+_KEEP = "Leave the box on after the run, until its deadline"
+_ONLY = "Only this song (repeat for more)"
+_WATCH = "Again every two seconds, until Ctrl-C"
+
+
+@box_task(help={"prompts": _PROMPTS, "force": _FORCE})
+def deploy(box: Box, prompts: str = "", force: bool = False) -> None:
+    """Phase 1: ship code and prompts.txt to the box.
+
+    Example: fab -H root@203.0.113.7:22001 deploy
+    """
+    from ops.ssh import phases  # here and below: `fab --list` stays under 1 s
+
+    phases.deploy(box, phases.checked(Settings.load(), prompts), ui.say, force=force)
+
+
+@box_task(help={"use_my_keys": _OWN_KEYS, "renew": "Only renew settings and credentials; restarts nothing"})
+def install(box: Box, use_my_keys: bool = False, renew: bool = False) -> None:
+    """Phase 2: settings, credentials, bucket, environment.
+
+    Example: fab install
+    """
+    from ops.ssh import phases
+
+    settings = Settings.load()
+    if renew:
+        phases.give(box, settings, ui.say, use_my_keys=use_my_keys or None)
+    else:
+        ui.say(phases.installed(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+
+
+@box_task(help={"json": _JSON})
+def validate(box: Box, json: bool = False) -> None:
+    """Phase 3: check everything that the run will need.
+
+    Example: fab validate --json
+    """
+    from ops.ssh import phases
+
+    findings = phases.validate(box)
+    ui.show(findings if json else phases.marked(findings), json=json)
+    if failed := phases.would_fail(findings):
+        raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
+
+
+@box_task(help={"keep_alive": _KEEP, "only": _ONLY}, iterable=["only"])
+def run(box: Box, keep_alive: bool = False, only: list[str] | None = None) -> None:
+    """Phase 4: start the worker; it goes on without us.
+
+    Example: fab run --only dance_test
+    """
+    from ops.ssh import phases
+
+    settings = Settings.load()
+    phases.checked(settings)
+    phases.run(box, settings, ui.say, keep_alive=keep_alive, only=only or ())
+
+
+@box_task(help={"prompts": _PROMPTS, "force": _FORCE, "use_my_keys": _OWN_KEYS, "keep_alive": _KEEP})
+def up(
+    box: Box,
+    prompts: str = "",
+    force: bool = False,
+    use_my_keys: bool = False,
+    keep_alive: bool = False,
+) -> None:
+    """All four phases; stops at the first that fails.
+
+    Example: fab up logs
+    """
+    from ops.ssh import phases
+
+    settings = Settings.load()
+    release = phases.checked(settings, prompts)
+    phases.deploy(box, release, ui.say, force=force)
+    ui.say(phases.installed(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+    findings = phases.validate(box)
+    ui.show(phases.marked(findings))
+    if failed := phases.would_fail(findings):
+        raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
+    phases.run(box, settings, ui.say, keep_alive=keep_alive)
+
+
+@box_task(help={"prompts": _PROMPTS, "grace": "How long the worker may take to stop by itself, like 60s"})
+def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
+    """Ship code and prompts.txt, restart the worker.
+
+    What is finished is kept, and what is in work goes on from its checkpoint.
+    Example: fab sync logs
+    """
+    from ops import durations
+    from ops.ssh import phases
+
+    settings = Settings.load()
+    grace_s = int(durations.parse(grace, "--grace").total_seconds())
+    phases.sync(box, settings, phases.checked(settings, prompts), ui.say, grace_s=grace_s)
+
+
+@box_task(
+    help={
+        "run": "A run by its id, or the end of it (default: the newest)",
+        "lines": "Begin this many lines back (default: 20)",
+        "since": "Begin this long ago (30m), or at this time (2026-11-22T19:50:59Z)",
+        "once": "Print what there is and end",
+    }
+)
+def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool = False) -> None:
+    """Follow the worker's log; ends with its exit code.
+
+    Goes on across lost connections. Ctrl-C ends the following, not the worker.
+    Example: fab logs --since 30m
+    """
+    from ops.ssh import logs
+
+    if code := logs.show(box, Settings.load(), run=run, lines=lines, since=since, once=once):
+        raise Exit(code=code)
+
+
+@box_task(help={"json": _JSON, "extend": "Move the box's deadline by this much, like 2h"})
+def status(box: Box, json: bool = False, extend: str = "") -> None:
+    """Show the run, its speed and cost, GPU, disk, deadline.
+
+    Example: fab status --extend 2h
+    """
+    from ops.ssh import status
+
+    if extend:
+        ui.say(status.extend(box, extend))
+    ui.show(status.rows(box, json=json), json=json)
+
+
+@box_task(help={"grace": "How long the worker may take to stop by itself, like 60s"})
+def stop(box: Box, grace: str = "60s") -> None:
+    """Stop the worker, gently, then firmly; the box stays on.
+
+    Example: fab stop --grace 5m
+    """
+    from ops import durations
+    from ops.ssh import worker
+
+    stopped, how = worker.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
+    ui.say(f"run {stopped.run_id}: {how}" if stopped.run_id else how)
+
+
+@box_task(help={"json": _JSON, "watch": _WATCH})
+def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
+    """Show what the GPUs do.
+
+    Example: fab gpu --watch
+    """
+    from ops.ssh import look, watching
+
+    watching.again(lambda: ui.show(look.gpus(box), json=json), watch)
+
+
+@box_task(
+    help={
+        "json": _JSON,
+        "watch": _WATCH,
+        "follow": "Follow what the kernel and the watchdog log, until Ctrl-C",
+    }
+)
+def system(box: Box, json: bool = False, watch: bool = False, follow: bool = False) -> None:
+    """Show CPU, memory, disk, network, processes.
+
+    Example: fab system --watch
+    """
+    from ops.ssh import look, watching
+
+    def show() -> None:
+        rows, busiest = look.system(box)
+        ui.show([*rows, *busiest] if json else rows, json=json)
+        if not json:
+            ui.show(busiest)
+
+    if follow:
+        watching.lines(lambda n_seen: look.system_log(box, n_seen))
+    else:
+        watching.again(show, watch)
+
+
+@box_task()
+def shell(box: Box) -> None:
+    """Open a shell on the box.
+
+    Example: fab shell
+    """
+    from ops.ssh import terminal
+
+    if code := terminal.shell(box):
+        raise Exit(code=code)
+
+
+@box_task(help={"to": "Folder to fetch into", "json": _JSON})
+def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
+    """Bring songs from the box itself, without a bucket.
+
+    Only what is new, each song checked by size and checksum.
+    Example: fab fetch --to album
+    """
+    from ops.ssh import fetching
+
+    fetched = fetching.fetch(box, Settings.load(), to)
+    ui.show(fetched.rows(), json=json)
+    ui.say(fetched.closing_line(Path(to)))
+    if fetched.wrong:
+        raise Exit(code=1)
+
+
+ns = Collection(deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch)
+ns.configure(CONFIG)

@@ -1,0 +1,196 @@
+"""What `inv launch`, `status`, `logs` and `kill-all` do, between the task's flags and the modules that know.
+
+Only order and words are here: what is asked, what is shown, when to stop.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from ops import boxes, ui
+from ops.aws import fleet, kill, machines, prepare, regions, runs
+from ops.aws import launch as launching
+from ops.aws.machines import Machine
+from ops.aws.prepare import Wish
+from ops.aws.session import Aws
+from ops.settings import Settings
+from worker.errors import BadInput, UserError
+from worker.store import open_store
+
+SSH_USER = "ubuntu"
+
+
+def usd(text: str, what: str) -> float | None:
+    """The amount of an option; None if it was not given. Raises BadInput."""
+    if not text:
+        return None
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise BadInput(f"{what} {text!r} is not an amount over 0; write it like 0.40")
+    return amount
+
+
+def launch(settings: Settings, wish: Wish, *, another: bool, dry_run: bool, yes: bool, json: bool) -> None:
+    """Check, show, ask, rent, and say how to follow and how to end it."""
+    prepare.check_list(settings, wish)
+    settings.export_aws()
+    aws = Aws(settings, task="launch")
+    there = launching.existing(aws, ui.say)
+    if there and not another:
+        _already(there, json, ui.say if dry_run else None)
+        if not dry_run:
+            return
+    prepared = prepare.prepare(aws, wish, datetime.now(UTC), ui.say)
+    if prepared is None:
+        ui.say("no song of the list is left to make (inv check shows them); nothing was launched")
+        return
+    if not json:
+        ui.show(prepared.offers)
+    rows = [] if json else prepared.order.rows()
+    if dry_run:
+        ui.agreed(rows or prepared.order.rows(), "", dry_run=True, json=json)
+        launching.dry_run(aws, prepared.order, ui.say)
+        return
+    question = f"Rent it, for {ui.usd(prepared.order.hardest_case_usd())} at the very most?"
+    if json:
+        if not yes:
+            raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
+    else:
+        ui.agreed(rows, question, yes=yes)
+    outcome = launching.carry_out(aws, prepared.order, another, ui.say)
+    if outcome.started is None:
+        _already(outcome.there, json, None)
+        return
+    _started(settings, outcome.started, wish.keep_alive, json)
+
+
+def status(settings: Settings, region: str, *, json: bool) -> bool:
+    """Show the fleet; True if nothing is wrong."""
+    settings.export_aws()
+    aws = Aws(settings, task="status")
+    found = fleet.status(aws, regions.chosen(aws, region, regions.enabled(aws)), datetime.now(UTC), ui.say)
+    if json:
+        ui.show(found.rows(), json=True)
+    else:
+        if found.machines:
+            ui.show(found.machines, red=lambda row: bool(row["overdue"]))
+        ui.say(found.closing_line())
+        if found.leftovers:
+            ui.show(found.leftovers)
+    for line in found.complaints:
+        ui.say(f"warning: {line}")
+    return not found.wrong
+
+
+def logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
+    """Print a run's log, or a machine's console."""
+    if lines < 0:
+        raise BadInput("--lines is a number of lines; leave it out for all of them")
+    settings.export_aws()
+    if console:
+        aws = Aws(settings, task="logs")
+        known = [m for m in launching.existing(aws, ui.say) if m.id == console]
+        text = fleet.console(aws, console, known[0].region if known else aws.region)
+        if not text.strip():
+            raise UserError(f"{console} has not sent its console yet; EC2 is some minutes behind")
+    else:
+        bucket, prefix = prepare.place(settings)
+        store = open_store(f"s3://{bucket}/{prefix}".rstrip("/"))
+        run_id = runs.wanted(store, run_id)
+        found = runs.log(store, run_id)
+        if found is None:
+            raise UserError(f"run {run_id} has sent no log yet; see `inv status`, then inv logs --console ID")
+        ui.say(f"run {run_id}")
+        text = found
+    ui.write("\n".join(text.splitlines()[-lines:] if lines else text.splitlines()))
+
+
+def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json: bool) -> bool:
+    """Show, ask, end and look again; True if nothing is left."""
+    settings.export_aws()
+    aws = Aws(settings, task="kill-all")
+    places = regions.chosen(aws, region, regions.enabled(aws))
+    found = fleet.survey(aws, places)
+    for line in found.complaints():
+        ui.say(f"warning: {line}")
+    listed = kill.rows(found.answers)
+    if not listed:
+        if json:
+            ui.show([], json=True)
+        ui.say(f"nothing of ours in {len(found.answers)} regions")
+        return not found.failed
+    if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
+        return not found.failed
+    ended = kill.kill(aws, places, ui.say)
+    if ended.left:
+        raise UserError(
+            f"{', '.join(ended.left)} did not end; look at it in the AWS console (is it protected?), "
+            "then run inv kill-all again"
+        )
+    if ended.complaints:
+        raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.complaints))
+    ui.say(f"ended {len(ended.ended)}; nothing of ours is left in {len(places)} regions")
+    return True
+
+
+def _already(there: Any, json: bool, dry: Any) -> None:
+    """Show the machines that stand in the way. Raises UserError if none of them works."""
+    if not json:
+        ui.show([fleet.shown(machine, datetime.now(UTC), None) for machine in there])
+    elif dry is None:
+        ui.show([_row(machine) for machine in there], json=True)
+    lines = "; ".join(machine.line() for machine in there)
+    if dry is not None:
+        dry(f"there is a machine already, so a launch would end here: {lines}")
+    elif any(machine.state in machines.WORKING for machine in there):
+        ui.say(f"there is a machine already, nothing was launched: {lines}")
+        ui.say("follow it: inv status    one more: inv launch --another    end it: inv kill-all")
+    else:
+        raise UserError(f"a machine is in the way and does not work: {lines}; run inv kill-all, or --another")
+
+
+def _started(settings: Settings, machine: Machine, keep_alive: bool, json: bool) -> None:
+    if machine.address:
+        box = boxes.Known(
+            id=machine.id,
+            kind="ec2",
+            host=machine.address,
+            user=SSH_USER,
+            key_file=settings.key_file,
+            region=machine.region,
+        )
+        try:
+            boxes.save(box)
+        except OSError as error:  # a convenience: the machine runs all the same
+            ui.say(f"warning: cannot write {boxes.boxes_folder()} ({error.strerror})")
+    if json:
+        ui.show([_row(machine)], json=True)
+    else:
+        ui.write(f"{machine.id}  {machine.address or 'no public address'}")
+    ends = machines.stamp(machine.expires_at) if machine.expires_at else "?"
+    when = "it stays on when the songs are made" if keep_alive else "it ends when the songs are made"
+    ui.say(
+        f"{machine.instance_type} in {machine.zone} is starting; {when}, and ends by {ends} at the latest\n"
+        "  follow it   inv status        (progress, cost so far)\n"
+        "              inv logs          (from the bucket)\n"
+        "              fab logs          (over SSH)\n"
+        "  the songs   inv fetch\n"
+        "  end it now  inv kill-all"
+    )
+
+
+def _row(machine: Machine) -> dict[str, Any]:
+    return {
+        "id": machine.id,
+        "address": machine.address,
+        "region": machine.region,
+        "zone": machine.zone,
+        "instance_type": machine.instance_type,
+        "state": machine.state,
+        "run_id": machine.run_id,
+        "per_hour_usd": machine.hourly_usd,
+        "ends_at": machines.stamp(machine.expires_at) if machine.expires_at else None,
+    }

@@ -1,0 +1,110 @@
+"""Our EC2 machines, wherever they are: found by tag in every region, never by local state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ops.aws import regions as everywhere
+from ops.aws.regions import Everywhere
+from ops.aws.session import PROJECT, Aws, tag_dict
+
+ALIVE = ("pending", "running", "stopping", "stopped")
+WORKING = ("pending", "running")
+
+EXPIRES, LAUNCHED_BY, RUN, PRICE, OUTPUT = "ExpiresAt", "LaunchedBy", "RunId", "HourlyUsd", "Output"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One instance of ours, as EC2 and its tags tell it."""
+
+    id: str
+    region: str
+    zone: str
+    instance_type: str
+    state: str
+    spot: bool
+    launched_at: datetime
+    expires_at: datetime | None
+    hourly_usd: float | None
+    run_id: str | None
+    output: str | None  # s3:// place of its songs
+    launched_by: str | None
+    name: str | None
+    address: str | None
+    host: str | None  # its own name for itself
+
+    def age_s(self, now: datetime) -> float:
+        """Seconds since it was launched."""
+        return max((now - self.launched_at).total_seconds(), 0.0)
+
+    def cost_usd(self, now: datetime) -> float | None:
+        """What it has cost until now at its price, if that is known."""
+        return None if self.hourly_usd is None else self.age_s(now) / 3600 * self.hourly_usd
+
+    def overdue(self, now: datetime) -> bool:
+        """True if it should be gone."""
+        return self.expires_at is not None and now > self.expires_at
+
+    def line(self) -> str:
+        """`i-0a1b (g4dn.xlarge, us-east-1a, running since 2026-11-22T19:50:59Z)`."""
+        since = stamp(self.launched_at)
+        return f"{self.id} ({self.instance_type}, {self.zone}, {self.state}, launched {since})"
+
+
+def find(aws: Aws, regions: Sequence[str], states: Sequence[str] = ALIVE) -> Everywhere[list[Machine]]:
+    """Our machines in these states, by region."""
+    return everywhere.each(regions, lambda region: in_region(aws, region, states))
+
+
+def in_region(aws: Aws, region: str, states: Sequence[str] = ALIVE, **tags: str) -> list[Machine]:
+    """Our machines in one region, with these tags; the oldest first."""
+    wanted = {"Project": PROJECT, **tags}
+    filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in wanted.items()]
+    filters.append({"Name": "instance-state-name", "Values": list(states)})
+    reservations = aws.pages("ec2", "describe_instances", "Reservations", region=region, Filters=filters)
+    found = [machine(each, region) for reservation in reservations for each in reservation["Instances"]]
+    return sorted(found, key=lambda each: (each.launched_at, each.id))
+
+
+def machine(instance: dict[str, Any], region: str) -> Machine:
+    """A Machine from EC2's description."""
+    tags = tag_dict(instance.get("Tags"))
+    return Machine(
+        id=instance["InstanceId"],
+        region=region,
+        zone=instance["Placement"]["AvailabilityZone"],
+        instance_type=instance["InstanceType"],
+        state=instance["State"]["Name"],
+        spot=instance.get("InstanceLifecycle") == "spot",
+        launched_at=instance["LaunchTime"].astimezone(UTC),
+        expires_at=_moment(tags.get(EXPIRES)),
+        hourly_usd=_number(tags.get(PRICE)),
+        run_id=tags.get(RUN),
+        output=tags.get(OUTPUT),
+        launched_by=tags.get(LAUNCHED_BY),
+        name=tags.get("Name"),
+        address=instance.get("PublicIpAddress"),
+        host=(instance.get("PrivateDnsName") or "").partition(".")[0] or None,
+    )
+
+
+def stamp(moment: datetime) -> str:
+    """A moment as tags and tables have it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+    except ValueError:  # somebody edited the tag
+        return None
+    return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

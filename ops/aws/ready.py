@@ -1,0 +1,97 @@
+"""What of the account a launch stands on: image, profile, firewall, key pair, network, bucket.
+
+Looks only. Everything that is missing is named at once, with the command that makes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ops.aws import image, network
+from ops.aws.session import Aws
+from worker.errors import BadInput, UserError
+
+SPARE_GIB = 20  # on top of the image's disk: weights, caches, songs on their way
+_SETUP = "run: inv setup"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Ids that a request to EC2 needs."""
+
+    image: str
+    root_device: str
+    disk_gib: int
+    profile: Mapping[str, str]
+    group: str
+    key_name: str
+    subnets: Mapping[str, str]  # zone -> subnet
+
+
+def ready(aws: Aws, bucket: str) -> Ready:
+    """All of it. Raises BadInput with a line for each missing part."""
+    settings = aws.settings
+    missing = []
+    if not aws.ask("s3", "head_bucket", Bucket=bucket, absent=("404", "NoSuchBucket")):
+        missing.append(f"there is no bucket {bucket}; {_SETUP}")
+    if not aws.ask(
+        "iam", "get_instance_profile", absent=("NoSuchEntity",), **_named(settings.instance_profile)
+    ):
+        missing.append(f"there is no instance profile {settings.instance_profile}; {_SETUP}")
+    if not aws.ask(
+        "ec2", "describe_key_pairs", absent=("InvalidKeyPair.NotFound",), KeyNames=[settings.key_name]
+    ):
+        missing.append(f"there is no key pair {settings.key_name} in {aws.region}; {_SETUP}")
+    group, subnets = None, {}
+    try:
+        group, subnets = network.group_id(aws), network.subnets(aws)
+    except UserError as error:
+        missing.append(str(error))
+    if subnets and not group:
+        missing.append(f"there is no security group {network.GROUP} in {aws.region}; {_SETUP}")
+    image_id = settings.ami_id or image.newest(aws.region)
+    found = _image(aws, image_id)
+    if image_id and not found:
+        missing.append(
+            f"there is no image {image_id} in {aws.region}; correct MUSICGEN_AMI_ID or run: inv image"
+        )
+    elif not image_id:
+        missing.append(f"there is no machine image for {aws.region}; set MUSICGEN_AMI_ID or run: inv image")
+    if missing or not (group and found and image_id):
+        raise BadInput("\n".join(missing))
+    root, size_gib = found
+    return Ready(
+        image=image_id,
+        root_device=root,
+        disk_gib=max(settings.disk_gib or size_gib + SPARE_GIB, size_gib),
+        profile=profile_of(settings.instance_profile),
+        group=group,
+        key_name=settings.key_name,
+        subnets=subnets,
+    )
+
+
+def profile_of(name_or_arn: str) -> dict[str, str]:
+    """How RunInstances wants the profile: by name or by ARN. A role's ARN names the profile of its name."""
+    if ":instance-profile/" in name_or_arn:
+        return {"Arn": name_or_arn}
+    return {"Name": name_or_arn.rpartition("/")[2]}
+
+
+def _named(profile: str) -> dict[str, str]:
+    return {"InstanceProfileName": profile.rpartition("/")[2]}
+
+
+def _image(aws: Aws, image_id: str | None) -> tuple[str, int] | None:
+    """The root device of an image and its size in GiB."""
+    unknown = ("InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable")
+    found = image_id and aws.ask("ec2", "describe_images", ImageIds=[image_id], absent=unknown)
+    if not found or not found["Images"]:
+        return None
+    only = found["Images"][0]
+    root = only.get("RootDeviceName", "/dev/sda1")
+    sizes = [
+        disk["Ebs"].get("VolumeSize", 0)
+        for disk in only.get("BlockDeviceMappings", [])
+        if disk.get("DeviceName") == root and "Ebs" in disk
+    ]
+    return root, max(sizes, default=8)

@@ -1,0 +1,66 @@
+"""The alarm clock outside of the machine: an EventBridge schedule that ends it once, after its deadline.
+
+The outer of two belts: it works even when the machine's own timers do not. It deletes itself after it
+has fired. Its role, `musicgen-scheduler-role`, is made by `inv setup`.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from ops.aws.iam import SCHEDULER_ROLE
+from ops.aws.session import Aws
+
+PREFIX = "musicgen-"
+# The machine's own belts come first.
+AFTER = timedelta(minutes=10)
+
+
+def name_for(instance: str) -> str:
+    """The schedule of one instance."""
+    return PREFIX + instance
+
+
+def arm(aws: Aws, instance: str, expires_at: datetime, region: str = "") -> str:
+    """Make the schedule that ends this instance; -> its name. Raises UserError."""
+    partition, account = aws.caller.partition, aws.caller.account
+    at = (expires_at + AFTER).astimezone(UTC)
+    aws.act(
+        "scheduler",
+        "create_schedule",
+        region=region,
+        Name=name_for(instance),
+        Description=f"Ends {instance} if it is still there",
+        ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
+        ScheduleExpressionTimezone="UTC",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        ActionAfterCompletion="DELETE",
+        Target={
+            "Arn": f"arn:{partition}:scheduler:::aws-sdk:ec2:terminateInstances",
+            "RoleArn": f"arn:{partition}:iam::{account}:role/{SCHEDULER_ROLE}",
+            "Input": json.dumps({"InstanceIds": [instance]}),
+        },
+        ClientToken=name_for(instance),
+    )
+    return name_for(instance)
+
+
+def listed(aws: Aws, region: str) -> list[str]:
+    """The names of our schedules in a region."""
+    found = aws.pages("scheduler", "list_schedules", "Schedules", region=region, NamePrefix=PREFIX)
+    return sorted(schedule["Name"] for schedule in found)
+
+
+def remove(aws: Aws, name: str, region: str = "") -> None:
+    """Delete a schedule; it is fine if there is none."""
+    client = aws.client("scheduler", region)
+    with aws.audit.action("scheduler.delete_schedule", {"Name": name}, region=region) as done:
+        try:
+            client.delete_schedule(Name=name)
+        except client.exceptions.ResourceNotFoundException:
+            done({"there": False})
+
+
+def orphans(names: Sequence[str], alive: Sequence[str]) -> list[str]:
+    """Schedules whose instance is not among those alive."""
+    return [name for name in names if name.removeprefix(PREFIX) not in alive]

@@ -1,0 +1,52 @@
+"""Ctrl-C at the wrong moment: held back while an answer is awaited that must not be lost.
+
+    with held(tell):
+        instance = rent()       # a Ctrl-C now is remembered ...
+    # ... and raised here
+
+SIGTERM counts as Ctrl-C. Outside of the main thread, where no signal arrives, nothing is changed.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def held(tell: Callable[[str], None], waiting_for: str) -> Iterator[None]:
+    """Run the block to its end, then raise KeyboardInterrupt if one was asked for meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        tell(f"stopping as soon as {waiting_for} is done; nothing will be left running")
+
+    before = {number: signal.signal(number, remember) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if pressed:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Within the block SIGTERM raises KeyboardInterrupt, so that it cleans up, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,76 @@
+"""Which box is meant: `-H`, else RUNPOD_HOST, else the box that was made last.
+
+Plain values in, an address out; connects to nothing. Never guesses the local machine or the local user.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ops import boxes
+from ops.settings import Settings
+from worker.errors import BadInput
+
+_PROXY = "ssh.runpod.io"
+_TEXT = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
+    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+
+NO_BOX = "no box is named; give -H root@IP:PORT, set RUNPOD_HOST in .env, or make one: inv launch"
+PROXIED = (
+    "{host} is RunPod's proxied SSH, which takes no commands and no files; "
+    'use the pod\'s "SSH over exposed TCP": RUNPOD_HOST=root@IP:PORT'
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a box is. None: what ~/.ssh/config says, else the usual. `id` names its folder in `.boxes`."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    key_file: str | None = None
+    id: str | None = None
+
+
+def parse(text: str, what: str) -> Address:
+    """`[user@]host[:port]`; `what` is where it was given. Raises BadInput."""
+    found = _TEXT.fullmatch(text.strip())
+    port = int(found["port"]) if found and found["port"] else None
+    if not found or (port is not None and not 0 < port < 65536):
+        raise BadInput(f"{what} {text.strip()!r} is no address; write it like root@203.0.113.7:22001")
+    return Address(found["host"].strip("[]"), found["user"], port)
+
+
+def is_unexpanded(text: str) -> bool:
+    """True for what cmd.exe leaves of `$RUNPOD_HOST`, and any shell of `%RUNPOD_HOST%`."""
+    return text[:1] in ("$", "%")
+
+
+def find(given: Address | None, settings: Settings) -> Address:
+    """The box to use. Raises BadInput if none is named, or only one that cannot be worked with."""
+    address = given or _of_settings(settings) or _of_current()
+    if address is None:
+        raise BadInput(NO_BOX)
+    if address.host.lower().endswith(_PROXY):
+        raise BadInput(PROXIED.format(host=address.host))
+    return Address(
+        address.host,
+        address.user,
+        address.port,
+        address.key_file or settings.ssh_key,
+        address.id,
+    )
+
+
+def _of_settings(settings: Settings) -> Address | None:
+    if not settings.runpod_host or is_unexpanded(settings.runpod_host):
+        return None
+    return parse(settings.runpod_host, "RUNPOD_HOST")
+
+
+def _of_current() -> Address | None:
+    box = boxes.current()
+    return Address(box.host, box.user, box.port, box.key_file, box.id) if box else None

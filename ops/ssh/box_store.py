@@ -1,0 +1,84 @@
+"""The folder of songs on a box as a store to fetch from, over SFTP. It takes no writes."""
+
+import stat
+from pathlib import Path
+
+import paramiko
+
+from ops.ssh.box import Box
+from worker.errors import UserError
+from worker.store import SCRATCH, Missing, Store, Stored
+
+_LOST = (paramiko.SSHException, EOFError)
+_NO_WRITES = "songs are fetched from a box, never put there"
+
+
+class BoxStore(Store):
+    """Songs, records and reports in `folder` of the box, an absolute path. Use it in a `with` block."""
+
+    def __init__(self, box: Box, folder: str) -> None:
+        self.location = f"{box.label}:{folder}"
+        self._box = box
+        self._folder = folder.rstrip("/")
+        self._sftp = box.sftp()
+
+    def __enter__(self) -> "BoxStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sftp.close()
+
+    def list(self, prefix: str = "") -> dict[str, Stored]:
+        found: dict[str, Stored] = {}
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = self._sftp.listdir_attr(f"{self._folder}/{folder}".rstrip("/"))
+            except FileNotFoundError:
+                continue
+            except _LOST:
+                raise self._lost() from None
+            for entry in entries:
+                key = f"{folder}{entry.filename}"
+                if stat.S_ISDIR(entry.st_mode or 0) and key != SCRATCH:
+                    folders.append(f"{key}/")
+                elif stat.S_ISREG(entry.st_mode or 0) and key.startswith(prefix):
+                    found[key] = Stored(entry.st_size or 0, None)
+        return found
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        try:
+            with self._sftp.open(f"{self._folder}/{key}", "rb") as file:
+                file.prefetch()
+                return file.read(), ""
+        except FileNotFoundError:
+            raise Missing(key) from None
+        except _LOST:
+            raise self._lost() from None
+
+    def download(self, key: str, path: Path) -> None:
+        try:
+            self._sftp.get(f"{self._folder}/{key}", str(path))
+        except FileNotFoundError:
+            raise Missing(key) from None
+        except _LOST:
+            raise self._lost() from None
+
+    def _lost(self) -> UserError:
+        return UserError(f"the connection to {self._box.label} was lost; fetch again, what is here is kept")
+
+    def write(self, key: str, content: bytes) -> str:
+        raise NotImplementedError(_NO_WRITES)
+
+    def create(self, key: str, content: bytes) -> str | None:
+        raise NotImplementedError(_NO_WRITES)
+
+    def create_file(self, key: str, path: Path) -> str | None:
+        raise NotImplementedError(_NO_WRITES)
+
+    def replace(self, key: str, content: bytes, etag: str) -> str | None:
+        raise NotImplementedError(_NO_WRITES)
+
+    def delete(self, key: str) -> None:
+        raise NotImplementedError(_NO_WRITES)

@@ -1,0 +1,264 @@
+"""Look at a box: its run, GPU, disk, memory, processes. One command each, parsed into plain rows.
+
+What the box cannot say (no GPU, no worker yet) is simply absent. Changes nothing.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ops import ui
+from ops.ssh.box import Box
+from worker.errors import UserError
+
+_MARK = "=== "
+_GPU_FIELDS = (
+    "index",
+    "name",
+    "utilization.gpu",
+    "memory.used",
+    "memory.total",
+    "temperature.gpu",
+    "power.draw",
+    "power.limit",
+)
+_GPU = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits"
+
+# Every section may fail by itself: a box that is half set up is what one looks at.
+_STATUS = f"""
+root=$1 home=$2 remote=$1/current/remote
+echo "{_MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
+echo "{_MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
+echo "{_MARK}deadline"; [ ! -f "$remote/deadline.sh" ] || bash "$remote/deadline.sh" show 2> /dev/null
+echo "{_MARK}gpu"; {_GPU} 2> /dev/null
+echo "{_MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
+echo "{_MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
+exit 0
+"""
+
+_SYSTEM = f"""
+echo "{_MARK}load"; cat /proc/loadavg; nproc
+echo "{_MARK}memory"; cat /proc/meminfo
+echo "{_MARK}disk"; df -Pk "$1" "$2" / 2> /dev/null
+echo "{_MARK}network"; cat /proc/net/dev; sleep 1; echo; cat /proc/net/dev
+echo "{_MARK}top"; ps -eo pid,pcpu,pmem,etimes,comm --sort=-pcpu 2> /dev/null | head -n 9
+echo "{_MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM: Xid' | tail -n 5
+exit 0
+"""
+
+# $1 root, $2 home, $3 lines that were given already: what is new of the kernel's and the watchdog's logs.
+_SYSTEM_LOG = r"""
+{
+  cat "$2/watchdog.log" 2> /dev/null
+  dmesg -T 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed'
+} | tail -n +"$(($3 + 1))"
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as nvidia-smi sees it. None: it does not say."""
+
+    gpu: int
+    name: str
+    use_percent: float | None
+    memory_used_mb: float | None
+    memory_total_mb: float | None
+    temperature_c: float | None
+    power_w: float | None
+    power_limit_w: float | None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One file system of the box."""
+
+    at: str
+    free_gb: float
+    size_gb: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `fab status` shows. `status` is the worker's own status.json."""
+
+    run: Mapping[str, Any]
+    status: Mapping[str, Any]
+    deadline: Mapping[str, Any]
+    gpus: list[Gpu]
+    disks: list[Disk]
+    credentials_expire: datetime | None
+
+
+def look(box: Box) -> Look:
+    """The box as it is now."""
+    ran = box.shell(_STATUS, box.place.root, box.place.home)
+    found = sections(ran.out)
+    return Look(
+        run=_object(found.get("run", "")),
+        status=_object(found.get("status", "")),
+        deadline=_object(found.get("deadline", "")),
+        gpus=parse_gpus(found.get("gpu", "")),
+        disks=parse_disks(found.get("disk", "")),
+        credentials_expire=_expiry(found.get("keys", "")),
+    )
+
+
+def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
+    """What there is to tell, a row each."""
+    run, status = seen.run, seen.status
+    current = status if status.get("run_id") == run.get("run_id") else {}
+    rows = {"run": run.get("run_id") or "none yet", "state": state(run, current)}
+    if songs := current.get("songs"):
+        failed = f", {songs['failed']} failed" if songs.get("failed") else ""
+        rows["songs"] = f"{songs['done']} of {songs['asked']} done{failed}"
+    for song in current.get("current", []):
+        total = song.get("frames_total") or 0
+        rows[f"  {song['song']}"] = f"{100 * song['frames_done'] / total:.0f} %" if total else "waiting"
+    if current.get("rate") is not None:
+        rows["speed"] = f"{current['rate']:.2f} s of audio per second"
+    if current.get("eta_s") is not None and run.get("running"):
+        rows["left"] = ui.seconds(current["eta_s"])
+    if current.get("cost_usd") is not None:
+        rows["cost"] = f"{ui.usd(current['cost_usd'])} at {ui.usd(current['hourly_cost_usd'])} an hour"
+    if current.get("notice"):
+        rows["notice"] = str(current["notice"])
+    for gpu in seen.gpus:
+        used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0
+        busy = "" if gpu.use_percent is None else f"{gpu.use_percent:.0f} % busy, "
+        rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
+    for disk in seen.disks:
+        rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
+    if (left_s := seen.deadline.get("left_s")) is not None:
+        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; the box then goes off"
+    if seen.credentials_expire:
+        left_s = (seen.credentials_expire - now).total_seconds()
+        rows["credentials"] = (
+            f"for {ui.seconds(left_s)} more" if left_s > 0 else "EXPIRED; run: fab install --renew"
+        )
+    if run.get("stop_hook"):
+        rows["after the run"] = str(run["stop_hook"])
+    return [{"what": name, "now": value} for name, value in rows.items()]
+
+
+def state(run: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """`running: generating`, `ended with exit code 0 (done)`, `idle`."""
+    if run.get("running"):
+        return f"running: {status.get('state', 'starting')}"
+    if run.get("exit_code") is None:
+        return "idle"
+    meaning = {0: "done", 1: "something failed", 2: "bad input", 75: "interrupted", 137: "killed"}
+    code = run["exit_code"]
+    return f"ended with exit code {code} ({meaning.get(code, 'failed')})"
+
+
+def gpus(box: Box) -> list[Gpu]:
+    """Every GPU. Raises UserError if there is none."""
+    ran = box.run(_GPU)
+    if ran.code or not (found := parse_gpus(ran.out)):
+        raise UserError(f"no GPU answers on {box.label} ({ran.reason()}); see what is missing: fab validate")
+    return found
+
+
+def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """CPU, memory, disk and network as rows; and the busiest processes."""
+    found = sections(box.shell(_SYSTEM, box.place.root, box.place.home).out)
+    rows: dict[str, str] = {}
+    load = found.get("load", "").split()
+    if len(load) >= 6:
+        rows["CPU"] = f"load {load[0]} (1 min), {load[1]} (5 min), {load[-1]} cores"
+    memory = {name: int(kb) / 1e6 for name, kb in re.findall(r"(\w+):\s+(\d+) kB", found.get("memory", ""))}
+    if "MemTotal" in memory:
+        rows["memory"] = f"{memory.get('MemAvailable', 0):.1f} GB free of {memory['MemTotal']:.1f}"
+    for disk in parse_disks(found.get("disk", "")):
+        rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
+    for name, (received, sent) in network_rates(found.get("network", "")).items():
+        rows[f"network {name}"] = f"{received / 1e6:.2f} MB/s in, {sent / 1e6:.2f} MB/s out"
+    for n, line in enumerate(found.get("oom", "").splitlines(), start=1):
+        rows[f"kernel {n}"] = line
+    names = ("pid", "cpu", "memory", "runs_s", "command")
+    top = [
+        dict(zip(names, (pid, f"{cpu} %", f"{share} %", ui.seconds(float(age)), command), strict=True))
+        for pid, cpu, share, age, command in (
+            line.split(maxsplit=4) for line in found.get("top", "").splitlines()[1:]
+        )
+    ]
+    return [{"what": name, "now": value} for name, value in rows.items()], top
+
+
+def system_log(box: Box, n_seen: int) -> list[str]:
+    """Lines of the kernel and the watchdog after the first `n_seen`."""
+    return box.shell(_SYSTEM_LOG, box.place.root, box.place.home, str(n_seen)).out.splitlines()
+
+
+# --- parsers
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of an output that begin with a line `=== NAME`."""
+    parts = re.split(rf"^{_MARK}(\w+)\n", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """Rows of nvidia-smi's CSV; lines that are none are left out."""
+    found = []
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        if len(row) == len(_GPU_FIELDS) and row[0].isdigit():
+            found.append(Gpu(int(row[0]), row[1], *map(_number, row[2:])))
+    return found
+
+
+def parse_disks(text: str) -> list[Disk]:
+    """File systems of `df -Pk`, each once."""
+    found: dict[str, Disk] = {}
+    for line in text.splitlines()[1:]:
+        words = line.split(maxsplit=5)
+        if len(words) == 6 and words[1].isdigit():
+            found.setdefault(words[0], Disk(words[5], int(words[3]) / 1e6, int(words[1]) / 1e6))
+    return list(found.values())
+
+
+def network_rates(text: str) -> dict[str, tuple[float, float]]:
+    """Bytes per second, received and sent, from two looks at /proc/net/dev a second apart."""
+    first, _, second = text.partition("\n\n")
+
+    def counters(part: str) -> dict[str, tuple[int, int]]:
+        lines = [line.partition(":") for line in part.splitlines() if ":" in line]
+        return {name.strip(): (int(v.split()[0]), int(v.split()[8])) for name, _, v in lines}
+
+    before, after = counters(first), counters(second)
+    return {
+        name: (after[name][0] - before[name][0], after[name][1] - before[name][1])
+        for name in before
+        if name in after and name != "lo"
+    }
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None  # [N/A], [Not Supported]
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object, of which the last line will do; empty if it is none."""
+    for candidate in (text, (text.strip().splitlines() or [""])[-1]):
+        try:
+            found = json.loads(candidate)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _expiry(text: str) -> datetime | None:
+    found = re.search(r'"([0-9][^"]*)Z"', text)
+    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None

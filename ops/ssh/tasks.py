@@ -1,0 +1,92 @@
+"""What makes a function of fabfile.py a task: it is given the box that is meant, whatever way it was named.
+
+A Fabric task without -H would run on the user's own machine; one of ours never does. The tasks of one
+`fab a b c` share a connection. Connects to nothing by itself.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import fabric
+
+from ops import boxes, ui
+from ops.settings import Settings
+from ops.ssh import address
+from ops.ssh.address import Address
+from ops.ssh.box import Box
+from worker.errors import BadInput
+
+# What Fabric shall give as the user when -H has none, instead of the local login name.
+NO_USER = "(RUNPOD_USER)"
+CONFIG = {"user": NO_USER, "run": {"in_stream": False, "encoding": "utf-8"}}
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+_names: set[str] = set()
+_boxes: dict[tuple[str, str, int], Box] = {}
+
+
+def box_task(**options: Any) -> Callable[[Body], Body]:
+    """`fabric.task` for a function whose first argument is a Box; errors become one line."""
+
+    def decorate(body: Body) -> Body:
+        @functools.wraps(body)  # Invoke reads name, help text and flags through it
+        def task(context: Any, *args: Any, **kwargs: Any) -> Any:
+            return ui.one_line_errors(lambda: body(_box(context), *args, **kwargs))()
+
+        # Fabric takes -H, -i, -S and -t after a task, too.
+        made = fabric.task(auto_shortflags=False, **options)(task)
+        _names.add(made.name.replace("_", "-"))
+        return cast(Body, made)
+
+    return decorate
+
+
+def _box(context: Any) -> Box:
+    settings = Settings.load()
+    found = address.find(_given(context), settings)
+    link = _link(found, settings, context.config)
+    key = (link.user, link.host, link.port)
+    if key not in _boxes:
+        _boxes[key] = Box(link, _pin_file(found, link), ui.say)
+    return _boxes[key]
+
+
+def _given(context: Any) -> Address | None:
+    """The address of -H, which Fabric has made a connection of; None without one."""
+    host = getattr(context, "original_host", None)
+    if host is None or address.is_unexpanded(host):
+        return None
+    if host in _names:
+        raise BadInput(
+            f"`{host}` was taken for a box, as $RUNPOD_HOST is empty in this shell; "
+            "leave -H out: RUNPOD_HOST is read from .env"
+        )
+    user = None if context.user == NO_USER else context.user
+    address.parse(host, "-H")
+    known = boxes.find(context.host, context.port)
+    return Address(host, user, context.port, known.key_file if known else None, known.id if known else None)
+
+
+def _link(found: Address, settings: Settings, config: Any) -> fabric.Connection:
+    keys: dict[str, Any] = {}
+    if found.key_file:
+        # Only this key: an agent that hangs, or offers six others first, is not asked.
+        keys = {
+            "key_filename": [str(Path(found.key_file).expanduser())],
+            "allow_agent": False,
+            "look_for_keys": False,
+        }
+    link = fabric.Connection(found.host, found.user, found.port, config=config, connect_kwargs=keys)
+    if link.user == NO_USER:
+        link.user = settings.runpod_user
+    return link
+
+
+def _pin_file(found: Address, link: fabric.Connection) -> Path:
+    known = boxes.find(link.host, link.port)
+    # A port of RunPod's passes from pod to pod: a key belongs to a box, not to an address.
+    name = found.id or (known.id if known else f"{link.host}_{link.port}".replace(":", "_"))
+    return boxes.folder_of(name.replace(":", "_").lstrip("_")) / "known_hosts"

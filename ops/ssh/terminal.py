@@ -1,0 +1,28 @@
+"""A shell on the box in this terminal, by the ssh program, trusting only the key that we pinned."""
+
+import shutil
+import subprocess
+
+from ops.ssh.box import Box
+from worker.errors import UserError
+
+
+def ssh_command(box: Box, program: str = "ssh") -> list[str]:
+    """The ssh command line to the box, with our key and our pin."""
+    # ssh reads a value with spaces (a Windows home) only in quotes.
+    options = [f'UserKnownHostsFile="{box.pin_file.as_posix()}"', "StrictHostKeyChecking=yes"]
+    command = [program, "-p", str(box.link.port)]
+    for option in options:
+        command += ["-o", option]
+    for key_file in box.link.connect_kwargs.get("key_filename", []):
+        command += ["-i", str(key_file)]
+    return [*command, f"{box.link.user}@{box.link.host}"]
+
+
+def shell(box: Box) -> int:
+    """Open a shell there; -> its exit code. Raises UserError where there is no ssh program."""
+    program = shutil.which("ssh")
+    if not program:
+        raise UserError("there is no ssh program here; on Windows add the optional feature OpenSSH Client")
+    _ = box.transport  # the key is pinned, or refused, before ssh is asked to trust it
+    return subprocess.run(ssh_command(box, program)).returncode

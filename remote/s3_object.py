@@ -1,0 +1,121 @@
+"""Fetch or put one object of the bucket with the machine's own role, before anything is installed.
+
+    python3 s3_object.py get BUCKET KEY FILE
+    python3 s3_object.py put BUCKET KEY FILE
+
+Part of the user data, so it stands alone: Python's standard library, no boto3, no AWS CLI. Region from
+AWS_DEFAULT_REGION; another S3 by AWS_ENDPOINT_URL; the role's credentials from the instance metadata
+(IMDSv2, at AWS_EC2_METADATA_SERVICE_ENDPOINT). Nothing secret is printed or put into an argument.
+"""
+
+import datetime
+import hashlib
+import hmac
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+TRIES = 5  # a role given at launch can take some seconds to reach the machine
+# Never through a proxy: the metadata address means this machine.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _open(url, headers, method, body=None, opener=None, timeout=5):
+    ask = urllib.request.Request(url, data=body, headers=headers, method=method)  # noqa: S310 (ours)
+    return (opener.open if opener else urllib.request.urlopen)(ask, timeout=timeout)
+
+
+def metadata(path, token=None):
+    """One value of the instance metadata."""
+    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
+    if token is None:
+        ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
+        token = _open(f"{base}/latest/api/token", ttl, "PUT", opener=DIRECT).read().decode()
+    held = {"X-aws-ec2-metadata-token": token}
+    return _open(f"{base}/latest/{path}", held, "GET", opener=DIRECT).read().decode(), token
+
+
+def role_credentials():
+    """(access key, secret key, session token) of the instance's role."""
+    where = "meta-data/iam/security-credentials/"
+    role, token = metadata(where)
+    found = json.loads(metadata(where + role.split()[0], token)[0])
+    return found["AccessKeyId"], found["SecretAccessKey"], found["Token"]
+
+
+def signed(method, url, region, credentials, payload_sha256, now):
+    """The headers of an S3 request (AWS Signature Version 4)."""
+    access, secret, session = credentials
+    parts = urllib.parse.urlsplit(url)
+    stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+    headers = {
+        "host": parts.netloc,
+        "x-amz-content-sha256": payload_sha256,
+        "x-amz-date": stamp,
+        "x-amz-security-token": session,
+    }
+    names = ";".join(sorted(headers))
+    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+    request = "\n".join([method, parts.path, parts.query, lines, names, payload_sha256])
+    scope = f"{day}/{region}/s3/aws4_request"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    key = ("AWS4" + secret).encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    headers["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return headers
+
+
+def address(bucket, key, region):
+    """Where the object lies."""
+    path = urllib.parse.quote(key)
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+        return f"{endpoint.rstrip('/')}/{bucket}/{path}"
+    if "." in bucket:  # its name would not fit the certificate of *.s3
+        return f"https://s3.{region}.amazonaws.com/{bucket}/{path}"
+    return f"https://{bucket}.s3.{region}.amazonaws.com/{path}"
+
+
+def transfer(verb, bucket, key, file):
+    """Move the object to or from the file."""
+    region = os.environ["AWS_DEFAULT_REGION"]
+    url, method, body = address(bucket, key, region), {"get": "GET", "put": "PUT"}[verb], None
+    if verb == "put":
+        with open(file, "rb") as source:  # noqa: PTH123 (a log of some kilobytes)
+            body = source.read()
+    sha256 = hashlib.sha256(body or b"").hexdigest()
+    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 (Ubuntu's Python may be 3.10)
+    headers = signed(method, url, region, role_credentials(), sha256, now)
+    headers["content-type"] = "text/plain; charset=utf-8"  # urllib would call it a form
+    with _open(url, headers, method, body, timeout=60) as answer:
+        if verb == "get":
+            with open(file, "wb") as target:  # noqa: PTH123
+                while chunk := answer.read(1 << 20):
+                    target.write(chunk)
+
+
+def main(verb, bucket, key, file):
+    """The exit code; tries again, as a new role is not known everywhere at once."""
+    for left in reversed(range(TRIES)):
+        try:
+            transfer(verb, bucket, key, file)
+            return 0
+        except (OSError, ValueError, KeyError) as error:
+            print(f"{verb} s3://{bucket}/{key}: {error}", file=sys.stderr)
+            if isinstance(error, urllib.error.HTTPError) and error.code == 404:
+                break
+            if left:
+                time.sleep(2 * (TRIES - left))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

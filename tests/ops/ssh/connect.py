@@ -1,0 +1,25 @@
+"""A `Box` of ours that is connected to the stand-in, or to a bad way to it."""
+
+from contextlib import contextmanager
+
+import fabric
+
+from ops.ssh.box import Box
+
+
+def opened(box, folder, port=None, tell=lambda text: None):
+    """A Box that connects at its first command; its pin lies in `folder`."""
+    user = box.address.rpartition("@")[0] or None
+    keys = {"key_filename": [str(box.key_file)], "allow_agent": False, "look_for_keys": False}
+    link = fabric.Connection(box.host, user, port or box.port, connect_kwargs=keys)
+    return Box(link, folder / "pins" / "known_hosts", tell)
+
+
+@contextmanager
+def connected(box, folder, port=None, tell=lambda text: None):
+    """`opened`, and closed at the end."""
+    conn = opened(box, folder, port, tell)
+    try:
+        yield conn
+    finally:
+        conn.close()

@@ -1,0 +1,121 @@
+"""What a box says of itself becomes rows, and what it cannot say is left out."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ops.ssh import look
+from ops.ssh.look import Disk, Gpu, Look
+from tests.ops.ssh.connect import connected
+from worker.errors import UserError
+
+NOW = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
+RUN = {"run_id": "r-1", "running": True, "exit_code": None, "stop_hook": None}
+STATUS = {
+    "run_id": "r-1",
+    "state": "generating",
+    "songs": {"asked": 10, "done": 4, "made": 2, "failed": 1, "left": 5},
+    "current": [{"song": "x_5c0ffee0.wav", "frames_done": 50, "frames_total": 200}],
+    "rate": 3.25,
+    "eta_s": 600,
+    "hourly_cost_usd": 0.86,
+    "cost_usd": 0.43,
+    "notice": None,
+}
+
+
+def rows(run=RUN, status=STATUS, deadline=None, keys=None):
+    seen = Look(
+        run=run,
+        status=status,
+        deadline=deadline or {},
+        gpus=[Gpu(0, "L40S", 51, 9216, 46080, 61, 210.5, 350)],
+        disks=[Disk("/workspace", 70.0, 100.0)],
+        credentials_expire=keys,
+    )
+    return {row["what"]: row["now"] for row in look.status_rows(seen, NOW)}
+
+
+def test_running_worker_shows_songs_speed_time_left_and_cost():
+    found = rows(deadline={"left_s": 7200})
+    assert found["state"] == "running: generating"
+    assert found["songs"] == "4 of 10 done, 1 failed"
+    assert found["  x_5c0ffee0.wav"] == "25 %"
+    assert found["speed"] == "3.25 s of audio per second"
+    assert found["left"] == "10 min 0 s"
+    assert found["cost"] == "$0.43 at $0.86 an hour"
+    assert found["GPU 0"] == "L40S: 51 % busy, 9.0 of 45.0 GB"
+    assert found["disk /workspace"] == "70.0 GB free of 100.0"
+    assert found["deadline"] == "in 2 h 0 min; the box then goes off"
+
+
+def test_status_of_an_older_run_is_not_shown_as_this_one_s():
+    assert "songs" not in rows(status=STATUS | {"run_id": "r-0"})
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [(0, "ended with exit code 0 (done)"), (75, "ended with exit code 75 (interrupted)")],
+)
+def test_ended_run_says_how(code, shown):
+    assert rows(run=RUN | {"running": False, "exit_code": code})["state"] == shown
+
+
+def test_expired_credentials_come_with_their_remedy():
+    left = rows(keys=datetime(2026, 11, 22, 21, 0, tzinfo=UTC))["credentials"]
+    assert left == "for 1 h 0 min more"
+    gone = rows(keys=datetime(2026, 11, 22, 19, 0, tzinfo=UTC))["credentials"]
+    assert gone == "EXPIRED; run: fab install --renew"
+
+
+def test_gpu_that_does_not_say_everything_is_shown_all_the_same():
+    text = "0, NVIDIA L40S, 7, 100, 46068, 30, 20.5, 350.00\n1, Tesla, [N/A], 1, 2, [N/A], [N/A], [N/A]\nx\n"
+    first, second = look.parse_gpus(text)
+    assert (first.gpu, first.use_percent, first.power_w) == (0, 7.0, 20.5)
+    assert (second.name, second.use_percent, second.memory_total_mb) == ("Tesla", None, 2.0)
+
+
+def test_disk_mounted_twice_is_shown_once():
+    text = (
+        "Filesystem 1024-blocks Used Available Capacity Mounted on\n"
+        "overlay 100000000 1 50000000 50% /\noverlay 100000000 1 50000000 50% /\n"
+        "mfs 900000000 1 800000000 1% /work space\n"
+    )
+    assert look.parse_disks(text) == [Disk("/", 50.0, 100.0), Disk("/work space", 800.0, 900.0)]
+
+
+def test_network_rate_is_the_difference_without_loopback():
+    one = "Inter-| x\n    lo: 5 0 0 0 0 0 0 0 5 0\n  eth0: 1000 0 0 0 0 0 0 0 50 0\n"
+    two = "Inter-| x\n    lo: 9 0 0 0 0 0 0 0 9 0\n  eth0: 4000 0 0 0 0 0 0 0 70 0\n"
+    assert look.network_rates(f"{one}\n{two}") == {"eth0": (3000, 20)}
+
+
+def test_box_with_nothing_on_it_still_tells_of_gpu_and_disk(box, tmp_path):
+    with connected(box, tmp_path) as conn:
+        seen = look.look(conn)
+        (gpu,) = look.gpus(conn)
+    assert (seen.run, seen.status, seen.credentials_expire) == ({}, {}, None)
+    assert seen.gpus == [gpu] and gpu.name == "NVIDIA L40S"
+    assert seen.disks
+
+
+def test_system_tells_cpu_memory_disk_and_the_busiest(box, tmp_path):
+    with connected(box, tmp_path) as conn:
+        found, busiest = look.system(conn)
+    assert {"CPU", "memory"} <= {row["what"] for row in found}
+    assert busiest and busiest[0]["pid"].isdigit()
+
+
+def test_system_log_gives_each_line_once(box, tmp_path):
+    box.box_home.mkdir()
+    (box.box_home / "watchdog.log").write_text("one\ntwo\n")
+    with connected(box, tmp_path) as conn:
+        lines = look.system_log(conn, 0)
+        assert lines[:2] == ["one", "two"]
+        assert look.system_log(conn, len(lines)) == []
+
+
+def test_box_without_a_gpu_is_one_line(box, tmp_path):
+    (box.bin / "nvidia-smi").write_text("#!/bin/bash\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
+    with connected(box, tmp_path) as conn, pytest.raises(UserError, match=r"no GPU answers .*has failed"):
+        look.gpus(conn)

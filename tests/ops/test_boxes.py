@@ -1,0 +1,62 @@
+"""The boxes we know: a convenience that forgets, finds and never trips."""
+
+import pytest
+
+from ops import boxes
+from ops.boxes import Known
+from worker.errors import BadInput
+
+POD = Known("pod-1", "runpod", "198.51.100.1", 2201)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_saved_box_is_the_current_one():
+    boxes.save(Known("i-1", "ec2", "198.51.100.9", user="ubuntu", key_file="k.pem", region="eu-west-1"))
+    boxes.save(POD)
+    assert boxes.current() == POD
+    assert boxes.load("i-1").user == "ubuntu"
+
+
+def test_without_any_there_is_no_current_one():
+    assert boxes.current() is None
+
+
+def test_box_is_found_by_its_address():
+    boxes.save(POD)
+    assert boxes.find("198.51.100.1", 2201) == POD
+    assert boxes.find("198.51.100.1", 22) is None
+
+
+def test_forgotten_box_is_gone_with_its_host_key(here):
+    boxes.save(POD)
+    (here / ".boxes" / "pod-1" / "known_hosts").write_text("key")
+    boxes.forget("pod-1")
+    boxes.forget("pod-1")
+    assert boxes.current() is None
+    assert not (here / ".boxes" / "pod-1").exists()
+
+
+def test_they_lie_beside_tasks_py_wherever_the_user_is(here, monkeypatch):
+    (here / "tasks.py").write_text("")
+    (here / "songs").mkdir()
+    monkeypatch.chdir(here / "songs")
+    boxes.save(POD)
+    assert (here / ".boxes" / "pod-1" / "box.json").exists()
+
+
+def test_damaged_file_is_named(here):
+    boxes.save(POD)
+    (here / ".boxes" / "pod-1" / "box.json").write_text("{")
+    with pytest.raises(BadInput, match=r"box\.json is damaged"):
+        boxes.current()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "a b"])
+def test_name_that_would_leave_the_folder_is_refused(name):
+    with pytest.raises(BadInput):
+        boxes.folder_of(name)

@@ -1,0 +1,317 @@
+"""User data, really run: the script that `inv launch` sends, as root in a copy of this system.
+
+A mount namespace with an overlay over `/`: what it writes stays in the test. `shutdown`, `systemctl` and
+`logger` are recorded, S3 and the instance metadata are real servers on this machine.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from ops.aws import userdata
+from ops.aws.release import Release
+from ops.ssh import ship
+from tests.fakes import imds
+from tests.parts import need
+
+ROOT = Path(__file__).parents[2]
+REMOTE = ROOT / "remote"
+BUCKET = "musicgen-batch-output-boot"
+RUN = "20261122T195059Z-ab12"
+
+# $1 a folder for the overlay, $2 the user data, $3 where the results go, $4 what to run after it
+ELSEWHERE = r"""
+set -eu
+mount -t tmpfs none "$1" && cd "$1" && mkdir u w m
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/u,workdir=$1/w" m
+mount --rbind /dev m/dev && mount -t proc proc m/proc
+mkdir m/stub
+for name in shutdown systemctl logger; do
+  printf '#!/bin/sh\necho "%s $*" >> /stub/calls\n[ %s = logger ] && cat >> /stub/console\nexit 0\n' \
+    "$name" "$name" > "m/stub/$name"
+  chmod +x "m/stub/$name"
+done
+cp "$2" m/stub/user-data
+code=0
+export PATH=/stub:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+chroot m bash /stub/user-data || code=$?
+echo "$code" > "$3/code"
+if [ -n "$4" ]; then
+  chroot m bash -c "$4" > "$3/after" 2>&1 || true
+fi
+cp -a m/stub/calls "$3/calls"
+cp -a m/stub/console "$3/console" 2> /dev/null || true
+for place in etc/musicgen opt/musicgen etc/systemd/system var/log/musicgen-bootstrap.log; do
+  [ ! -e "u/$place" ] || { mkdir -p "$3/$(dirname "$place")" && cp -a "u/$place" "$3/$place"; }
+done
+"""
+
+
+def _can_namespace():
+    if not shutil.which("unshare") or os.geteuid() != 0:
+        return False
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+class Result:
+    """What a first boot left behind."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.code = int((folder / "code").read_text())
+        self.calls = (folder / "calls").read_text().splitlines()
+
+    def text(self, path):
+        return (self.folder / path).read_text("utf-8")
+
+    @property
+    def log(self):
+        return self.text("var/log/musicgen-bootstrap.log")
+
+
+@pytest.fixture
+def first_boot(aws, tmp_path):
+    """Run user data as a machine would; -> a Result. `damage` may change the bucket before."""
+    need("a mount namespace (root and util-linux)", _can_namespace())
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    counter = iter(range(99))
+
+    def run(release, after="", damage=None, lifetime_s=7200, ends_in_s=7200, env=None, options=()):
+        boot = userdata.Boot(
+            run_id=RUN,
+            expires_at=datetime.now(UTC) + timedelta(seconds=ends_in_s),
+            lifetime_s=lifetime_s,
+            region="us-east-1",
+            bucket=BUCKET,
+            prefix="album",
+            release=release,
+            worker_env=env or {"MUSICGEN_MODEL": "rehearsal"},
+            worker_options=options,
+            endpoint_url=aws.url,
+        )
+        if release.archive:
+            s3.put_object(Bucket=BUCKET, Key=f"album/{release.key}", Body=release.archive)
+        if damage:
+            damage(s3, f"album/{release.key}")
+        place = tmp_path / f"boot{next(counter)}"
+        for name in ("overlay", "result"):
+            (place / name).mkdir(parents=True)
+        script = userdata.render(
+            boot, (REMOTE / "bootstrap.sh").read_text("utf-8"), (REMOTE / "s3_object.py").read_text("utf-8")
+        )
+        (place / "user-data").write_text(script, "utf-8")
+        with imds.serving() as metadata:
+            # Like cloud-init: no HOME, hardly any environment.
+            subprocess.run(
+                ["unshare", "-m", "--propagation", "private", "bash", "-c", ELSEWHERE, "bash"]
+                + [str(place / name) for name in ("overlay", "user-data", "result")]
+                + [after],
+                env={"PATH": os.environ["PATH"], "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url},
+                stdin=subprocess.DEVNULL,
+                check=True,
+                timeout=120,
+            )
+        return Result(place / "result")
+
+    return run
+
+
+@pytest.fixture
+def release():
+    """The real scripts of a box; only the installation is left out."""
+    contents = {f"remote/{path.name}": path.read_bytes() for path in REMOTE.glob("*.sh")}
+    contents["remote/install.sh"] = b"#!/usr/bin/env bash\necho installed >> /stub/calls\n"
+    contents["prompts.txt"] = b"calm piano ; 30 ; calm\n"
+    return pinned(contents)
+
+
+def pinned(contents):
+    packed = ship.bundle(contents)
+    return Release(packed.name, packed.archive, hashlib.sha256(packed.archive).hexdigest())
+
+
+def sent_log(run_id=RUN):
+    answer = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"album/launches/{run_id}/bootstrap.log")
+    return answer["Body"].read().decode()
+
+
+# --- the way it should go
+
+
+def test_the_death_date_comes_before_everything_else(first_boot, release):
+    result = first_boot(release, lifetime_s=7200)
+    assert result.calls[0].startswith("shutdown -P +120 ")
+
+
+def test_it_installs_then_starts_watchdog_and_worker(first_boot, release):
+    result = first_boot(release)
+    assert result.code == 0, result.log
+    timer = result.calls.index("systemctl enable --now musicgen-deadline.timer")
+    watchdog = result.calls.index("systemctl enable --now musicgen-watchdog.service")
+    installed = result.calls.index("installed")
+    worker = result.calls.index("systemctl enable --now musicgen-worker.service")
+    assert timer < watchdog < installed < worker
+    assert sum(call.startswith("shutdown") for call in result.calls) == 1
+
+
+def test_the_release_is_current_and_the_deadline_is_where_the_watchdog_looks(first_boot, release):
+    result = first_boot(release, ends_in_s=3600)
+    assert (result.folder / "opt/musicgen/current").readlink() == Path(f"releases/{release.id}")
+    left_s = int(result.text("etc/musicgen/deadline")) - datetime.now(UTC).timestamp()
+    assert 3500 < left_s <= 3600
+    assert result.text("etc/musicgen/lifetime_end") == result.text("etc/musicgen/deadline")
+
+
+def test_the_environment_file_is_for_root_only_and_keeps_every_value(first_boot, release):
+    env = {"MUSICGEN_MODEL": 'a/b $HOME `id` "x" \\', "HOURLY_COST_USD": "0.4"}
+    result = first_boot(release, env=env)
+    path = result.folder / "etc/musicgen/worker.env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    shown = subprocess.run(
+        ["bash", "-c", 'set -a; . "$1"; printf %s "$MUSICGEN_MODEL"', "bash", path],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == env["MUSICGEN_MODEL"]
+
+
+def test_the_units_are_right_for_systemd_and_the_timer_survives_a_reboot(first_boot, release):
+    need("systemd-analyze", bool(shutil.which("systemd-analyze")))
+    units = "/etc/systemd/system/musicgen-*.service /etc/systemd/system/musicgen-*.timer"
+    result = first_boot(release, after=f"systemd-analyze verify {units} && echo verified")
+    assert result.text("after").strip().endswith("verified"), result.text("after")
+    timer = result.text("etc/systemd/system/musicgen-deadline.timer")
+    assert "Persistent=true" in timer
+    calendar = next(line for line in timer.splitlines() if line.startswith("OnCalendar="))
+    at = datetime.strptime(calendar, "OnCalendar=%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    assert at.timestamp() == int(result.text("etc/musicgen/deadline"))
+
+
+def test_the_unit_runs_the_worker_under_its_run_id_and_then_powers_off(first_boot, release):
+    python = (
+        "mkdir -p /etc/musicgen/venv/bin; "
+        "printf '#!/bin/sh\\necho \"$RUN_ID $*\" >> /stub/calls\\n' > /etc/musicgen/venv/bin/python; "
+        "chmod +x /etc/musicgen/venv/bin/python; export HOME=/root MUSICGEN_STOP_GRACE_S=0 "
+        "MUSICGEN_BOX_ROOT=/opt/musicgen MUSICGEN_BOX_HOME=/etc/musicgen; "
+    )
+    unit = "bash /etc/musicgen/start_worker; "
+    result = first_boot(
+        release,
+        after=python + unit + unit,
+        env={"MUSICGEN_STOP_HOOK": "/etc/musicgen/power_off", "MUSICGEN_MODEL": "rehearsal"},
+        options=["--", "--price-basis=the highest spot price"],
+    )
+    first, off, second, _ = result.calls[-4:]
+    assert first.startswith(f"{RUN} -m worker --prompts /opt/musicgen/releases/{release.id}/prompts.txt")
+    assert first.endswith("--price-basis=the highest spot price")
+    assert off == "systemctl poweroff"
+    assert not second.startswith(RUN)  # a reboot is another run
+
+
+def test_the_log_goes_to_console_and_bucket(first_boot, release):
+    result = first_boot(release)
+    assert "--- bootstrap done" in sent_log()
+    assert "--- bootstrap done" in result.text("console")
+
+
+# --- whatever fails, the machine goes off and says why
+
+
+def test_changed_code_is_not_run(first_boot, release):
+    def tamper(s3, key):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=release.archive + b"\n")
+
+    result = first_boot(release, damage=tamper)
+    assert result.code != 0
+    assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
+    assert "systemctl enable --now musicgen-worker.service" not in result.calls
+    assert "error: bootstrap failed" in sent_log()
+
+
+def test_code_that_is_not_there_ends_the_machine(first_boot, release):
+    result = first_boot(release, damage=lambda s3, key: s3.delete_object(Bucket=BUCKET, Key=key))
+    assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
+    assert "404" in sent_log()
+
+
+def test_a_failed_installation_ends_the_machine(first_boot):
+    result = first_boot(pinned({"remote/install.sh": b"echo no room; exit 7\n", "prompts.txt": b""}))
+    assert result.code == 7
+    assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
+    assert "no room" in sent_log()
+
+
+def test_a_failure_never_lengthens_a_short_life(first_boot):
+    broken = pinned({"remote/install.sh": b"exit 1\n"})
+    result = first_boot(broken, lifetime_s=240, ends_in_s=240)
+    (shutdown,) = (call for call in result.calls if call.startswith("shutdown"))
+    assert shutdown.startswith("shutdown -P +4 ")
+
+
+@pytest.mark.parametrize("ends_in_s", [-86400, 86400])
+def test_a_wrong_clock_does_not_move_the_death_date_past_the_lifetime(first_boot, release, ends_in_s):
+    result = first_boot(release, lifetime_s=3600, ends_in_s=ends_in_s)
+    assert result.calls[0].startswith("shutdown -P +60 ")
+
+
+# --- code from git
+
+
+@pytest.fixture
+def repository(tmp_path, release):
+    """A git repository with the box's scripts; -> (address, commit)."""
+    place = tmp_path / "repository"
+    for path in REMOTE.glob("*.sh"):
+        (place / "remote").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / "remote")
+    (place / "remote" / "install.sh").write_text("true\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-C", str(place)]
+    subprocess.run(["git", "init", "-q", str(place)], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return f"file://{place}", head.stdout.strip()
+
+
+def test_code_from_git_is_the_pinned_commit(first_boot, repository):
+    url, commit = repository
+    result = first_boot(Release(commit[:16], git_url=url, commit=commit))
+    assert result.code == 0, result.log
+    assert (result.folder / "opt/musicgen/releases" / commit[:16] / "remote" / "worker_run.sh").exists()
+
+
+def test_a_commit_that_is_not_there_ends_the_machine(first_boot, repository):
+    url, _ = repository
+    result = first_boot(Release("0" * 16, git_url=url, commit="0" * 40))
+    assert result.code != 0
+    assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
+
+
+# --- the signature
+
+
+def test_the_signature_is_the_one_that_botocore_makes(monkeypatch):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("s3_object", REMOTE / "s3_object.py")
+    s3_object = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(s3_object)
+    url = "https://bucket.s3.us-east-1.amazonaws.com/al%20bum/code/x.tar.gz"
+    now, body = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
+    ours = s3_object.signed("GET", url, "us-east-1", ("AKIA", "secret", "token"), body, now)
+    request = AWSRequest("GET", url, headers={"X-Amz-Content-SHA256": body})
+    request.context["timestamp"] = ours["x-amz-date"]
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None), raising=False)
+    S3SigV4Auth(Credentials("AKIA", "secret", "token"), "s3", "us-east-1").add_auth(request)
+    assert request.headers["Authorization"] == ours["authorization"]

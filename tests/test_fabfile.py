@@ -1,0 +1,179 @@
+"""`fab` as a user meets it: quick to list, documented, and never at the wrong machine."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fabfile
+from ops.ssh.terminal import ssh_command
+from tests.ops.ssh.connect import connected
+from tests.songs import finish, listed
+from worker.store import open_store
+
+ROOT = Path(__file__).parents[1]
+TASKS = fabfile.ns.tasks
+ARGUMENTS = {name: task.get_arguments() for name, task in TASKS.items()}
+
+
+# --- the listing
+
+
+def test_listing_loads_neither_torch_nor_anything_else_that_is_slow():
+    script = (
+        "import sys; from fabric.main import program; program.run('fab --list', exit=False);"
+        "slow = {'torch', 'transformers', 'numpy', 'boto3', 'rich.table'} & set(sys.modules);"
+        "sys.exit(f'loaded {slow}' if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_readme_shows_the_commands_that_exist(tmp_path):
+    command = [sys.executable, "-m", "fabric", "--search-root", str(ROOT), "--list"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in (ROOT / "README.md").read_text("utf-8"), "paste `fab --list` anew"
+
+
+def test_page_names_the_commands_that_exist_and_all_of_them():
+    page = (ROOT / "docs" / "ssh.md").read_text("utf-8")
+    named = re.findall(r"`fab (?:-H \S+ )?([a-z-]+)", page)
+    assert set(named) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_first_docstring_line_fits_the_listing(name):
+    first = TASKS[name].__doc__.splitlines()[0]
+    assert 0 < len(first) <= 60 and first.endswith(".")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task_has_an_example_that_names_it_and_its_own_flags(name):
+    (example,) = re.findall(rf"^ +Example: fab (?:-H \S+ )?{name}\b(.*)$", TASKS[name].__doc__, re.M)
+    flags = {f"--{argument.name.replace('_', '-')}" for argument in ARGUMENTS[name]}
+    assert set(re.findall(r"--[a-z-]+", example)) <= flags
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_flag_has_help_and_none_is_fabric_s_own(name):
+    assert [argument.name for argument in ARGUMENTS[name] if not argument.help] == []
+    assert not {"H", "i", "S", "t"} & {short for argument in ARGUMENTS[name] for short in argument.names}
+
+
+# --- which box
+
+
+def test_without_a_box_nothing_runs_here(fab):
+    fab.env = {"RUNPOD_HOST": ""}
+    done = fab("status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no box is named; ")
+
+
+def test_empty_variable_after_dash_h_does_not_eat_a_task(fab):
+    done = fab("-H", "deploy", "install")
+    assert done.returncode == 2
+    assert "error: `deploy` was taken for a box, as $RUNPOD_HOST is empty in this shell; " in done.stderr
+
+
+def test_bare_host_takes_the_user_from_the_settings(fab, box):
+    fab.env = {"RUNPOD_USER": "nobody-here"}
+    done = fab("-H", f"{box.host}:{box.port}", "gpu")
+    assert f"nobody-here@{box.host}:{box.port} refused our SSH key" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="the box's user is then not root")
+def test_bare_host_has_root_as_its_user_and_not_the_local_login(fab, box):
+    fab.env = {"USER": "someone", "LOGNAME": "someone"}
+    assert fab("-H", f"{box.host}:{box.port}", "gpu", "--json").returncode == 0
+
+
+def test_dash_h_wins_over_the_settings_and_a_chain_shares_one_connection(fab, box):
+    fab.env = {"RUNPOD_HOST": "127.0.0.1:1"}
+    done = fab("-H", box.address, "gpu", "gpu", "gpu")
+    assert done.returncode == 0
+    assert done.stderr.count("first contact") == 1
+
+
+def test_changed_host_key_is_refused(fab, box):
+    assert fab("gpu").returncode == 0
+    box.rekey()
+    done = fab("gpu")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: the host key of .* has CHANGED .*known_hosts\n", done.stderr)
+
+
+def test_shell_trusts_only_the_pinned_key(box, tmp_path):
+    with connected(box, tmp_path) as conn:
+        conn.run("true")
+        command = [*ssh_command(conn), "echo $HOME"]
+        assert subprocess.run(command, capture_output=True, text=True).stdout == f"{box.home}\n"
+        box.rekey()
+        assert subprocess.run(command, capture_output=True).returncode == 255
+
+
+# --- before anything else
+
+
+@pytest.mark.parametrize("task", ["deploy", "run", "up", "sync"])
+def test_wrong_list_is_refused_before_the_box_is_touched(fab, box, task):
+    (fab.here / "prompts.txt").write_text("rain ; 1e9 ; rain\n")
+    done = fab(task)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: prompts.txt:1: ")
+    assert not (fab.here / ".boxes").exists()
+
+
+def test_malformed_setting_is_refused_before_the_box_is_touched(fab):
+    fab.env = {"HOURLY_COST_USD": "cheap"}
+    done = fab("up")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: HOURLY_COST_USD=cheap ")
+
+
+@pytest.mark.parametrize("task", ["install", "validate", "run", "stop", "status --extend 2h"])
+def test_box_that_was_never_deployed_to_says_so(fab, task):
+    done = fab(*task.split())
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("run: fab deploy")
+
+
+# --- watching
+
+
+def test_ctrl_c_ends_a_watch_quietly(fab):
+    with fab.start("gpu", "--watch") as process:
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    assert b"Traceback" not in err
+
+
+def test_console_without_our_characters_shows_others(fab):
+    fab.env = {"PYTHONIOENCODING": "cp1252"}
+    done = fab("gpu", "status")
+    assert done.returncode == 0, done.stderr
+
+
+# --- songs from the box itself
+
+
+def test_without_a_bucket_songs_come_over_ssh(fab, box):
+    for job in listed("rain ; 1 ; rain"):
+        finish(open_store(str(box.root / "output")), job)
+    done = fab("fetch", "--to", "album")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (fab.here / "album").glob("*.wav")] == ["rain_a0510318.wav"]
+    assert fab("fetch", "--to", "album").stderr.startswith("0 new songs")
+
+
+def test_fetch_with_a_bucket_says_where_the_songs_are(fab):
+    fab.env = {"MUSICGEN_S3_BUCKET": "some-bucket"}
+    done = fab("fetch")
+    assert done.returncode == 2
+    assert "the songs are in s3://some-bucket; fetch them there: inv fetch" in done.stderr
