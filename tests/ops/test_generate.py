@@ -79,7 +79,11 @@ def test_chosen_name_may_begin_with_a_dash(here):
 
 def test_price_and_where_it_is_from_reach_the_worker(here):
     assert run_worker(hourly_cost="1.25", price_basis="--hourly-cost") == 0
-    assert summary(here)["price"] == {"hourly_usd": 1.25, "basis": "--hourly-cost"}
+    assert summary(here)["price"] == {
+        "hourly_usd": 1.25,
+        "basis": "--hourly-cost",
+        "paid_usd": None,
+    }
 
 
 def test_settings_of_the_env_file_reach_the_worker(here):

@@ -74,6 +74,12 @@ class Scripted:
     def unfinished(self):
         return []
 
+    def begin_no_more(self):
+        pass
+
+    def close(self):
+        pass
+
     def check(self, song, sampling):
         pass
 
