@@ -24,12 +24,12 @@ TRIES = 5  # a role given at launch can take some seconds to reach the machine
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _open(url, headers, method, body=None, opener=None, timeout=5):
+def _open(url: str, headers: dict, method: str, body=None, opener=None, timeout: float = 5):  # type: ignore
     ask = urllib.request.Request(url, data=body, headers=headers, method=method)  # noqa: S310 (ours)
     return (opener.open if opener else urllib.request.urlopen)(ask, timeout=timeout)
 
 
-def metadata(path, token=None):
+def metadata(path: str, token: str | None = None) -> tuple[str, str]:
     """One value of the instance metadata."""
     base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
     if token is None:
@@ -39,7 +39,7 @@ def metadata(path, token=None):
     return _open(f"{base}/latest/{path}", held, "GET", opener=DIRECT).read().decode(), token
 
 
-def role_credentials():
+def role_credentials() -> tuple[str, str, str]:
     """(access key, secret key, session token) of the instance's role."""
     where = "meta-data/iam/security-credentials/"
     role, token = metadata(where)
@@ -47,7 +47,14 @@ def role_credentials():
     return found["AccessKeyId"], found["SecretAccessKey"], found["Token"]
 
 
-def signed(method, url, region, credentials, payload_sha256, now):
+def signed(
+    method: str,
+    url: str,
+    region: str,
+    credentials: tuple[str, str, str],
+    payload_sha256: str,
+    now: datetime.datetime,
+) -> dict[str, str]:
     """The headers of an S3 request (AWS Signature Version 4)."""
     access, secret, session = credentials
     parts = urllib.parse.urlsplit(url)
@@ -74,7 +81,7 @@ def signed(method, url, region, credentials, payload_sha256, now):
     return headers
 
 
-def address(bucket, key, region):
+def address(bucket: str, key: str, region: str) -> str:
     """Where the object lies."""
     path = urllib.parse.quote(key)
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
@@ -84,7 +91,7 @@ def address(bucket, key, region):
     return f"https://{bucket}.s3.{region}.amazonaws.com/{path}"
 
 
-def transfer(verb, bucket, key, file):
+def transfer(verb: str, bucket: str, key: str, file: str) -> None:
     """Move the object to or from the file."""
     region = os.environ["AWS_DEFAULT_REGION"]
     url, method, body = address(bucket, key, region), {"get": "GET", "put": "PUT"}[verb], None
@@ -102,7 +109,7 @@ def transfer(verb, bucket, key, file):
                     target.write(chunk)
 
 
-def main(verb, bucket, key, file):
+def main(verb: str, bucket: str, key: str, file: str) -> int:
     """The exit code; tries again, as a new role is not known everywhere at once."""
     for left in reversed(range(TRIES)):
         try:
