@@ -8,7 +8,7 @@ Does not decide which songs may be gone on with: the engine does.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from worker.engine import Unfinished
@@ -37,7 +37,7 @@ class Checkpoints:
         self._note = note
         self._changed = threading.Condition()
         self._waiting: dict[str, Unfinished] = {}
-        self._writing: str | None = None
+        self._writing: tuple[str, Unfinished] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="checkpoints", daemon=True)
         self._thread.start()
@@ -75,20 +75,30 @@ class Checkpoints:
             store.delete(key_of(stem))
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything is saved, at most this long; True if it is."""
+        """Wait until everything is saved, at most this long; True if it is.
+
+        What the store has not taken by then goes to the spare.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        with self._changed:
+            left = dict([self._writing] if self._writing else []) | self._waiting
+            self._waiting.clear()
+        for stem, song in left.items():
+            self._write(stem, song, self._stores[1:])
+        return False
 
     def _is_pending(self, stem: str) -> bool:
-        return stem in self._waiting or self._writing == stem
+        return stem in self._waiting or (self._writing is not None and self._writing[0] == stem)
 
     def _write_all(self) -> None:
         for stem, song in self._next():
             try:
-                self._write(stem, song)
+                self._write(stem, song, self._stores)
             finally:
                 with self._changed:
                     self._writing = None
@@ -102,12 +112,12 @@ class Checkpoints:
                     return
                 stem = next(iter(self._waiting))
                 song = self._waiting.pop(stem)
-                self._writing = stem
+                self._writing = stem, song
             yield stem, song
 
-    def _write(self, stem: str, song: Unfinished) -> None:
+    def _write(self, stem: str, song: Unfinished, stores: Sequence[Store]) -> None:
         content, began = to_bytes(song), time.monotonic()
-        for store in self._stores:
+        for store in stores:
             try:
                 store.write(key_of(stem), content)
             except UserError as error:

@@ -112,6 +112,12 @@ class Engine(Protocol):
         its Finished.
         """
 
+    def begin_no_more(self) -> None:
+        """Finish the songs in work, and begin none, not even one that was taken ahead."""
+
+    def close(self) -> None:
+        """Give its memory back; nothing can be done with it any more."""
+
     def unfinished(self) -> list[Unfinished]:
         """The songs in work, with every token made so far. For between two events of `stream`."""
 

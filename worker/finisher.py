@@ -8,13 +8,14 @@ Waits while the store cannot be reached. Does not generate, claim or watch.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 
 from worker import qc, records
 from worker.audio import Unplayable, write_wav
@@ -66,8 +67,11 @@ class Finisher:
         self._order, self._store, self._scratch = order, store, scratch
         self._patience, self._account = patience, account
         self._given_up = Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="finish")
         self._under_way: deque[Future[Outcome]] = deque()
+        self._queue: SimpleQueue[tuple[Future[Outcome], Tune] | None] = SimpleQueue()
+        # A daemon: the process may end while the store hangs.
+        self._thread = Thread(target=self._finish_each, name="finish", daemon=True)
+        self._thread.start()
 
     def __len__(self) -> int:
         """Songs that are not finished yet."""
@@ -75,7 +79,9 @@ class Finisher:
 
     def submit(self, tune: Tune) -> None:
         """Have a song finished."""
-        self._under_way.append(self._pool.submit(self._finish, tune))
+        future: Future[Outcome] = Future()
+        self._under_way.append(future)
+        self._queue.put((future, tune))
 
     def collect(self) -> Iterator[Outcome]:
         """What became of the songs that have ended since the last call, in their order.
@@ -94,9 +100,18 @@ class Finisher:
         self._given_up.set()
         self._patience.give_up()
 
-    def close(self) -> None:
-        """Wait for the thread to end."""
-        self._pool.shutdown()
+    def close(self, timeout_s: float) -> None:
+        """Wait for the thread to end, at most this long."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _finish_each(self) -> None:
+        while entry := self._queue.get():
+            future, tune = entry
+            try:
+                future.set_result(self._finish(tune))
+            except BaseException as error:  # whoever collects it hears of it
+                future.set_exception(error)
 
     def _finish(self, tune: Tune) -> Outcome:
         job, event, engine = tune.job, tune.event, tune.engine
@@ -146,6 +161,8 @@ class Finisher:
         except Abandoned:
             return Outcome(job.song, abandoned=True)
         except UserError:
+            if self._given_up.is_set():  # the run ends for another reason
+                return Outcome(job.song, abandoned=True)
             raise
         except Unplayable as error:
             return Outcome(job.song, failed=str(error))
@@ -159,7 +176,7 @@ class Finisher:
         key = records.record_key(job)
         elsewhere = Outcome(job.song, made_elsewhere=True)
         before = self._patience(lambda: self._read(key))
-        if self._patience(lambda: self._store.list(job.song)):
+        if job.song in self._patience(lambda: self._store.list(job.song)):
             return elsewhere
         self._patience(lambda: self._store.write(key, record.to_json()))
         if not self._patience(lambda: self._store.create_file(job.song, path)):

@@ -499,6 +499,23 @@ def test_song_that_overflows_in_fp16_is_made_in_fp32(folder):
     assert summary.state == "done"
 
 
+def test_overflowing_engine_is_closed_before_the_wider_one_is_loaded(folder):
+    open_engines, most = set(), []
+
+    class Counted(Narrow):
+        def close(self):
+            assert len(wavs(folder)) == 3, "a song still needed it"
+            open_engines.remove(self)
+
+    def load_engine(dtype):
+        open_engines.add(Counted(dtype or "fp16"))
+        most.append(len(open_engines))
+        return max(open_engines, key=lambda engine: engine.precision == dtype)
+
+    assert batch.run(order(), folder, load_engine, Listener()).state == "done"
+    assert most == [1, 1]
+
+
 def test_song_that_overflows_in_another_precision_fails_with_the_reason(folder):
     precisions, summary = made_in(folder, "bf16")
     assert TWO.song not in precisions

@@ -143,10 +143,16 @@ def test_three_workers_make_twelve_songs_once_each_and_take_over_from_one_that_i
     lines = [f"song {n} ; {10 if n < 3 else 1 + n / 4} ; n{n}" for n in range(12)]
     prompts, place = listed(tmp_path, "\n".join(lines)), str(tmp_path / "out")
     states = [tmp_path / f"state-{i}" for i in range(3)]
+    worked_on = [tmp_path / f"frames-{i}" for i in range(3)]
     env = {"MUSICGEN_CLAIM_TTL_S": "3", **WINDOWS}
     started = [
-        workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(state), **env)
-        for state in states
+        workers.start(
+            *arguments(prompts, place, slots=1),
+            MUSICGEN_STATE_DIR=str(state),
+            MUSICGEN_TEST_FRAMES=str(frames),
+            **env,
+        )
+        for state, frames in zip(states, worked_on, strict=True)
     ]
     victim = wait_until(lambda: next((i for i in range(3) if entries(states[i], "checkpoint")), None))
     taken = entries(states[victim], "checkpoint")[-1]["song"]
@@ -155,6 +161,8 @@ def test_three_workers_make_twelve_songs_once_each_and_take_over_from_one_that_i
     assert sorted(codes) == [-signal.SIGKILL, 0, 0], [worker.said for worker in started]
     made = [entry["song"] for state in states for entry in entries(state, "made")]
     assert sorted(made) == sorted(job.song for job in load(prompts))
+    survivors = [set(last_frames(worked_on[i])) for i in range(3) if i != victim]
+    assert not set.intersection(*survivors), "a song was generated twice"
     went_on = [entry for state in states for entry in entries(state, "resumed")]
     assert taken in made_by(states[victim]) or taken in [entry["song"] for entry in went_on]
 
@@ -216,9 +224,12 @@ def test_interrupted_song_says_so_in_its_record_and_is_charged_for_all_its_time(
     worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(state))
     wait_until(lambda: entries(state, "checkpoint") or None)
     worker.send(signal.SIGINT)
-    assert worker.wait(30) in (75, 0)
-    if workers.start(*arguments(prompts, place, slots=1)).wait(60) == 0:
-        (job,) = load(prompts)
-        record = Record.from_json(open_store(place).read(records.record_key(job)))
-        assert record.interruptions == 1
-        assert record.generation_s > 0
+    assert worker.wait(30) == 75, worker.said
+    next_state = tmp_path / "next"
+    worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(next_state))
+    assert worker.wait(60) == 0, worker.said
+    (job,) = load(prompts)
+    record = Record.from_json(open_store(place).read(records.record_key(job)))
+    (resumed,) = entries(next_state, "resumed")
+    assert record.interruptions == 1
+    assert record.generation_s > resumed["charged_s"] > 0

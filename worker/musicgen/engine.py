@@ -11,12 +11,13 @@ A song's tokens depend on its prompt, length, seed and sampling, never on its co
 transformers' `generate` up to 30 s; longer songs go on in windows (see windows.py).
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -91,6 +92,8 @@ class Engine:
         self.slots = device.choose_slots(slots, self._bytes_each, place)
         self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
+        self._put_off: list[Work] = []  # out of memory: begun, and without a slot for now
+        self._may_begin = True
         self._sampling = Sampling()
         self.occupancy = Occupancy()
 
@@ -173,8 +176,7 @@ class Engine:
         Out of memory, it goes on with half the slots.
         """
         self._sampling = sampling
-        self._scheduler = None
-        waiting: Iterator[Work] = iter(())
+        self._scheduler, self._put_off, self._may_begin = None, [], True
         with _Ahead(self._works(songs), self._encode) as ahead:
             while True:
                 try:
@@ -189,17 +191,34 @@ class Engine:
                         else max(_CPU_CHUNK, self.slots),
                     )
                     self._scheduler.occupancy = self.occupancy = Occupancy()
-                    for event in self._scheduler.run(chain(waiting, ahead)):
+                    new = takewhile(lambda _: self._may_begin, ahead)
+                    for event in self._scheduler.run(chain(self._begun(), new)):
                         yield self._unfinished(event.work) if isinstance(event, WindowDone) else event
                     return
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
-                    waiting = chain(self._fewer_slots(), waiting)
+                    self._put_off = [*self._fewer_slots(), *self._put_off]
 
     def unfinished(self) -> list[Unfinished]:
         """The songs in work, with every token made so far. For between two events of `stream`."""
-        return [self._unfinished(work) for work in self._scheduler.in_work()] if self._scheduler else []
+        in_work = self._scheduler.in_work() if self._scheduler else []
+        return [self._unfinished(work) for work in [*in_work, *self._put_off]]
+
+    def begin_no_more(self) -> None:
+        """Finish the songs in work, and begin none, not even one that was taken ahead."""
+        self._may_begin = False
+
+    def close(self) -> None:
+        """Give its memory back; nothing can be done with it any more."""
+        self._scheduler = self._stepper = None
+        del self._model, self._text_encoder, self._projection, self._encodec
+        gc.collect()  # modules refer to each other
+        torch.cuda.empty_cache()
+
+    def _begun(self) -> Iterator[Work]:
+        while self._put_off:
+            yield self._put_off.pop(0)
 
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.

@@ -6,6 +6,7 @@ That its tokens are the right ones is in test_parity.py.
 import dataclasses
 import re
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -402,6 +403,44 @@ def test_out_of_memory_with_one_slot_the_song_can_still_be_saved(crowded):
         run(crowded, [LONG])
     (one,) = crowded.unfinished()
     assert int((one.tokens[0] != TO_GENERATE).sum()) == 30
+
+
+def test_out_of_memory_songs_that_wait_for_a_slot_again_can_be_saved_too(loaded, monkeypatch):
+    engine = Engine(loaded, slots=4, **SHORT)
+    out_of_memory(monkeypatch, 10)
+    stream = engine.stream([LONG, *OTHERS], SAMPLING)
+    next(event for event in stream if engine.slots == 2)
+    stream.close()
+    assert sorted(one.song.key for one in engine.unfinished()) == ["a", "b", "c", "long"]
+    assert min(one.generation_s for one in engine.unfinished()) > 0
+
+
+# --- ending
+
+
+def test_told_to_begin_no_more_it_finishes_what_is_in_work_and_not_what_it_took_ahead(loaded):
+    engine, keys, taken = Engine(loaded, slots=1, **SHORT), [], []
+
+    def songs():
+        for song in OTHERS:
+            taken.append(song.key)
+            yield song
+
+    for event in engine.stream(songs(), SAMPLING):
+        if isinstance(event, Progress):
+            engine.begin_no_more()
+        if isinstance(event, Finished):
+            keys.append(event.key)
+    assert keys == ["a"] and taken[:2] == ["a", "b"]
+    assert set(run(engine, OTHERS)) == {"a", "b", "c"}
+
+
+def test_closed_engine_holds_neither_cache_nor_weights(loaded):
+    engine = Engine(loaded, slots=1, **SHORT)
+    run(engine, OTHERS[2:])
+    held = [weakref.ref(part) for part in (engine._stepper._cache, engine._model)]
+    engine.close()
+    assert [part() for part in held] == [None, None]
 
 
 # --- settings
