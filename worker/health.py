@@ -8,13 +8,12 @@ permissions (Store.check_writable), the model's files (worker/musicgen/pretraine
 and its memory (worker/musicgen/device.py).
 """
 
-import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from worker.errors import DiskFull, UserError
+from worker.errors import UserError
 from worker.files import disk_errors
 from worker.store import Store
 
@@ -104,14 +103,3 @@ def _existing(path: Path) -> Path:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """True if this error, or the one that it was raised for, says that a disk or quota is full."""
-    while error is not None:
-        if isinstance(error, DiskFull):
-            return True
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
