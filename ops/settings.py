@@ -33,12 +33,15 @@ class Row:
     attribute: str
     kind: type
 
-    def __init__(self, name: str, default: object, meaning: str, secret: bool, choices: tuple[str, ...]):
+    def __init__(
+        self, name: str, default: object, meaning: str, secret: bool, choices: tuple[str, ...], least: int
+    ):
         self.name = name
         self.default = default
         self.meaning = meaning
         self.secret = secret
         self.choices = choices
+        self.least = least
 
     def __set_name__(self, owner: type, attribute: str) -> None:
         hint = owner.__annotations__[attribute]
@@ -68,8 +71,9 @@ class Row:
         return text
 
     def _count(self, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-            raise BadInput(f"{self.name}={text} is not a whole number over 0; correct it")
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= self.least):
+            known = f"of {self.least} or more" if self.least != 1 else "over 0"
+            raise BadInput(f"{self.name}={text} is not a whole number {known}; correct it")
         return int(text)
 
     def _amount(self, text: str) -> float:
@@ -86,10 +90,16 @@ class Row:
 
 
 def row(
-    name: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()
+    name: str,
+    default: object,
+    meaning: str,
+    *,
+    secret: bool = False,
+    choices: tuple[str, ...] = (),
+    least: int = 1,
 ) -> Any:
-    """A setting's environment name, default and one line of meaning."""
-    return Row(name, default, meaning, secret, choices)
+    """A setting's environment name, default and one line of meaning; `least` is for whole numbers."""
+    return Row(name, default, meaning, secret, choices, least)
 
 
 @dataclass(frozen=True, repr=False)  # our own repr: secrets show as ***
@@ -134,7 +144,9 @@ class Settings:
     )
     max_price_usd: float = row("MUSICGEN_MAX_PRICE", 0.40, "USD per hour; never rent above it")
     ami_id: str | None = row(
-        "MUSICGEN_AMI_ID", None, "machine image; empty: the newest that `inv image` made"
+        "MUSICGEN_AMI_ID",
+        None,
+        "machine image; empty: the newest that `inv image` made, else AWS's own for GPUs",
     )
     lifetime_h: float = row(
         "MUSICGEN_LIFETIME_H", 8.0, "hours after which a rented machine ends, whatever it is doing"
@@ -188,6 +200,33 @@ class Settings:
     )
     pod_role: str = row(
         "MUSICGEN_POD_ROLE", "musicgen-pod-role", "name or ARN of the role whose rights a box is lent"
+    )
+    stop_hook: str | None = row(
+        "MUSICGEN_STOP_HOOK",
+        None,
+        "executable on a box that turns it off after the run: an absolute path, or one in this folder; "
+        "EC2 machines have their own",
+    )
+    idle_limit_s: int | None = row(
+        "MUSICGEN_IDLE_LIMIT_S",
+        None,
+        "seconds without a worker after which a box goes off, 0: never; empty: as the box has it, else 1800",
+        least=0,
+    )
+    no_progress_limit_s: int | None = row(
+        "MUSICGEN_NO_PROGRESS_LIMIT_S",
+        None,
+        "seconds that a worker may stand still, 0: any; empty: as the box has it, else 1800",
+        least=0,
+    )
+    claim_ttl_s: int | None = row(
+        "MUSICGEN_CLAIM_TTL_S", None, "seconds until a song of a worker that died is another's; empty: 120"
+    )
+    torch: str | None = row(
+        "MUSICGEN_TORCH",
+        None,
+        "the torch on a box: auto (the image's if it is the pinned version), image or pinned; empty: auto",
+        choices=("auto", "image", "pinned"),
     )
     hf_token: str | None = row(
         "HF_TOKEN", None, "Hugging Face token, for models that ask for one", secret=True

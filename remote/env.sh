@@ -17,7 +17,7 @@ take_settings() {
       \'*\' | \"*\") value=${value:1:${#value}-2} ;;
     esac
     export "$name=$value"
-  done < <(tr '\0' '\n' < "$1" 2> /dev/null)
+  done < <(tr '\0' '\n' 2> /dev/null < "$1") # first: a file that may be there but not be opened is no error
 }
 
 # --- a systemd unit has no HOME

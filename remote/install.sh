@@ -58,7 +58,7 @@ missing_packages() {
   for program in tmux rsync flock; do
     command -v "$program" > /dev/null || echo "${program/flock/util-linux}"
   done
-  if ! has_uv && ! python3 -m pip --version > /dev/null 2>&1; then echo python3-pip; fi
+  if ! has_uv && ! pip --version > /dev/null; then echo python3-pip; fi
 }
 
 install_packages() {
@@ -72,8 +72,20 @@ install_packages() {
 
 has_uv() { PATH=$PATH:$MUSICGEN_BOX_HOME/uv/bin command -v uv > /dev/null; }
 
+# A python3 of the image's own may come without pip; apt's is for the system's.
+pip() {
+  local program
+  for program in python3 /usr/bin/python3; do
+    if "$program" -m pip --version > /dev/null 2>&1; then
+      "$program" -m pip "$@"
+      return
+    fi
+  done
+  return 1
+}
+
 # --target: the image's own Python is left as it is, also where it refuses packages (PEP 668)
-install_uv() { python3 -m pip install --quiet --upgrade --target "$MUSICGEN_BOX_HOME/uv" uv; }
+install_uv() { pip install --quiet --upgrade --target "$MUSICGEN_BOX_HOME/uv" uv; }
 
 # --- the Python of the environment: the image's own, which may have torch, if the pins fit it
 find_python() {

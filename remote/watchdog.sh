@@ -20,6 +20,11 @@ watchdog_is_on() {
   [ -e "$lock" ] && ! flock --nonblock --shared "$lock" true
 }
 
+# --- scripts: where the others lie; deploys may have deleted the release that we were started from
+scripts() {
+  if [ -d "$release/remote" ]; then echo "$release/remote"; else echo "$MUSICGEN_BOX_ROOT/current/remote"; fi
+}
+
 # --- say TEXT: to our log, and to the run's while it is on
 say() {
   local line
@@ -155,13 +160,13 @@ act() {
   mkdir -p "$state_root"
   account null
   if [ -n "$on" ]; then
-    told=$(bash "$release/remote/session.sh" stop --keep "$grace_s" 9>&-)
+    told=$(bash "$(scripts)/session.sh" stop --keep "$grace_s" 9>&-)
     if [[ $told =~ \"needed\":\"([A-Za-z]+)\" ]]; then stopped_with=${BASH_REMATCH[1]}; fi
   fi
   if [ -n "$action" ]; then
     account null
     RUN_ID=$run_id MUSICGEN_STATE_DIR=$state_root/$run_id \
-      bash "$release/remote/stop_hook.sh" "$reason" "$action" >> "$log" 2>&1 9>&-
+      bash "$(scripts)/stop_hook.sh" "$reason" "$action" >> "$log" 2>&1 9>&-
     code=$?
     say "the action ended with exit code $code"
   fi
@@ -211,8 +216,9 @@ status() {
   if watchdog_is_on; then running=true pid=$(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"); fi
   if [ -r "$state_root/watchdog.json" ]; then acted=$(first_line "$state_root/watchdog.json"); fi
   deadline=$(bash "$release/remote/deadline.sh" show)
-  printf '{"running":%s,"pid":%s,%s,"idle_limit_s":%s,"no_progress_limit_s":%s,"acted":%s}\n' \
-    "$running" "${pid:-null}" "${deadline:1:${#deadline}-2}" "$idle_limit_s" "$no_progress_limit_s" "${acted:-null}"
+  printf '{"running":%s,"pid":%s,%s,"idle_limit_s":%s,"no_progress_limit_s":%s,"action":%s,"acted":%s}\n' \
+    "$running" "${pid:-null}" "${deadline:1:${#deadline}-2}" "$idle_limit_s" "$no_progress_limit_s" \
+    "$(json_string "$action")" "${acted:-null}"
 }
 
 start() {

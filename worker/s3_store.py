@@ -200,6 +200,11 @@ class S3Store(Store):
             yield
         except (BotoCoreError, ClientError) as error:
             raise _explained(error, self._bucket) from None
+        except RuntimeError as error:
+            # botocore's own, where what it took up anew has expired as well
+            if "expired" not in str(error):
+                raise
+            raise Unreachable(_EXPIRED) from None
 
 
 def _explained(error: Exception, bucket: str) -> UserError:

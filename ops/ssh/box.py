@@ -166,6 +166,11 @@ class Box:
                     f"{where} refused our SSH key; put its public half on the box, "
                     "or name the right key: RUNPOD_SSH_KEY"
                 )
+            case SSHException() if "private key" in str(error):
+                return BadInput(
+                    f"the SSH key cannot be read ({error}); "
+                    "name a private key in OpenSSH's form: RUNPOD_SSH_KEY"
+                )
             case NoValidConnectionsError() | ConnectionRefusedError():
                 return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
             case socket.gaierror():
@@ -204,9 +209,7 @@ class Box:
             channel.exec_command(command)
             _converse(channel, stdin, out, err, on_output, time.monotonic() + limit_s)
         except _Overdue:
-            raise UserError(
-                f"the box did not finish within {limit_s:.0f} s ({command[:60]}...); look with: fab system"
-            ) from None
+            raise UserError(f"the box did not finish within {limit_s:.0f} s; look with: fab system") from None
         except _GONE:
             raise self._lost() from None
         finally:
@@ -232,7 +235,14 @@ class Box:
             else:
                 channel.invoke_subsystem("sftp")
             return paramiko.SFTPClient(channel)
-        except _GONE:
+        except _GONE as error:
+            if not isinstance(error, TimeoutError) and "Timeout" not in str(error):
+                transport.join(1)  # a connection that died takes a moment to know it
+                if transport.is_active():
+                    raise UserError(
+                        f"{self.label} has no SFTP; install openssh-sftp-server there (fab shell), "
+                        "then run it again"
+                    ) from None
             raise self._lost() from None
 
     def _lost(self) -> LinkLost:

@@ -16,6 +16,8 @@ from worker.errors import BadInput
 ENV, KEYS, CONFIG = "worker.env", "aws.json", "aws.config"
 # Settings of the user's that are the worker's, too. The place for songs is told apart.
 _FOR_WORKER = ("model", "slots", "dtype", "hourly_cost_usd", "aws_region", "aws_endpoint_url", "hf_token")
+# These too, but where the user sets none, the box's own line stays, whoever wrote it.
+_UNLESS_THERE = ("stop_hook", "idle_limit_s", "no_progress_limit_s", "claim_ttl_s", "torch")
 _CREDENTIALS = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _PLACE = ("MUSICGEN_S3_BUCKET", "MUSICGEN_S3_PREFIX", "MUSICGEN_OUTPUT")
 _NEVER = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
@@ -45,7 +47,8 @@ def worker_env(settings: Settings, home: str, *, credentials: bool) -> dict[str,
     values = {
         row.name: str(value)
         for row in rows()
-        if row.attribute in _FOR_WORKER and (value := getattr(settings, row.attribute)) is not None
+        if row.attribute in (*_FOR_WORKER, *_UNLESS_THERE)
+        and (value := getattr(settings, row.attribute)) is not None
     }
     bucket, prefix = bucket_and_prefix(settings)
     if bucket:
@@ -55,6 +58,14 @@ def worker_env(settings: Settings, home: str, *, credentials: bool) -> dict[str,
         # A ~/.aws/credentials that the image brings would be asked first.
         values |= {"AWS_CONFIG_FILE": f"{home}/{CONFIG}", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
     return values
+
+
+def names_of_ours(platform: str) -> set[str]:
+    """The names whose lines go when the user sets them no longer."""
+    names = {row.name for row in rows() if row.attribute in _FOR_WORKER}
+    if platform == "ec2":  # `inv launch` has told it these: they stay unless the user has others
+        names -= {"HOURLY_COST_USD", "AWS_DEFAULT_REGION"}
+    return names | {*_CREDENTIALS, *_PLACE, *_NEVER}
 
 
 def aws_config(home: str) -> str:
@@ -92,10 +103,14 @@ def configure(box: Box, settings: Settings, *, use_my_keys: bool = False) -> Con
     if lent:
         secrets.put(box, f"{home}/{KEYS}", lent.document)
         secrets.put(box, f"{home}/{CONFIG}", aws_config(home).encode())
-    ours = {row.name for row in rows() if row.attribute in _FOR_WORKER}
-    ours |= {*_CREDENTIALS, *_PLACE, *_NEVER}
+    else:  # those of another time are no longer needed there
+        box.shell('rm -f "$1" "$2"', f"{home}/{KEYS}", f"{home}/{CONFIG}")
     values = worker_env(settings, home, credentials=lent is not None)
+    if box.place.platform == "ec2":
+        values.pop("MUSICGEN_STOP_HOOK", None)  # what turns a pod off cannot do it there
     before = secrets.read(box, f"{home}/{ENV}")
-    secrets.put(box, f"{home}/{ENV}", secrets.merged(before, values, ours).encode())
+    secrets.put(
+        box, f"{home}/{ENV}", secrets.merged(before, values, names_of_ours(box.place.platform)).encode()
+    )
     source = lent.source if lent else ("the machine's own role" if bucket else "none needed")
     return Configured(bucket, made, source, lent.expires if lent else None)

@@ -118,7 +118,8 @@ def follow(
                     if code is not None and not grown:
                         return code
                     if time.monotonic() - last_heard_s > _ASK_AFTER_S:
-                        worker.status(box)
+                        with suppress(UserError):  # it only settles what is lost
+                            worker.status(box)
                         last_heard_s = time.monotonic()
                     time.sleep(0 if grown else poll_s)
         except _LOST as error:

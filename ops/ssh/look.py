@@ -33,7 +33,7 @@ _STATUS = f"""
 root=$1 home=$2 remote=$1/current/remote
 echo "{_MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
 echo "{_MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
-echo "{_MARK}deadline"; [ ! -f "$remote/deadline.sh" ] || bash "$remote/deadline.sh" show 2> /dev/null
+echo "{_MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2> /dev/null
 echo "{_MARK}gpu"; {_GPU} 2> /dev/null
 echo "{_MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
 echo "{_MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
@@ -50,12 +50,11 @@ echo "{_MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM
 exit 0
 """
 
-# $1 root, $2 home, $3 lines that were given already: what is new of the kernel's and the watchdog's logs.
-_SYSTEM_LOG = r"""
-{
-  cat "$2/watchdog.log" 2> /dev/null
-  dmesg -T 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed'
-} | tail -n +"$(($3 + 1))"
+# $1 home, $2 and $3 lines that were given already of the watchdog's log and of the kernel's: what is new.
+_SYSTEM_LOG = rf"""
+echo "{_MARK}watchdog"; tail -n +"$(($2 + 1))" "$1/watchdog.log" 2> /dev/null
+echo "{_MARK}kernel"
+dmesg -T 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed' | tail -n +"$(($3 + 1))"
 exit 0
 """
 
@@ -85,11 +84,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Look:
-    """What `fab status` shows. `status` is the worker's own status.json."""
+    """What `fab status` shows: `status` is the worker's status.json, `watchdog` what watchdog.sh tells."""
 
     run: Mapping[str, Any]
     status: Mapping[str, Any]
-    deadline: Mapping[str, Any]
+    watchdog: Mapping[str, Any]
     gpus: list[Gpu]
     disks: list[Disk]
     credentials_expire: datetime | None
@@ -102,7 +101,7 @@ def look(box: Box) -> Look:
     return Look(
         run=_object(found.get("run", "")),
         status=_object(found.get("status", "")),
-        deadline=_object(found.get("deadline", "")),
+        watchdog=_object(found.get("watchdog", "")),
         gpus=parse_gpus(found.get("gpu", "")),
         disks=parse_disks(found.get("disk", "")),
         credentials_expire=_expiry(found.get("keys", "")),
@@ -134,8 +133,7 @@ def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
         rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
     for disk in seen.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
-    if (left_s := seen.deadline.get("left_s")) is not None:
-        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; the box then goes off"
+    rows |= watchdog_rows(seen.watchdog)
     if seen.credentials_expire:
         left_s = (seen.credentials_expire - now).total_seconds()
         rows["credentials"] = (
@@ -144,6 +142,25 @@ def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
     if run.get("stop_hook"):
         rows["after the run"] = str(run["stop_hook"])
     return [{"what": name, "now": value} for name, value in rows.items()]
+
+
+def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
+    """What ends the box by itself, when, and what it did."""
+    if not watchdog:
+        return {}
+    rows = {}
+    if not watchdog.get("running"):
+        rows["watchdog"] = "NOT RUNNING: nothing turns this box off; fab install or fab run starts it"
+    elif not watchdog.get("action"):
+        rows["watchdog"] = "can only stop the worker: no MUSICGEN_STOP_HOOK is set"
+    if (left_s := watchdog.get("left_s")) is None:
+        rows["deadline"] = "none is armed"
+    else:
+        then = "the box then goes off" if watchdog.get("action") else "the worker is then stopped"
+        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; {then}"
+    if acted := watchdog.get("acted"):
+        rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"
+    return rows
 
 
 def state(run: Mapping[str, Any], status: Mapping[str, Any]) -> str:
@@ -191,9 +208,21 @@ def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     return [{"what": name, "now": value} for name, value in rows.items()], top
 
 
-def system_log(box: Box, n_seen: int) -> list[str]:
-    """Lines of the kernel and the watchdog after the first `n_seen`."""
-    return box.shell(_SYSTEM_LOG, box.place.root, box.place.home, str(n_seen)).out.splitlines()
+class SystemLog:
+    """What the watchdog and the kernel log on a box, each line once."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._n_seen = {"watchdog": 0, "kernel": 0}
+
+    def new(self) -> list[str]:
+        """The lines since the last call."""
+        n_seen = [str(n) for n in self._n_seen.values()]
+        found = sections(self._box.shell(_SYSTEM_LOG, self._box.place.home, *n_seen).out)
+        lines = {name: found.get(name, "").splitlines() for name in self._n_seen}
+        for name, part in lines.items():
+            self._n_seen[name] += len(part)
+        return [line for part in lines.values() for line in part]
 
 
 # --- parsers

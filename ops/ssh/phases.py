@@ -64,6 +64,7 @@ def install(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool = Fal
     if ran.code:
         raise UserError(ran.reason())
     found: dict[str, Any] = ran.json()
+    worker.guard(box)
     return found
 
 
@@ -107,8 +108,14 @@ def run(
 ) -> Run:
     """Phase 4: start the worker, with settings and credentials as they are now."""
     give(box, settings, tell)
+    worker.guard(box)
     started = worker.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
-    tell(f"run {started.run_id} has started; follow it: fab logs")
+    if started.exit_code:
+        raise UserError(
+            f"run {started.run_id} ended at once, exit code {started.exit_code}; see why: fab logs"
+        )
+    how = "started; follow it" if started.running else "ended already; see it"
+    tell(f"run {started.run_id} has {how}: fab logs")
     return started
 
 
@@ -118,8 +125,8 @@ def sync(box: Box, settings: Settings, release: Release, tell: Tell, *, grace_s:
     stopped, how = worker.stop(box, grace_s)
     if how != worker.HOW["nothing"]:
         tell(f"run {stopped.run_id}: {how}")
-    if shipped.requirements_changed:
-        tell("the requirements have changed; installing them")
+    if shipped.needs_install:
+        tell("the environment is not made from these requirements; installing")
         install(box, settings, tell, use_my_keys=configure.has_own_keys(box))
     return run(box, settings, tell, keep_alive=stopped.keep_alive)
 

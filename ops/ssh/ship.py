@@ -26,13 +26,12 @@ _PARTS = ("worker", "remote", "ops", "requirements", "examples", "pyproject.toml
 _NEVER = (".env", ".runpod.env", ".boxes", ".git", "out")
 _SECRET_SUFFIXES = (".pem", ".key")
 
-# $1 root, $2 release name, $3 how many to keep. stdin: the tar stream.
+# $1 root, $2 release name, $3 how many to keep, $4 home. stdin: the tar stream.
 _RECEIVE = r"""
 set -euo pipefail
 root=$1 name=$2 keep=$3
 releases=$root/releases
 mkdir -p "$releases"
-old=$(readlink "$root/current" || true)
 if [ -d "$releases/$name" ]; then
   cat > /dev/null
 else
@@ -57,8 +56,10 @@ while read -r release; do
   n=$((n + 1))
   [ "$n" -le "$keep" ] || [[ "$used" == *" $release "* ]] || rm -rf "${releases:?}/$release"
 done < <(ls -1t "$releases")
-if [ -n "$old" ] && ! cmp -s "$root/$old/requirements/worker.txt" "$root/current/requirements/worker.txt"
-then echo requirements-changed; fi
+# --- install.sh notes what the environment was made from
+made_from=$(cut -d ' ' -f 1 "$4/venv.stamp" 2> /dev/null || true)
+wanted=$(sha256sum "$root/current/requirements/worker.txt" 2> /dev/null | cut -d ' ' -f 1 || true)
+[ "$made_from" = "$wanted" ] || echo needs-install
 """
 
 
@@ -74,10 +75,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A release that lies on the box and is the current one."""
+    """A release that lies on the box and is the current one.
+
+    `needs_install`: the environment there was made from other requirements, or not to the end.
+    """
 
     release: Release
-    requirements_changed: bool
+    needs_install: bool
 
 
 def pack(prompts: Path, root: Path = ROOT) -> Release:
@@ -124,12 +128,13 @@ def as_shipped(content: bytes) -> bytes:
 
 def send(box: Box, release: Release) -> Shipped:
     """Make it the box's current release. Run again after any failure: nothing half is left."""
-    ran = box.shell(_RECEIVE, box.place.root, release.name, str(KEEP), stdin=release.archive, limit_s=600)
+    words = (box.place.root, release.name, str(KEEP), box.place.home)
+    ran = box.shell(_RECEIVE, *words, stdin=release.archive, limit_s=600)
     if ran.code:
         if "No space left" in ran.err or "Disk quota" in ran.err:
             raise UserError(f"the disk of {box.label} is full; free space (fab shell), then deploy again")
         raise UserError(f"the box did not take the release ({ran.reason()}); run: fab deploy")
-    return Shipped(release, "requirements-changed" in ran.out)
+    return Shipped(release, "needs-install" in ran.out)
 
 
 def _kept(root: Path) -> Iterable[str]:

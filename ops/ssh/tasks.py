@@ -65,9 +65,10 @@ def _given(context: Any) -> Address | None:
             "leave -H out: RUNPOD_HOST is read from .env"
         )
     user = None if context.user == NO_USER else context.user
-    address.parse(host, "-H")
-    known = boxes.find(context.host, context.port)
-    return Address(host, user, context.port, known.key_file if known else None, known.id if known else None)
+    given = address.parse(host, "-H")  # Fabric takes [ADDRESS]:PORT for a host's name
+    port = given.port or context.port
+    known = boxes.find(given.host, port)
+    return Address(given.host, user, port, known.key_file if known else None, known.id if known else None)
 
 
 def _link(found: Address, settings: Settings, config: Any) -> fabric.Connection:

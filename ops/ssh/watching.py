@@ -25,14 +25,6 @@ def again(show: Callable[[], None], watch: bool) -> None:
         return
 
 
-def lines(new: Callable[[int], list[str]]) -> None:
-    """Print every line that `new` gives after those it gave before, until Ctrl-C."""
-    n_seen = 0
-
-    def show() -> None:
-        nonlocal n_seen
-        found = new(n_seen)
-        n_seen += len(found)
-        ui.pour("".join(f"{line}\n" for line in found).encode())
-
-    again(show, watch=True)
+def lines(new: Callable[[], list[str]]) -> None:
+    """Print the lines that `new` gives, again and again, until Ctrl-C."""
+    again(lambda: ui.pour("".join(f"{line}\n" for line in new()).encode()), watch=True)

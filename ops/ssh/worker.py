@@ -3,6 +3,7 @@
 Holds no state: every answer is asked of the box. Does not follow a log.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,6 +14,8 @@ from worker.errors import UserError
 GRACE_S = 60
 # session.sh waits this much longer than the grace for SIGTERM and SIGKILL.
 _AFTER_GRACE_S = 20
+# A worker that cannot run at all ends within this time.
+_FIRST_S = 1.0
 
 HOW = {
     "nothing": "nothing was running",
@@ -50,12 +53,25 @@ def status_if_deployed(box: Box) -> Run | None:
 
 
 def start(box: Box, *, keep_alive: bool = False, arguments: Sequence[str] = ()) -> Run:
-    """Start the worker; it goes on when we leave. Raises UserError if one is running."""
+    """Start the worker; it goes on when we leave. -> the run, a moment later.
+
+    Raises UserError if one is running.
+    """
     words = ["--keep-alive"] if keep_alive else []
     ran = box.remote("session.sh", "start", *words, "--", *arguments)
     if ran.code == 4:
         raise UserError(f"{ran.reason().partition(';')[0]}; see it: fab logs, or end it: fab stop")
-    return _run(_checked(box, ran).json())
+    _checked(box, ran)
+    time.sleep(_FIRST_S)
+    return status(box)
+
+
+def guard(box: Box) -> bool:
+    """Start the box's watchdog unless it runs; -> whether it was started now."""
+    ran = box.remote("watchdog.sh", "start")
+    if ran.code != 4:  # it is running
+        _checked(box, ran)
+    return ran.code == 0
 
 
 def stop(box: Box, grace_s: int = GRACE_S) -> tuple[Run, str]:

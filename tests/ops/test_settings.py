@@ -103,6 +103,13 @@ def test_malformed_setting_hurts_only_who_reads_it(env_file):
     assert "hourly_cost_usd='cheap'" in repr(s)
 
 
+def test_zero_is_a_limit_only_where_it_means_none(env_file):
+    s = load(env_file, MUSICGEN_IDLE_LIMIT_S="0", MUSICGEN_SLOTS="0")
+    assert s.idle_limit_s == 0
+    with pytest.raises(BadInput, match="MUSICGEN_SLOTS=0 is not a whole number over 0"):
+        _ = s.slots
+
+
 def test_missing_setting_is_named_when_needed(env_file):
     with pytest.raises(BadInput, match=r"^MUSICGEN_S3_BUCKET is not set \(.*\); set it in \.env"):
         load(env_file, "MUSICGEN_S3_BUCKET=\n").need("bucket")

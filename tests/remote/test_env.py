@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -138,3 +139,12 @@ def test_script_says_what_it_is_for_and_has_unix_line_ends(script):
     content = script.read_bytes()
     assert b"\r" not in content and content.startswith(b"#!/usr/bin/env bash\n# ")
     assert re.search(rb"^# .{20,}", content, re.M)
+
+
+def test_platforms_file_that_cannot_be_opened_is_no_message(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "there"))  # it is readable by its mode, and no one can open it
+        script = f'set -euo pipefail; . "{ENV}"'
+        env = environment(tmp_path / "there")
+        done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -194,12 +194,15 @@ def test_missing_program_that_cannot_be_installed_is_named(bare, tmp_path):
 
 
 def test_box_without_uv_gets_its_own(bare, tmp_path):
-    """From the package registry, into the box's home: the image's Python stays as it is."""
-    python = shutil.which("python3", path="/usr/local/bin:/usr/bin")
-    need("the system's Python", python is not None)
+    """From the package registry, into the box's home, by the system's pip: the image's Python has none."""
+    python = "/usr/bin/python3"
+    need("the system's Python", Path(python).exists())
     has_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, cwd="/")
     need("pip of the system's Python", has_pip.returncode == 0)
-    path = few_programs(tmp_path / "few", python)
+    without_pip = tmp_path / "python3"
+    without_pip.write_text(f'#!/bin/sh\n[ "$2" != pip ] || exit 1\nexec {python} "$@"\n')
+    without_pip.chmod(0o755)
+    path = few_programs(tmp_path / "few", without_pip)
     (tmp_path / "few" / "tmux").symlink_to(shutil.which("tmux"))
     bare.settings(UV_FIND_LINKS=str(tmp_path / "wheels"), UV_OFFLINE="1")
     answer = bare.json("install.sh", PATH=path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -158,6 +159,16 @@ def test_box_that_nothing_can_turn_off_is_left_alone(guarded):
     box = guarded(MUSICGEN_STOP_HOOK="", MUSICGEN_IDLE_LIMIT_S="1")
     time.sleep(1.5)
     assert not (box.root / "state" / "watchdog.json").exists()
+
+
+def test_deleted_release_does_not_keep_the_box_on(guarded, box):
+    guarded(MUSICGEN_IDLE_LIMIT_S="2")
+    newer = box.release.with_name("bbbb")
+    box.make_release(newer)
+    (box.root / "current").unlink()
+    (box.root / "current").symlink_to(newer)
+    shutil.rmtree(box.release)
+    until(lambda: box.calls("off"))
 
 
 def test_second_watchdog_is_refused(guarded):

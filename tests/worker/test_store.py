@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.fakes import s3
 from tests.parts import need
-from worker.errors import UserError
+from worker.errors import Unreachable, UserError
 from worker.store import Missing, Stored, open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals, pipes or users")
@@ -539,7 +540,7 @@ def test_failed_download_leaves_no_file(store, tmp_path, monkeypatch):
 
 READ_AND_WRITE = """
 import os, sys
-from worker.errors import UserError
+from worker.errors import Unreachable, UserError
 from worker.store import open_store
 import filelock, worker.folder_store, worker.s3_store
 if os.geteuid() == 0:
@@ -685,6 +686,20 @@ def test_refusal_is_one_plain_line(s3_url, monkeypatch, status, code, exit_code,
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         error = error_of(open_store("s3://some-bucket/x").check_writable)
     assert (error.code, says in str(error)) == (exit_code, True), str(error)
+
+
+@pytest.mark.parametrize("act", ["list", "check_writable"])
+def test_credentials_that_have_expired_where_they_are_read_anew_are_one_line(
+    tmp_path, s3_url, monkeypatch, act
+):
+    keys = {"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "s", "SessionToken": "t"}
+    (tmp_path / "keys").write_text(json.dumps(keys | {"Expiration": "2026-01-01T00:00:00Z"}))
+    (tmp_path / "config").write_text(f'[default]\ncredential_process = cat "{tmp_path}/keys"\n')
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(Unreachable, match="the AWS credentials have expired; renew them"):
+        getattr(open_store("s3://some-bucket"), act)()
 
 
 def test_refused_list_names_the_iam_action(s3_url, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import threading
 import time
@@ -62,8 +63,8 @@ def test_output_is_given_as_it_comes(conn):
 
 def test_command_over_its_limit_ends_with_one_line(conn):
     began = time.monotonic()
-    with pytest.raises(UserError, match="did not finish within 1 s"):
-        conn.run("sleep 30", limit_s=1)
+    with pytest.raises(UserError, match=r"^the box did not finish within 1 s; .*$"):
+        conn.shell("\nsleep 30\n", limit_s=1)
     assert time.monotonic() - began < 5
 
 
@@ -151,6 +152,23 @@ def test_key_file_that_is_not_there_is_named(box, tmp_path):
     box.key_file.unlink()
     with pytest.raises(BadInput, match=r"there is no SSH key .*client_key"):
         opened(box, tmp_path).run("true")
+
+
+def test_key_of_another_program_is_named_as_such(box, tmp_path):
+    box.key_file.write_text("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n")
+    with pytest.raises(BadInput, match=r"the SSH key cannot be read .*OpenSSH's form"):
+        opened(box, tmp_path).run("true")
+
+
+def test_box_without_sftp_is_one_line_and_no_lost_connection(box, tmp_path):
+    shell = box.folder / "shell"
+    shell.write_text(re.sub(r"exec \S*sftp-server.*? ;;", "exit 127 ;;", shell.read_text()))
+    with (
+        connected(box, tmp_path) as conn,
+        pytest.raises(UserError, match=r"has no SFTP; install") as caught,
+    ):
+        conn.sftp()
+    assert not isinstance(caught.value, LinkLost)
 
 
 def test_server_that_does_not_speak_ssh_is_one_line(box, tmp_path, s3_url):

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from ops.settings import Settings
-from ops.ssh import configure
+from ops.ssh import configure, secrets
+from tests.ops.ssh.connect import connected
 
 ENV = {"MUSICGEN_MODEL": "rehearsal", "HF_TOKEN": "hf_x", "HOURLY_COST_USD": "0.86"}
 
@@ -26,6 +28,13 @@ def test_worker_gets_the_settings_that_are_its_own():
 def test_keys_of_the_user_are_no_settings_of_the_worker():
     found = given(AWS_ACCESS_KEY_ID="AKIA", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t", AWS_PROFILE="p")
     assert not {"AKIA", "s", "t", "p"} & set(found.values())
+
+
+def test_what_a_launch_told_the_machine_stays_and_a_pod_forgets_what_is_no_longer_set():
+    before = "HOURLY_COST_USD='0.4'\nAWS_DEFAULT_REGION='us-east-1'\nHF_TOKEN='old'\n"
+    kept = secrets.merged(before, {}, configure.names_of_ours("ec2"))
+    assert kept == "HOURLY_COST_USD='0.4'\nAWS_DEFAULT_REGION='us-east-1'\n"
+    assert secrets.merged(before, {}, configure.names_of_ours("runpod")) == ""
 
 
 @pytest.mark.parametrize(
@@ -73,3 +82,41 @@ def test_botocore_reads_what_is_pushed_while_it_runs(tmp_path):
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "SECOND\n"
+
+
+def test_no_limit_is_a_setting_and_reaches_the_box():
+    found = given(MUSICGEN_IDLE_LIMIT_S="0", MUSICGEN_NO_PROGRESS_LIMIT_S="0")
+    assert (found["MUSICGEN_IDLE_LIMIT_S"], found["MUSICGEN_NO_PROGRESS_LIMIT_S"]) == ("0", "0")
+
+
+@pytest.fixture
+def configured(box, tmp_path):
+    """Give the box these settings; -> the lines of its worker.env."""
+
+    def configured(platform="other", **env):
+        with connected(box, tmp_path) as conn:
+            conn.place = replace(conn.place, platform=platform, user="root")
+            configure.configure(conn, Settings.load(env={"MUSICGEN_MODEL": "rehearsal"} | env))
+        return (box.box_home / "worker.env").read_text().splitlines()
+
+    box.box_home.mkdir()
+    (box.box_home / "worker.env").write_text(
+        "HOURLY_COST_USD='0.4'\nMUSICGEN_STOP_HOOK='/off'\nHF_TOKEN='x'\n"
+    )
+    return configured
+
+
+def test_stop_hook_of_the_box_stays_unless_the_user_has_another(configured):
+    assert "MUSICGEN_STOP_HOOK='/off'" in configured()
+    lines = configured(MUSICGEN_STOP_HOOK="remote/off")
+    assert [line for line in lines if "STOP_HOOK" in line] == ["MUSICGEN_STOP_HOOK='remote/off'"]
+
+
+def test_machine_of_ec2_keeps_its_own_stop_hook(configured):
+    assert "MUSICGEN_STOP_HOOK='/off'" in configured("ec2", MUSICGEN_STOP_HOOK="remote/off")
+
+
+def test_keys_that_are_no_longer_needed_are_taken_back(configured, box):
+    (box.box_home / configure.KEYS).write_text('{"AccessKeyId": "AKIA"}')
+    configured()
+    assert not (box.box_home / configure.KEYS).exists()

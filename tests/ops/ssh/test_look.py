@@ -24,11 +24,11 @@ STATUS = {
 }
 
 
-def rows(run=RUN, status=STATUS, deadline=None, keys=None):
+def rows(run=RUN, status=STATUS, watchdog=None, keys=None):
     seen = Look(
         run=run,
         status=status,
-        deadline=deadline or {},
+        watchdog=watchdog or {},
         gpus=[Gpu(0, "L40S", 51, 9216, 46080, 61, 210.5, 350)],
         disks=[Disk("/workspace", 70.0, 100.0)],
         credentials_expire=keys,
@@ -37,7 +37,7 @@ def rows(run=RUN, status=STATUS, deadline=None, keys=None):
 
 
 def test_running_worker_shows_songs_speed_time_left_and_cost():
-    found = rows(deadline={"left_s": 7200})
+    found = rows(watchdog={"running": True, "left_s": 7200, "action": "/off"})
     assert found["state"] == "running: generating"
     assert found["songs"] == "4 of 10 done, 1 failed"
     assert found["  x_5c0ffee0.wav"] == "25 %"
@@ -59,6 +59,23 @@ def test_status_of_an_older_run_is_not_shown_as_this_one_s():
 )
 def test_ended_run_says_how(code, shown):
     assert rows(run=RUN | {"running": False, "exit_code": code})["state"] == shown
+
+
+def test_box_that_nothing_watches_says_so():
+    found = rows(watchdog={"running": False, "left_s": None, "action": None})
+    assert found["watchdog"].startswith("NOT RUNNING: ") and found["deadline"] == "none is armed"
+
+
+def test_deadline_of_a_box_that_cannot_go_off_is_the_worker_s():
+    found = rows(watchdog={"running": True, "left_s": 60, "action": None})
+    assert found["watchdog"].startswith("can only stop the worker")
+    assert found["deadline"] == "in 1 min 0 s; the worker is then stopped"
+
+
+def test_what_the_watchdog_did_is_told():
+    acted = {"acted_at": "2026-11-22T19:00:00Z", "detail": "no worker ran for 1800 s"}
+    found = rows(watchdog={"running": True, "left_s": None, "action": "/off", "acted": acted})
+    assert found["watchdog acted"] == "2026-11-22T19:00:00Z: no worker ran for 1800 s"
 
 
 def test_expired_credentials_come_with_their_remedy():
@@ -110,9 +127,12 @@ def test_system_log_gives_each_line_once(box, tmp_path):
     box.box_home.mkdir()
     (box.box_home / "watchdog.log").write_text("one\ntwo\n")
     with connected(box, tmp_path) as conn:
-        lines = look.system_log(conn, 0)
-        assert lines[:2] == ["one", "two"]
-        assert look.system_log(conn, len(lines)) == []
+        log = look.SystemLog(conn)
+        assert log.new()[:2] == ["one", "two"]
+        assert log.new() == []
+        with (box.box_home / "watchdog.log").open("a") as file:
+            file.write("three\n")
+        assert log.new() == ["three"]
 
 
 def test_box_without_a_gpu_is_one_line(box, tmp_path):

@@ -148,6 +148,7 @@ def test_status_tells_how_it_ended(whole):
     done = fab("status", "--json")
     (row,) = json.loads(done.stdout)
     assert (row["state"], row["status"]["songs"]["done"]) == ("ended with exit code 0 (done)", 2)
+    assert row["watchdog"]["running"]
 
 
 def test_expired_credentials_are_said_and_renewed(whole):

@@ -1,5 +1,6 @@
 """A release: what is in it, what never is, and that a box has it whole or not at all."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -179,11 +180,15 @@ def test_release_of_a_run_that_has_not_ended_is_never_deleted(conn, box, tree):
     assert used not in releases(box)
 
 
-def test_changed_requirements_are_noticed(conn, box, tree):
-    assert not send(conn, tree).requirements_changed
-    assert not send(conn, tree, more="x = 1\n").requirements_changed
+def test_environment_that_is_not_made_from_the_requirements_is_noticed_each_time(conn, box, tree):
+    box.box_home.mkdir()
+    made_from = hashlib.sha256((tree / "requirements" / "worker.txt").read_bytes()).hexdigest()
+    (box.box_home / "venv.stamp").write_text(f"{made_from}  - /usr/bin/python3\n")
+    assert not send(conn, tree).needs_install
+    assert not send(conn, tree, more="x = 1\n").needs_install
     (tree / "requirements" / "worker.txt").write_text("torch==2.14.0\n")
-    assert send(conn, tree).requirements_changed
+    assert send(conn, tree).needs_install
+    assert send(conn, tree).needs_install
 
 
 def test_broken_stream_leaves_the_current_release_and_the_next_try_works(conn, box, tree):

@@ -3,25 +3,49 @@
 The worker is one that only waits, so that it can be met in the middle of its work.
 """
 
+import hashlib
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from ops.ssh import look, ship, worker
+from ops.ssh.box import ROOT
+from tests.ops.ssh.connect import connected
+
+REQUIREMENTS = ship.as_shipped((ROOT / "requirements" / "worker.txt").read_bytes())
+
+
+def works(box, body):
+    """The worker of the box does this, from its next start on."""
+    python = box.box_home / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(f"#!/bin/bash\n{body}\n")
+    python.chmod(0o755)
+
 
 @pytest.fixture
-def waiting(fab, box):
-    """A deployed box whose worker counts to a thousand, and stops when it is asked to."""
-    assert fab("deploy").returncode == 0
-    python = box.box_home / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(
-        "#!/bin/bash\ntrap 'echo saved; exit 75' INT TERM\n"
-        "for ((n = 0; n < 1000; n++)); do echo line $n; sleep 0.1; done\n"
+def conn(box, tmp_path):
+    """A connection to a box that is deployed to and installed."""
+    scripts = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").glob("*.sh")}
+    files = scripts | {"prompts.txt": b"rain ; 1 ; rain\n", "requirements/worker.txt": REQUIREMENTS}
+    works(box, "exit 1")
+    (box.box_home / "venv.stamp").write_text(f"{hashlib.sha256(REQUIREMENTS).hexdigest()}  - python3\n")
+    with connected(box, tmp_path) as conn:
+        ship.send(conn, ship.bundle(files))
+        yield conn
+
+
+@pytest.fixture
+def waiting(fab, box, conn, monkeypatch):
+    """A user whose worker on the box counts to a thousand, and stops when it is asked to."""
+    monkeypatch.setattr(worker, "_FIRST_S", 0)
+    works(
+        box,
+        "trap 'echo saved; exit 75' INT TERM\nfor ((n = 0; n < 1000; n++)); do echo line $n; sleep 0.1; done",
     )
-    python.chmod(0o755)
-    assert fab("run").returncode == 0
+    worker.start(conn)
     return fab
 
 
@@ -33,11 +57,12 @@ def test_stop_is_gentle_says_so_and_again_succeeds(waiting, box):
     assert waiting("logs").returncode == 75
 
 
-def test_deaf_worker_is_killed_after_the_grace(waiting, box):
-    waiting("stop")
-    python = box.box_home / "venv" / "bin" / "python"
-    python.write_text("#!/bin/bash\ntrap '' INT TERM\nwhile :; do sleep 0.1; done\n")
-    assert waiting("run").returncode == 0
+def test_deaf_worker_is_killed_after_the_grace(waiting, box, conn):
+    box.variables["MUSICGEN_STOP_TERM_S"] = "1"
+    box.write_shell()
+    worker.stop(conn)
+    works(box, "trap '' INT TERM\nwhile :; do sleep 0.1; done")
+    worker.start(conn)
     done = waiting("stop", "--grace", "1s")
     assert done.returncode == 0
     assert "did not react and was killed" in done.stderr
@@ -77,15 +102,36 @@ def test_ctrl_c_ends_the_following_within_a_second_and_not_the_worker(waiting, b
     assert list(box.root.glob("state/2*/exit_code")) == []
 
 
-def test_logs_once_ends_by_itself(waiting):
-    waiting("stop")
+def test_logs_once_ends_by_itself(waiting, conn):
+    worker.stop(conn)
     done = waiting("logs", "--once", "--lines", "2")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
 
 
-def test_no_tmux_is_one_line(waiting, box):
-    waiting("stop")
+def test_run_after_a_stop_is_a_new_run_with_the_same_list(waiting, box):
+    assert waiting("stop").returncode == 0
+    assert waiting("run").returncode == 0
+    first, second = sorted(box.root.glob("state/2*"))
+    assert (first / "release").read_text() == (second / "release").read_text()
+    assert not (second / "exit_code").exists()
+
+
+def test_worker_that_ends_at_once_is_no_start(fab, box, conn):
+    works(box, "echo 'error: no such song'; exit 2")
+    done = fab("run")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(" ended at once, exit code 2; see why: fab logs")
+    assert fab("logs").returncode == 2
+
+
+def test_watchdog_is_started_once_and_status_tells_of_it(conn):
+    assert not look.look(conn).watchdog["running"]
+    assert [worker.guard(conn), worker.guard(conn)] == [True, False]
+    assert look.look(conn).watchdog["running"]
+
+
+def test_no_tmux_is_one_line(fab, box, conn):
     box.lack("tmux")
-    done = waiting("run")
+    done = fab("run")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: tmux is missing; run: fab install"
