@@ -192,7 +192,7 @@ def system(box: Box, json: bool = False, watch: bool = False, follow: bool = Fal
             ui.show(busiest)
 
     if follow:
-        watching.lines(lambda n_seen: look.system_log(box, n_seen))
+        watching.lines(look.SystemLog(box).new)
     else:
         watching.again(show, watch)
 
