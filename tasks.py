@@ -246,7 +246,7 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
 
 @task(
     help={
-        "run": "RUN_ID (default: the newest)",
+        "run": "RUN_ID (default: the newest; its console if it has sent no log)",
         "console": "Id of a machine: what it wrote to its console",
         "lines": "Only the last lines",
     }

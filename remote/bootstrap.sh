@@ -146,7 +146,8 @@ Description=The worker could not run, so this machine goes off
 
 [Service]
 Type=oneshot
-ExecStart=/sbin/shutdown -P +$FAILED_GRACE_MIN
+# Not if the run says why the machine stays on: keep-alive, fab stop, a spot notice.
+ExecStart=/bin/sh -c 'grep -qs "^skipped" $root/state/current/stop_hook || shutdown -P +$FAILED_GRACE_MIN'
 UNIT
 systemctl daemon-reload
 systemctl enable --now musicgen-watchdog.service

@@ -34,7 +34,7 @@ finish() {
   set +e
   [ "$code" -ne 0 ] || ok=true
   driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1)"
-  torch="$("$home/venv/bin/python" -c 'import torch; print(torch.__version__)' 2> /dev/null)"
+  torch="$("$home/venv/bin/python" -c 'from importlib.metadata import version; print(version("torch"))' 2> /dev/null)"
   printf '{"schema":1,"ok":%s,"step":"%s","exit_code":%d,"driver":"%s","torch":"%s"}\n' \
     "$ok" "$step" "$code" "$driver" "$torch" > "$work/result.json"
   sleep 1 # tee and logger are behind

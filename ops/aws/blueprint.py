@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ops import ui
-from ops.aws import image, prices, release
-from ops.aws.ready import profile_of
+from ops.aws import image, machines, prices, release
+from ops.aws.iam import profile_of
 from ops.aws.session import Aws, tag_list
 from ops.aws.userdata import with_values
 from worker.errors import BadInput
@@ -28,7 +28,7 @@ CANDIDATES = tuple(
         "base-oss-nvidia-driver-ubuntu-22.04",
     )
 )
-BOX_NAME = "musicgen-image-build"
+BOX_NAME = machines.BUILD_BOX
 BUILD_LIMIT_MIN = 90
 SPARE_GIB = 40  # packages and weights, beside what the base image holds
 
@@ -150,7 +150,9 @@ def plan_build(aws: Aws, root: Path, now: datetime) -> BuildPlan:
         "S3_OBJECT_PY": (root / "remote" / "s3_object.py").read_text("utf-8"),
     }
     expires = (now + timedelta(minutes=BUILD_LIMIT_MIN)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    tags = tag_list(Name=BOX_NAME, ExpiresAt=expires)
+    price = {} if plan.hourly_usd is None else {machines.PRICE: f"{plan.hourly_usd:.6f}"}
+    told = {machines.EXPIRES: expires, machines.LAUNCHED_BY: aws.caller.arn[:256]}
+    tags = tag_list(Name=BOX_NAME, **told, **price)
     request = {
         "ImageId": ami,
         "InstanceType": instance_type,

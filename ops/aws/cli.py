@@ -15,7 +15,7 @@ from ops.aws.prepare import Wish
 from ops.aws.session import Aws
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
-from worker.store import open_store
+from worker.store import Store, open_store
 
 SSH_USER = "ubuntu"
 
@@ -90,22 +90,48 @@ def logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
     if lines < 0:
         raise BadInput("--lines is a number of lines; leave it out for all of them")
     settings.export_aws()
+    aws = Aws(settings, task="logs")
     if console:
-        aws = Aws(settings, task="logs")
-        known = [m for m in launching.existing(aws, ui.say) if m.id == console]
-        text = fleet.console(aws, console, known[0].region if known else aws.region)
-        if not text.strip():
-            raise UserError(f"{console} has not sent its console yet; EC2 is some minutes behind")
+        there = {machine.id: machine.region for machine in _machines(aws)}
+        text = _console(aws, console, there.get(console, aws.region))
     else:
         bucket, prefix = prepare.place(settings)
-        store = open_store(f"s3://{bucket}/{prefix}".rstrip("/"))
-        run_id = runs.wanted(store, run_id)
-        found = runs.log(store, run_id)
-        if found is None:
-            raise UserError(f"run {run_id} has sent no log yet; see `inv status`, then inv logs --console ID")
-        ui.say(f"run {run_id}")
-        text = found
+        text = _log(aws, open_store(f"s3://{bucket}/{prefix}".rstrip("/")), run_id)
     ui.write("\n".join(text.splitlines()[-lines:] if lines else text.splitlines()))
+
+
+def _log(aws: Aws, store: Store, run_id: str) -> str:
+    """The log of a run, by default the newest; of one that has sent nothing yet, its machine's console."""
+    if run_id and (text := runs.log(store, run_id)) is not None:
+        ui.say(f"run {run_id}")
+        return text
+    machines_of = {m.run_id: m for m in _machines(aws) if m.run_id and m.output == store.location}
+    run_id = run_id or max([*machines_of, *runs.known(store)], default="")
+    if not run_id:
+        raise UserError(f"no run in {store.location} yet, and no machine for one; see: inv status")
+    if (text := runs.log(store, run_id)) is not None:
+        ui.say(f"run {run_id}")
+        return text
+    if run_id not in machines_of:
+        raise UserError(f"run {run_id} has sent no log, and its machine is gone; see: inv status")
+    machine = machines_of[run_id]
+    ui.say(f"run {run_id} has sent no log yet; the console of {machine.id}:")
+    return _console(aws, machine.id, machine.region)
+
+
+def _console(aws: Aws, instance: str, region: str) -> str:
+    text = fleet.console(aws, instance, region)
+    if not text.strip():
+        raise UserError(f"{instance} has not sent its console yet; EC2 is some minutes behind")
+    return text
+
+
+def _machines(aws: Aws) -> list[Machine]:
+    """All of ours, wherever they are; a region that does not answer is told."""
+    found = machines.find(aws, regions.enabled(aws))
+    for line in found.complaints():
+        ui.say(f"warning: {line}")
+    return [machine for answer in found.answers.values() for machine in answer]
 
 
 def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json: bool) -> bool:

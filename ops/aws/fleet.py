@@ -131,6 +131,10 @@ def _remark(machine: Machine, now: datetime, beat: Heartbeat | None) -> str:
         return f"OVERDUE by {late}; run: inv kill-all"
     if machine.expires_at is None:
         return "no end date; run: inv kill-all"
+    if machine.builds_image:
+        return (
+            "builds the machine image" if machine.state in machines.WORKING else "its disk becomes the image"
+        )
     if machine.state in ("stopping", "stopped"):
         return "stopped, its disk is still billed; run: inv kill-all"
     if machine.state != "running":

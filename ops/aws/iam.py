@@ -157,6 +157,13 @@ def ensure_profile(aws: Aws, name: str = WORKER_ROLE) -> str:
     return str(found["InstanceProfile"]["Arn"])
 
 
+def profile_of(name_or_arn: str) -> dict[str, str]:
+    """How RunInstances wants the profile: by name or by ARN. A role's ARN names the profile of its name."""
+    if ":instance-profile/" in name_or_arn:
+        return {"Arn": name_or_arn}
+    return {"Name": name_or_arn.rpartition("/")[2]}
+
+
 def removal_steps(aws: Aws) -> Iterator[Step]:
     """The removal of the profile and the roles that are there and ours."""
     name = WORKER_ROLE

@@ -58,7 +58,7 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None
     patience = patience or Patience()
     end_s = time.monotonic() + patience.whole
     done = Ended()
-    asked: set[str] = set()
+    warned: set[str] = set()
     looks = 0
     while True:
         found = fleet.survey(aws, regions)
@@ -75,13 +75,13 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None
                 try:
                     call()
                 except UserError as error:
-                    if what not in asked:
+                    if what not in warned:
                         tell(f"warning: {what}: {error}")
+                    warned.add(what)
                 else:
-                    if what not in asked:
+                    if what not in done.ended:
                         tell(f"ending {what}")
                         done.ended.append(what)
-                asked.add(what)
         time.sleep(patience.look)
 
 

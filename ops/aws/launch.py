@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
-from ops.aws import machines, prices, regions, schedule
+from ops.aws import machines, network, prices, regions, schedule
 from ops.aws.lease import Lease
 from ops.aws.machines import Machine
 from ops.aws.order import Candidate, Order
@@ -64,11 +64,15 @@ Tell = Callable[[str], None]
 
 
 def existing(aws: Aws, tell: Tell) -> list[Machine]:
-    """Our machines in every region, with a warning for each region that does not answer."""
+    """Our workers' machines in every region, with a warning for each region that does not answer.
+
+    The build box of `inv image` is none: it stands in no launch's way.
+    """
     found = machines.find(aws, regions.enabled(aws))
     for line in found.complaints():
         tell(f"warning: {line}")
-    return [machine for answer in found.answers.values() for machine in answer]
+    everything = [machine for answer in found.answers.values() for machine in answer]
+    return [machine for machine in everything if not machine.builds_image]
 
 
 def carry_out(
@@ -87,6 +91,7 @@ def carry_out(
                 there = existing(aws, tell)
                 if there and not another:
                     return Outcome(None, there)
+                launch.make_group()
                 launch.upload_code()
                 machine = launch.rent(lease)
                 launch.refuse_twin(machine, {known.id for known in there})
@@ -130,7 +135,15 @@ class _Launch:
     def __init__(self, aws: Aws, order: Order, tell: Tell, patience: Patience):
         self._aws, self._order, self._tell, self._patience = aws, order, tell, patience
         self._asked = False
+        self._unsure = False  # an answer was lost, so a machine may run whose id was never heard
         self._started: list[str] = []
+
+    def make_group(self) -> None:
+        """The firewall, if there is none yet."""
+        ready = self._order.ready
+        if not ready.group:
+            group = network.ensure_group(self._aws, network.ssh_source(self._aws.settings))
+            self._order = replace(self._order, ready=replace(ready, group=group))
 
     def upload_code(self) -> None:
         """The archive, unless it is there: its name is its content."""
@@ -187,6 +200,8 @@ class _Launch:
                 except (ClientError, BotoCoreError) as error:
                     code = code_of(error)
                     unheard = isinstance(error, BotoCoreError)
+                    self._unsure = self._unsure or unheard or code in AGAIN
+                    self._asked = self._unsure  # else it was refused: there is nothing to end
                     if code == FRESH_PROFILE and waited_s < self._patience.fresh_profile:
                         self._tell("  EC2 does not see the new instance profile yet; trying again")
                     elif not ((code in AGAIN or unheard) and waited_s < self._patience.busy):

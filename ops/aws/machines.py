@@ -12,6 +12,9 @@ from ops.aws.session import PROJECT, Aws, tag_dict
 ALIVE = ("pending", "running", "stopping", "stopped")
 WORKING = ("pending", "running")
 
+# The Name of the machine on which `inv image` builds: ours, and no worker's.
+BUILD_BOX = "musicgen-image-build"
+
 EXPIRES, LAUNCHED_BY, RUN, PRICE, OUTPUT = "ExpiresAt", "LaunchedBy", "RunId", "HourlyUsd", "Output"
 
 
@@ -34,6 +37,11 @@ class Machine:
     name: str | None
     address: str | None
     host: str | None  # its own name for itself
+
+    @property
+    def builds_image(self) -> bool:
+        """True for the box of `inv image`."""
+        return self.name == BUILD_BOX
 
     def age_s(self, now: datetime) -> float:
         """Seconds since it was launched."""

@@ -104,7 +104,8 @@ class Order:
             "songs": f"{work}, into {self.output}",
             "expected": f"{expected}, at {pace}",
             "disk": f"{self.ready.disk_gib} GiB and a public address on top, about $0.02 per hour",
-            "image": self.ready.image,
+            "image": self.ready.image_note or self.ready.image,
+            "firewall": self.ready.group or "made first: SSH from this machine's address",
             "code": self.release.commit or f"this folder, sha256 {self.release.sha256[:16]}",
         }
         return [{"what": what, "plan": plan} for what, plan in shown.items()]
@@ -135,7 +136,6 @@ class Order:
             "MaxCount": 1,
             "KeyName": self.ready.key_name,
             "SubnetId": candidate.subnet,
-            "SecurityGroupIds": [self.ready.group],
             "IamInstanceProfile": dict(self.ready.profile),
             # So that `shutdown -P` inside the machine ends it, and its disk with it.
             "InstanceInitiatedShutdownBehavior": "terminate",
@@ -149,6 +149,8 @@ class Order:
             "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in kinds],
             "UserData": self.user_data(candidate),
         }
+        if self.ready.group:
+            request["SecurityGroupIds"] = [self.ready.group]
         if self.spot:
             request["InstanceMarketOptions"] = {
                 "MarketType": "spot",

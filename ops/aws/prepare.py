@@ -87,6 +87,8 @@ def prepare(aws: Aws, wish: Wish, now: datetime, tell: Tell) -> Prepared | None:
     work = _work(settings, wish)
     if not work.n_songs:
         return None
+    if settings.hf_token:
+        tell("HF_TOKEN is not sent along, as user data can be read; if the model needs it: docs/aws.md")
     types = _types(aws, wish, tell)
     spot = not wish.on_demand
     quotes = prices.quotes(aws, types, [aws.region], now, tell)

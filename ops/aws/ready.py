@@ -1,16 +1,18 @@
 """What of the account a launch stands on: image, profile, firewall, key pair, network, bucket.
 
-Looks only. Everything that is missing is named at once, with the command that makes it.
+Without an image of ours AWS's own will do, and the launch makes a firewall that is not there. Looks only.
+Everything else that is missing is named at once, with the command that makes it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ops.aws import image, network
+from ops.aws import blueprint, image, network
+from ops.aws.iam import profile_of
 from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
 
-SPARE_GIB = 20  # on top of the image's disk: weights, caches, songs on their way
+SPARE_GIB = 20  # on top of our image's disk: caches, songs on their way
 _SETUP = "run: inv setup"
 
 
@@ -22,9 +24,10 @@ class Ready:
     root_device: str
     disk_gib: int
     profile: Mapping[str, str]
-    group: str
+    group: str | None  # None: the launch makes it
     key_name: str
     subnets: Mapping[str, str]  # zone -> subnet
+    image_note: str = ""  # what to know of an image that is not ours
 
 
 def ready(aws: Aws, bucket: str) -> Ready:
@@ -46,35 +49,32 @@ def ready(aws: Aws, bucket: str) -> Ready:
         group, subnets = network.group_id(aws), network.subnets(aws)
     except UserError as error:
         missing.append(str(error))
-    if subnets and not group:
-        missing.append(f"there is no security group {network.GROUP} in {aws.region}; {_SETUP}")
-    image_id = settings.ami_id or image.newest(aws.region)
-    found = _image(aws, image_id)
-    if image_id and not found:
-        missing.append(
-            f"there is no image {image_id} in {aws.region}; correct MUSICGEN_AMI_ID or run: inv image"
-        )
-    elif not image_id:
-        missing.append(f"there is no machine image for {aws.region}; set MUSICGEN_AMI_ID or run: inv image")
-    if missing or not (group and found and image_id):
+    image_id, note = settings.ami_id or image.newest(aws.region), ""
+    found = None
+    try:
+        if not image_id:
+            name, image_id = blueprint.resolve_base(aws)
+            note = f"{image_id} ({name}: the first boot installs all, half an hour; inv image saves that)"
+        found = _image(aws, image_id)
+        if not found:
+            missing.append(
+                f"there is no image {image_id} in {aws.region}; correct MUSICGEN_AMI_ID or run: inv image"
+            )
+    except UserError as error:
+        missing.append(f"there is no machine image for {aws.region}: {error}")
+    if missing or not (found and image_id):
         raise BadInput("\n".join(missing))
     root, size_gib = found
     return Ready(
         image=image_id,
         root_device=root,
-        disk_gib=max(settings.disk_gib or size_gib + SPARE_GIB, size_gib),
+        disk_gib=max(settings.disk_gib or size_gib + (blueprint.SPARE_GIB if note else SPARE_GIB), size_gib),
         profile=profile_of(settings.instance_profile),
         group=group,
         key_name=settings.key_name,
         subnets=subnets,
+        image_note=note,
     )
-
-
-def profile_of(name_or_arn: str) -> dict[str, str]:
-    """How RunInstances wants the profile: by name or by ARN. A role's ARN names the profile of its name."""
-    if ":instance-profile/" in name_or_arn:
-        return {"Arn": name_or_arn}
-    return {"Name": name_or_arn.rpartition("/")[2]}
 
 
 def _named(profile: str) -> dict[str, str]:

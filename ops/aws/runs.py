@@ -8,7 +8,6 @@ from typing import Any
 
 from ops.aws.machines import Machine
 from ops.aws.userdata import log_key
-from worker.errors import UserError
 from worker.store import Missing, Store
 
 # Runs that are looked through for the one of a machine.
@@ -89,14 +88,9 @@ def launched(store: Store) -> list[str]:
     return sorted({key.split("/")[1] for key in store.list("launches/")}, reverse=True)
 
 
-def wanted(store: Store, run_id: str) -> str:
-    """The run asked for, or the newest. Raises UserError if there is none."""
-    if run_id:
-        return run_id
-    known = sorted({*newest(store), *launched(store)}, reverse=True)
-    if not known:
-        raise UserError(f"no run in {store.location} yet; see the machine's console: inv logs --console ID")
-    return known[0]
+def known(store: Store) -> list[str]:
+    """Every run that has sent anything, its machine's first boot counted, the newest first."""
+    return sorted({*newest(store), *launched(store)}, reverse=True)
 
 
 def _runs(keys: Iterable[str]) -> set[str]:

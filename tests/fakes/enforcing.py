@@ -35,6 +35,7 @@ def _serve() -> None:
     from tests.fakes import aws
 
     with aws.serving() as account:
+        account.set_price("g4dn.xlarge", "us-east-1a", 0.19)
         print(account.url, flush=True)
         sys.stdin.read()
 

@@ -22,11 +22,11 @@ from ops.aws import userdata
 from ops.aws.release import Release
 from ops.ssh import ship
 from tests.fakes import imds
+from tests.fakes.s3 import fresh_bucket
 from tests.parts import need
 
 ROOT = Path(__file__).parents[2]
 REMOTE = ROOT / "remote"
-BUCKET = "musicgen-batch-output-boot"
 RUN = "20261122T195059Z-ab12"
 
 # $1 a folder for the overlay, $2 the user data, $3 where the results go, $4 what to run after it
@@ -47,6 +47,7 @@ export PATH=/stub:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 chroot m bash /stub/user-data || code=$?
 echo "$code" > "$3/code"
 if [ -n "$4" ]; then
+  echo then >> m/stub/calls
   chroot m bash -c "$4" > "$3/after" 2>&1 || true
 fi
 cp -a m/stub/calls "$3/calls"
@@ -66,10 +67,11 @@ def _can_namespace():
 class Result:
     """What a first boot left behind."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, sent_log):
+        self.folder, self.sent_log = folder, sent_log
         self.code = int((folder / "code").read_text())
-        self.calls = (folder / "calls").read_text().splitlines()
+        calls, _, after = (folder / "calls").read_text().partition("then\n")
+        self.calls, self.calls_after = calls.splitlines(), after.splitlines()
 
     def text(self, path):
         return (self.folder / path).read_text("utf-8")
@@ -79,13 +81,19 @@ class Result:
         return self.text("var/log/musicgen-bootstrap.log")
 
 
-@pytest.fixture
-def first_boot(aws, tmp_path):
+@pytest.fixture(scope="module")
+def bucket(s3_server):
+    """The bucket of the songs, and a client for it."""
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    client = boto3.client("s3", "us-east-1", endpoint_url=s3_server, **keys)
+    return fresh_bucket(s3_server), client
+
+
+@pytest.fixture(scope="module")
+def first_boot(bucket, s3_server, tmp_path_factory):
     """Run user data as a machine would; -> a Result. `damage` may change the bucket before."""
     need("a mount namespace (root and util-linux)", _can_namespace())
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
-    counter = iter(range(99))
+    name, s3 = bucket
 
     def run(release, after="", damage=None, lifetime_s=7200, ends_in_s=7200, env=None, options=()):
         boot = userdata.Boot(
@@ -93,20 +101,20 @@ def first_boot(aws, tmp_path):
             expires_at=datetime.now(UTC) + timedelta(seconds=ends_in_s),
             lifetime_s=lifetime_s,
             region="us-east-1",
-            bucket=BUCKET,
+            bucket=name,
             prefix="album",
             release=release,
             worker_env=env or {"MUSICGEN_MODEL": "rehearsal"},
             worker_options=options,
-            endpoint_url=aws.url,
+            endpoint_url=s3_server,
         )
         if release.archive:
-            s3.put_object(Bucket=BUCKET, Key=f"album/{release.key}", Body=release.archive)
+            s3.put_object(Bucket=name, Key=f"album/{release.key}", Body=release.archive)
         if damage:
-            damage(s3, f"album/{release.key}")
-        place = tmp_path / f"boot{next(counter)}"
-        for name in ("overlay", "result"):
-            (place / name).mkdir(parents=True)
+            damage(s3, {"Bucket": name, "Key": f"album/{release.key}"})
+        place = tmp_path_factory.mktemp("boot")
+        for folder in ("overlay", "result"):
+            (place / folder).mkdir()
         script = userdata.render(
             boot, (REMOTE / "bootstrap.sh").read_text("utf-8"), (REMOTE / "s3_object.py").read_text("utf-8")
         )
@@ -115,19 +123,20 @@ def first_boot(aws, tmp_path):
             # Like cloud-init: no HOME, hardly any environment.
             subprocess.run(
                 ["unshare", "-m", "--propagation", "private", "bash", "-c", ELSEWHERE, "bash"]
-                + [str(place / name) for name in ("overlay", "user-data", "result")]
+                + [str(place / part) for part in ("overlay", "user-data", "result")]
                 + [after],
                 env={"PATH": os.environ["PATH"], "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url},
                 stdin=subprocess.DEVNULL,
                 check=True,
                 timeout=120,
             )
-        return Result(place / "result")
+        sent = s3.get_object(Bucket=name, Key=f"album/launches/{RUN}/bootstrap.log")["Body"].read()
+        return Result(place / "result", sent.decode())
 
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def release():
     """The real scripts of a box; only the installation is left out."""
     contents = {f"remote/{path.name}": path.read_bytes() for path in REMOTE.glob("*.sh")}
@@ -141,115 +150,134 @@ def pinned(contents):
     return Release(packed.name, packed.archive, hashlib.sha256(packed.archive).hexdigest())
 
 
-def sent_log(run_id=RUN):
-    answer = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"album/launches/{run_id}/bootstrap.log")
-    return answer["Body"].read().decode()
+# What is looked at after the one good boot, in the chroot: the units, the worker's run, a failed unit.
+AFTER = r"""
+cd /etc/systemd/system
+systemd-analyze verify "$PWD"/musicgen-*.service "$PWD"/musicgen-*.timer && echo verified
+mkdir -p /etc/musicgen/venv/bin
+python=/etc/musicgen/venv/bin/python
+printf '#!/bin/sh\necho "$RUN_ID $MUSICGEN_PRICE_PAID_USD $*" >> /stub/calls\n' > $python
+chmod +x $python
+export HOME=/root MUSICGEN_STOP_GRACE_S=0 MUSICGEN_BOX_ROOT=/opt/musicgen MUSICGEN_BOX_HOME=/etc/musicgen
+bash /etc/musicgen/start_worker
+bash /etc/musicgen/start_worker
+failed=$(sed -n 's/^ExecStart=//p' musicgen-failed.service)
+for fate in 'skipped: keep-alive' 'skipped: it was asked to stay on' pending 'ran 1'; do
+  echo "$fate" > /opt/musicgen/state/current/stop_hook
+  echo "fate $fate" >> /stub/calls
+  eval "$failed"
+done
+"""
+ENV = {
+    "MUSICGEN_MODEL": 'a/b $HOME `id` "x" \\',
+    "HOURLY_COST_USD": "0.4",
+    "MUSICGEN_PRICE_PAID_USD": "0.19",
+    "MUSICGEN_STOP_HOOK": "/etc/musicgen/power_off",
+}
+
+
+@pytest.fixture(scope="module")
+def good(first_boot, release):
+    """A first boot in which nothing goes wrong, and what the machine then does."""
+    options = ["--", "--price-basis=the highest spot price"]
+    result = first_boot(release, after=AFTER, ends_in_s=3600, env=ENV, options=options)
+    assert result.code == 0, result.log
+    return result
 
 
 # --- the way it should go
 
 
-def test_the_death_date_comes_before_everything_else(first_boot, release):
-    result = first_boot(release, lifetime_s=7200)
-    assert result.calls[0].startswith("shutdown -P +120 ")
+def test_the_death_date_comes_before_everything_else(good):
+    assert good.calls[0].startswith("shutdown -P +60 ")
 
 
-def test_it_installs_then_starts_watchdog_and_worker(first_boot, release):
-    result = first_boot(release)
-    assert result.code == 0, result.log
-    timer = result.calls.index("systemctl enable --now musicgen-deadline.timer")
-    watchdog = result.calls.index("systemctl enable --now musicgen-watchdog.service")
-    installed = result.calls.index("installed")
-    worker = result.calls.index("systemctl enable --now musicgen-worker.service")
+def test_it_installs_then_starts_watchdog_and_worker(good):
+    timer = good.calls.index("systemctl enable --now musicgen-deadline.timer")
+    watchdog = good.calls.index("systemctl enable --now musicgen-watchdog.service")
+    installed = good.calls.index("installed")
+    worker = good.calls.index("systemctl enable --now musicgen-worker.service")
     assert timer < watchdog < installed < worker
-    assert sum(call.startswith("shutdown") for call in result.calls) == 1
+    assert sum(call.startswith("shutdown") for call in good.calls) == 1
 
 
-def test_the_release_is_current_and_the_deadline_is_where_the_watchdog_looks(first_boot, release):
-    result = first_boot(release, ends_in_s=3600)
-    assert (result.folder / "opt/musicgen/current").readlink() == Path(f"releases/{release.id}")
-    left_s = int(result.text("etc/musicgen/deadline")) - datetime.now(UTC).timestamp()
-    assert 3500 < left_s <= 3600
-    assert result.text("etc/musicgen/lifetime_end") == result.text("etc/musicgen/deadline")
+def test_the_release_is_current_and_the_deadline_is_where_the_watchdog_looks(good, release):
+    assert (good.folder / "opt/musicgen/current").readlink() == Path(f"releases/{release.id}")
+    left_s = int(good.text("etc/musicgen/deadline")) - datetime.now(UTC).timestamp()
+    assert 3400 < left_s <= 3600
+    assert good.text("etc/musicgen/lifetime_end") == good.text("etc/musicgen/deadline")
 
 
-def test_the_environment_file_is_for_root_only_and_keeps_every_value(first_boot, release):
-    env = {"MUSICGEN_MODEL": 'a/b $HOME `id` "x" \\', "HOURLY_COST_USD": "0.4"}
-    result = first_boot(release, env=env)
-    path = result.folder / "etc/musicgen/worker.env"
+def test_the_environment_file_is_for_root_only_and_keeps_every_value(good):
+    path = good.folder / "etc/musicgen/worker.env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     shown = subprocess.run(
         ["bash", "-c", 'set -a; . "$1"; printf %s "$MUSICGEN_MODEL"', "bash", path],
         capture_output=True,
         text=True,
     )
-    assert shown.stdout == env["MUSICGEN_MODEL"]
+    assert shown.stdout == ENV["MUSICGEN_MODEL"]
 
 
-def test_the_units_are_right_for_systemd_and_the_timer_survives_a_reboot(first_boot, release):
+def test_the_units_are_right_for_systemd_and_the_timer_survives_a_reboot(good):
     need("systemd-analyze", bool(shutil.which("systemd-analyze")))
-    units = "/etc/systemd/system/musicgen-*.service /etc/systemd/system/musicgen-*.timer"
-    result = first_boot(release, after=f"systemd-analyze verify {units} && echo verified")
-    assert result.text("after").strip().endswith("verified"), result.text("after")
-    timer = result.text("etc/systemd/system/musicgen-deadline.timer")
+    assert good.text("after").startswith("verified"), good.text("after")
+    timer = good.text("etc/systemd/system/musicgen-deadline.timer")
     assert "Persistent=true" in timer
     calendar = next(line for line in timer.splitlines() if line.startswith("OnCalendar="))
     at = datetime.strptime(calendar, "OnCalendar=%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
-    assert at.timestamp() == int(result.text("etc/musicgen/deadline"))
+    assert at.timestamp() == int(good.text("etc/musicgen/deadline"))
 
 
-def test_the_unit_runs_the_worker_under_its_run_id_and_then_powers_off(first_boot, release):
-    python = (
-        "mkdir -p /etc/musicgen/venv/bin; "
-        "printf '#!/bin/sh\\necho \"$RUN_ID $*\" >> /stub/calls\\n' > /etc/musicgen/venv/bin/python; "
-        "chmod +x /etc/musicgen/venv/bin/python; export HOME=/root MUSICGEN_STOP_GRACE_S=0 "
-        "MUSICGEN_BOX_ROOT=/opt/musicgen MUSICGEN_BOX_HOME=/etc/musicgen; "
-    )
-    unit = "bash /etc/musicgen/start_worker; "
-    result = first_boot(
-        release,
-        after=python + unit + unit,
-        env={"MUSICGEN_STOP_HOOK": "/etc/musicgen/power_off", "MUSICGEN_MODEL": "rehearsal"},
-        options=["--", "--price-basis=the highest spot price"],
-    )
-    first, off, second, _ = result.calls[-4:]
-    assert first.startswith(f"{RUN} -m worker --prompts /opt/musicgen/releases/{release.id}/prompts.txt")
+def test_the_unit_runs_the_worker_under_its_run_id_and_then_powers_off(good, release):
+    first, off, second, _ = good.calls_after[:4]
+    worker = f"-m worker --prompts /opt/musicgen/releases/{release.id}/prompts.txt"
+    assert first.startswith(f"{RUN} 0.19 {worker}")
     assert first.endswith("--price-basis=the highest spot price")
     assert off == "systemctl poweroff"
     assert not second.startswith(RUN)  # a reboot is another run
 
 
-def test_the_log_goes_to_console_and_bucket(first_boot, release):
-    result = first_boot(release)
-    assert "--- bootstrap done" in sent_log()
-    assert "--- bootstrap done" in result.text("console")
+def test_a_failed_unit_turns_the_machine_off_unless_it_is_to_stay_on(good):
+    off = [call if call.startswith("fate ") else "off" for call in good.calls_after[4:]]
+    assert off == [
+        "fate skipped: keep-alive",
+        "fate skipped: it was asked to stay on",
+        *("fate pending", "off"),
+        *("fate ran 1", "off"),
+    ]
+
+
+def test_the_log_goes_to_console_and_bucket(good):
+    assert "--- bootstrap done" in good.sent_log
+    assert "--- bootstrap done" in good.text("console")
 
 
 # --- whatever fails, the machine goes off and says why
 
 
 def test_changed_code_is_not_run(first_boot, release):
-    def tamper(s3, key):
-        s3.put_object(Bucket=BUCKET, Key=key, Body=release.archive + b"\n")
+    def tamper(s3, place):
+        s3.put_object(**place, Body=release.archive + b"\n")
 
     result = first_boot(release, damage=tamper)
     assert result.code != 0
     assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
     assert "systemctl enable --now musicgen-worker.service" not in result.calls
-    assert "error: bootstrap failed" in sent_log()
+    assert "error: bootstrap failed" in result.sent_log
 
 
 def test_code_that_is_not_there_ends_the_machine(first_boot, release):
-    result = first_boot(release, damage=lambda s3, key: s3.delete_object(Bucket=BUCKET, Key=key))
+    result = first_boot(release, damage=lambda s3, place: s3.delete_object(**place))
     assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
-    assert "404" in sent_log()
+    assert "404" in result.sent_log
 
 
 def test_a_failed_installation_ends_the_machine(first_boot):
     result = first_boot(pinned({"remote/install.sh": b"echo no room; exit 7\n", "prompts.txt": b""}))
     assert result.code == 7
     assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
-    assert "no room" in sent_log()
+    assert "no room" in result.sent_log
 
 
 def test_a_failure_never_lengthens_a_short_life(first_boot):

@@ -33,6 +33,9 @@ printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' > "$MUSICGEN_BOX_HOME/venv/bi
 chmod +x "$MUSICGEN_BOX_HOME/venv/bin/python"
 """
 
+# The worker's own tests show that it ends with 2 on a device that is not there.
+NO_GPU_INSTALL = GOOD_INSTALL.replace("exec ", 'case "$*" in *"--device cuda:9"*) exit 2 ;; esac; exec ')
+
 
 def release(install):
     """The real worker, with another way to install it."""
@@ -141,8 +144,8 @@ def test_image_keeps_packages_and_no_code_or_settings(good):
     [
         ({"CODE_SHA256": "0" * 64}, "code"),
         ({"install": "#!/usr/bin/env bash\necho no space left; exit 3\n"}, "install"),
-        ({"MODEL": "/no/such/model"}, "model"),
-        ({"DEVICE": "cuda:9"}, "model"),
+        ({"install": GOOD_INSTALL.replace("exec ", "exit 2; exec ")}, "model"),
+        ({"DEVICE": "cuda:9", "install": NO_GPU_INSTALL}, "model"),
     ],
     ids=["checksum", "install", "model", "gpu"],
 )

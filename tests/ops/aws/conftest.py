@@ -1,6 +1,8 @@
 """An AWS account as `inv setup` leaves it, and ways to use it."""
 
+import contextlib
 import functools
+import io
 import os
 import signal
 import subprocess
@@ -15,21 +17,32 @@ from types import SimpleNamespace
 import boto3
 import botocore.session
 import pytest
+from botocore.client import ClientCreator
+from invoke import Collection, Program
 
+import tasks
 from ops.aws.session import Aws, tag_list
 from ops.settings import Settings
 
 ROOT = Path(__file__).parents[3]
-AMI = "ami-12c6146b"  # one that moto has in every region; to ask for all of them takes seconds
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 PRICES = dict(zip(ZONES, (0.21, 0.19, 0.25), strict=True))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_loader():
-    """AWS's service descriptions are read once, not for each of our sessions: most of a test's time."""
+    """AWS's service descriptions are read, and made into methods, once and not for each of our clients."""
+    made = ClientCreator._create_methods
+    known = {}
+
+    def methods(creator, service):
+        if service.service_name not in known:
+            known[service.service_name] = made(creator, service)
+        return dict(known[service.service_name])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        patch.setattr(ClientCreator, "_create_methods", methods)
         yield
 
 
@@ -161,13 +174,27 @@ def start(aws, tmp_path):
 
 
 @pytest.fixture
-def inv(start):
-    """Run the real `inv` to its end."""
+def inv(aws, tmp_path):
+    """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds."""
 
-    def run(*arguments, **env):
-        process = start(*arguments, **env)
-        out, err = process.communicate(timeout=120)
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
+    def run(*arguments, encoding="utf-8"):
+        before, here = dict(os.environ), Path.cwd()
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
+        with Path(os.devnull).open() as nobody, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", nobody)
+            os.chdir(tmp_path)
+            try:
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    Program(namespace=Collection.from_module(tasks)).run(["inv", *arguments])
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+            finally:
+                os.chdir(here)
+                os.environ.clear()
+                os.environ.update(before)
+        texts = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
+        return SimpleNamespace(code=code, **dict(zip(("out", "err"), texts, strict=True)))
 
     return run
 

@@ -1,10 +1,11 @@
 """Where policies are enforced: the worker's role is enough for the real store and for nothing else, and the
-operator's policy is enough for setup and image.
+operator's policy is enough for setup, image, launch, status and kill-all.
 
 moto takes a condition on LIST for fulfilled and every other for not: conditions are seen in test_policies.py.
 """
 
 import json
+import os
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,16 +14,21 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from ops.aws import blueprint, bucket, iam, image, policies, setup
+from ops.aws import blueprint, bucket, fleet, iam, image, kill, launch, policies, prepare, setup
 from ops.aws.build import Build
+from ops.aws.prepare import Wish
 from ops.aws.session import _IAM_ACTIONS, Aws
 from ops.settings import Settings
-from tests.fakes import enforcing
+from tests.fakes import enforcing, imds
+from worker import jobs
+from worker import records as records_
+from worker.__main__ import main
 from worker.errors import UserError
 from worker.store import Missing, open_store
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "musicgen-batch-output-test"
+RUN = "20261122T195059Z-ab12"
 PLACE = f"s3://{BUCKET}/album"
 POD_ROLE_ARN = f"arn:aws:iam::123456789012:role/{iam.POD_ROLE}"
 pytestmark = pytest.mark.xdist_group("enforcing")
@@ -102,6 +108,7 @@ def operator(identities, s3_url, tmp_path):
         "MUSICGEN_SSH_FROM": "203.0.113.7",
         "MUSICGEN_BUDGET_EMAIL": "me@example.com",
         "MUSICGEN_BASE_IMAGE": "ami-12c6146b",
+        "MUSICGEN_AMI_ID": "ami-12c6146b",
         "MUSICGEN_KEY_NAME": f"musicgen-{uuid.uuid4().hex}",
     }
     return Aws(Settings.load(identities["operator"] | own, tmp_path / ".env"))
@@ -149,6 +156,48 @@ def test_place_is_found_writable(songs):
 
 def test_code_can_be_read(songs):
     assert songs.read("code/x.tar.gz") == b"code"
+
+
+def test_worker_makes_a_whole_batch(worker, identities, tmp_path, monkeypatch, capfd):
+    """As on a machine: the role's credentials from the instance metadata, the settings from worker.env.
+
+    Two windows, so that a checkpoint is written and removed as well.
+    """
+    lent = identities["worker"]
+    role = {
+        "AccessKeyId": lent["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": lent["AWS_SECRET_ACCESS_KEY"],
+        "Token": lent["AWS_SESSION_TOKEN"],
+    }
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("calm piano ; 30.5 ; calm\nloud drums ; 1 ; loud\n", "utf-8")
+    place = {"MUSICGEN_S3_BUCKET": BUCKET, "MUSICGEN_S3_PREFIX": "album"}
+    price = {"HOURLY_COST_USD": "0.4", "MUSICGEN_PRICE_PAID_USD": "0.19"}
+    run = {
+        "MUSICGEN_MODEL": "rehearsal",
+        "RUN_ID": RUN,
+        "MUSICGEN_STATE_DIR": str(tmp_path),
+    }
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    with imds.serving(role) as metadata:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        code = main(["--prompts", str(prompts)], dict(os.environ) | place | price | run)
+        assert code == 0, capfd.readouterr().err
+        store = open_store(PLACE)
+        there = store.list()
+        summary = json.loads(store.read(f"runs/{RUN}/summary.json"))
+        status = json.loads(store.read(f"runs/{RUN}/status.json"))
+        report = store.read("cost_report.csv").decode().splitlines()
+    songs = [job.song for job in jobs.load(prompts)]
+    records = [json.loads(store.read(records_.record_key(job))) for job in jobs.load(prompts)]
+    assert set(songs) <= there.keys() and f"runs/{RUN}/worker.log" in there
+    assert [record["price_paid_usd"] for record in records] == [0.19, 0.19]
+    assert (summary["price"]["hourly_usd"], summary["price"]["paid_usd"]) == (0.4, 0.19)
+    assert (status["state"], status["exit_code"], status["songs"]["done"]) == ("done", 0, 2)
+    assert [line.partition(",")[0] for line in report[1:]] == songs
+    assert [key for key in there if key.startswith(("claims/", "checkpoints/"))] == []
 
 
 # --- and nothing else
@@ -228,6 +277,22 @@ def test_operator_s_actions_are_enough_for_setup_again_and_remove(operator):
 def test_operator_may_not_do_what_is_not_needed(operator):
     with pytest.raises(UserError, match="iam:CreateUser"):
         operator.act("iam", "create_user", UserName="another")
+
+
+def test_operator_s_actions_are_enough_to_rent_look_and_end(operator, identities, tmp_path, monkeypatch):
+    for name, value in identities["operator"].items():
+        monkeypatch.setenv(name, value)
+    setup.carry_out(setup.plan(operator, operator.settings.bucket), lambda line: None)
+    (tmp_path / "prompts.txt").write_text("calm piano ; 30 ; calm\n", "utf-8")
+    told: list[str] = []
+    wish = Wish(prompts=str(tmp_path / "prompts.txt"))
+    order = prepare.prepare(operator, wish, datetime.now(UTC), told.append).order
+    launch.dry_run(operator, order, told.append)
+    rented = launch.carry_out(operator, order, False, told.append).started
+    shown = fleet.status(operator, ["us-east-1"], datetime.now(UTC), told.append)
+    assert [machine.id for machine in shown.machines] == [rented.id] and not shown.wrong
+    assert kill.kill(operator, ["us-east-1"], told.append, kill.Patience(look=0.02)).left == []
+    assert not [line for line in told if "does not allow" in line], told
 
 
 def test_operator_s_actions_are_enough_for_an_image(operator, tmp_path, monkeypatch):

@@ -62,6 +62,16 @@ def test_a_machine_past_its_end_date_is_overdue_and_wrong(account, status, machi
     assert late.wrong and late.machines[0].remark.startswith("OVERDUE by 2 h")
 
 
+@pytest.mark.parametrize(
+    ("stopped", "remark"), [(False, "builds the machine image"), (True, "its disk becomes the image")]
+)
+def test_a_build_box_is_shown_as_one(account, status, machine, stopped, remark):
+    box = machine(ExpiresAt=at(9), Name=machines.BUILD_BOX)
+    if stopped:
+        boto3.client("ec2").stop_instances(InstanceIds=[box])
+    assert status(hours=1).machines[0].remark == remark
+
+
 def test_a_machine_without_an_end_date_is_named(account, status, machine):
     machine()
     assert status().machines[0].remark == "no end date; run: inv kill-all"
@@ -176,6 +186,15 @@ def test_the_console_of_a_machine_in_another_region(account, us, inv, machine):
     assert inv("logs", "--console", rented).out == "musicgen: --- death date\n"
 
 
+def test_a_new_run_that_has_sent_nothing_shows_its_console(account, inv, machine):
+    open_store(OUTPUT).write("runs/20251122T195059Z-ab12/worker.log", b"old\n")
+    rented = machine("eu-west-1", ExpiresAt=at(1), RunId=RUN, Output=OUTPUT)
+    nothing = inv("logs")
+    assert nothing.code == 1 and f"{rented} has not sent its console yet" in nothing.err
+    account.console[rented] = "musicgen: --- install\n"
+    assert inv("logs").out == "musicgen: --- install\n"
+
+
 def test_no_run_yet_is_one_line(account, inv):
     done = inv("logs")
     assert done.code == 1 and done.err.startswith("error: no run in s3://")
@@ -254,6 +273,12 @@ def test_a_protected_machine_does_not_save_the_others_and_is_named(account, ende
     assert ended().left == [protected]
     assert other not in account.alive()
     assert f"warning: {protected}: " in str(told)
+
+
+def test_what_ends_at_the_second_try_counts(account, ended, machine):
+    rented = machine()
+    account.fail("TerminateInstances", "OperationNotPermitted")
+    assert ended().ended == [rented]
 
 
 def test_a_machine_that_does_not_end_is_exit_1(account, machine, monkeypatch):

@@ -148,6 +148,7 @@ def test_build_box_is_on_demand_tagged_dated_and_stops(us, run, account):
         BOX_NAME,
         "2026-11-22T13:30:00Z",
     )
+    assert found["LaunchedBy"].startswith("arn:aws:") and found["HourlyUsd"] == "0.526000"
     assert user_data(sent).startswith("#!/usr/bin/env bash\n")
 
 

@@ -121,7 +121,7 @@ def test_spot_price_as_json(account, inv):
 
 
 def test_spot_price_history_on_a_windows_console(account, inv):
-    done = inv("spot-price", "--history", "7d", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    done = inv("spot-price", "--history", "7d", encoding="cp1252")
     assert (done.code, done.err) == (0, "")
     assert "us-east-1b" in done.out and "?" not in done.out
 

@@ -1,11 +1,25 @@
 """The whole way of a new account, with the real `inv` each time: prepare, rent, look, end, look again."""
 
 import json
+from types import SimpleNamespace
 
 import boto3
+import pytest
 
 from ops.aws.session import PROJECT
 from tests.fakes.aws import user_data
+
+
+@pytest.fixture
+def inv(start):
+    """As the user has it: each time a process of its own."""
+
+    def run(*arguments):
+        process = start(*arguments)
+        out, err = process.communicate(timeout=120)
+        return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+    return run
 
 
 def test_setup_launch_status_kill_all_status(aws, inv, tmp_path):
