@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import pytest
 from botocore.loaders import Loader
@@ -9,6 +10,17 @@ from botocore.loaders import Loader
 from tests.fakes import box as boxes
 from tests.fakes import s3
 from worker.store import open_store
+
+
+def pytest_configure():
+    # A shell's background job ignores Ctrl-C, and so would the programs whose Ctrl-C is tested.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers():
+    """Three at least: many tests wait for other processes more than they compute."""
+    return max(3, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

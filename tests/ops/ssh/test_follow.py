@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -89,12 +90,32 @@ def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tm
     assert all("following again" in line for line in told) and told
 
 
+@contextmanager
+def ctrl_c_after(delay_s):
+    """Ctrl-C while the block runs; once more if Python drops it, as it does inside a `__del__`. -> when"""
+    sent, over = [], threading.Event()
+
+    def press():
+        pause_s = delay_s
+        while not over.wait(pause_s):
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+            pause_s = 0.5
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        presser.join()
+
+
 def test_ctrl_c_returns_within_a_second_and_the_worker_goes_on(box, run, tmp_path):
     got = bytearray()
     with connected(box, tmp_path) as conn:
         writer = in_background(run, [b"x\n"] * 20, 0, 0.1)
-        threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
+        with ctrl_c_after(0.8), pytest.raises(KeyboardInterrupt):
             follow.follow(conn, str(run), got.extend, print)
         stopped_at = time.monotonic()
     assert time.monotonic() - stopped_at < 1
@@ -107,11 +128,7 @@ def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monke
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
         conn.run("true")
         threading.Timer(0.5, link.stall).start()
-        sent = []
-        threading.Timer(
-            1.5, lambda: (sent.append(time.monotonic()), os.kill(os.getpid(), signal.SIGINT))
-        ).start()
-        with pytest.raises(KeyboardInterrupt):
+        with ctrl_c_after(1.5) as sent, pytest.raises(KeyboardInterrupt):
             follow.follow(conn, str(run), print, print, poll_s=0.1)
         conn.close()
         assert time.monotonic() - sent[0] < 1
