@@ -257,14 +257,6 @@ class Aws:
                 raise BadInput(_NO_KEYS)
             return found.get_frozen_credentials()
 
-    def session_credentials(self) -> Any:
-        """The caller's own `access_key`, `secret_key` and `token`. Raises BadInput if there are none."""
-        with errors(self.region), self._lock:
-            found = self._session.get_credentials()
-            if found is None:
-                raise BadInput(_NO_KEYS)
-            return found.get_frozen_credentials()
-
     @functools.cached_property
     def caller(self) -> Caller:
         """Who we are; asks AWS once."""

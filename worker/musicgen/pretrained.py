@@ -161,19 +161,6 @@ def check(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _weight_names(folder: Path) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return ["model.safetensors"]
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"{index} is damaged; fetch the model again") from None
-    return names
-
-
 def _fingerprint(folder: Path, weights: list[Path]) -> str:
     """12 hex digits that change with the model: its config, and samples spread over its weights."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
