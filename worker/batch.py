@@ -79,11 +79,11 @@ def run(
     watch.planned(found, order)
     if not this.todo:
         return this.end("done")
-    store.check_writable()
     this.check_health()
-    engine = load_engine(None)
-    records.refuse_other_model(found, order.model, str(engine.describe()["revision"]), store.location)
-    return this.carry_out(engine, load_engine, claim_ttl_s)
+    with Claims(store, order.run_id, ttl_s=claim_ttl_s, say=this.warn) as claims:
+        engine = load_engine(None)
+        records.refuse_other_model(found, order.model, str(engine.describe()["revision"]), store.location)
+        return this.carry_out(engine, load_engine, claims)
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,11 @@ class _Run:
         for warning in health.check(seconds, _SAMPLE_RATE, Path(tempfile.gettempdir()), self._store):
             self._watch.note("warning", warning, level="warning")
 
-    def carry_out(self, engine: Engine, load_engine: LoadEngine, claim_ttl_s: float) -> Summary:
+    def carry_out(self, engine: Engine, load_engine: LoadEngine, claims: Claims) -> Summary:
+        self._claims = claims
         try:
             with ExitStack() as parts:
                 scratch = parts.enter_context(scratch_folder())
-                # Left in the opposite order: what is saved and finished still needs its claims.
-                self._claims = parts.enter_context(
-                    Claims(self._store, self._order.run_id, ttl_s=claim_ttl_s, say=self._warn)
-                )
                 self._checkpoints = Checkpoints(self._store, self._spare, self._watch.note)
                 parts.callback(self._checkpoints.close, _SAVE_S)
                 self._finisher = Finisher(
@@ -199,7 +196,7 @@ class _Run:
             self._answer(self._last_account, lambda: time.monotonic() < until)
         except (_NotNow, UserError) as error:
             why = f": {error}" if str(error) else ""
-            self._warn(f"the report and the summary are not the last ones{why}")
+            self.warn(f"the report and the summary are not the last ones{why}")
 
     def _last_account(self) -> None:
         if self._summary.made_elsewhere:  # its maker may have died before its own report
@@ -512,7 +509,7 @@ class _Run:
 
     # --- words
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         self._watch.note("warning", text, level="warning")
 
     def _say_stopping(self) -> None:

@@ -58,7 +58,8 @@ class Claims:
     """One worker's claims at one place. Safe to share between threads.
 
     `box`: a folder on this machine's own disk (MUSICGEN_BOX_HOME, else ~/.musicgen) for its seats.
-    Entering raises UserError if the store ignores conditions and another worker is at work there.
+    Entering tries the store on a probe, and raises the UserError that a real write would, or one if the
+    store ignores conditions and another worker is at work there.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Claims:
         self._seat = take_seat(home, self._store.location)
         self._claimant = Claimant(self._seat.name, self._run_id)
         try:
-            if not self._store.honours_conditions():
+            # Of this seat alone: what a killed worker has left is cleared away by the next one there.
+            if not self._store.honours_conditions(f"claims/.probe-{self._seat.digest}"):
                 self._lone = self._become_the_only_one()
             for _ in range(_RENEWERS):
                 self._start(self._keep_renewing)

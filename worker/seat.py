@@ -30,10 +30,16 @@ _NUMBER_DIGITS = 32
 
 
 class Seat(NamedTuple):
-    """A seat that is taken. `name` is unique among all live workers, everywhere."""
+    """A seat that is taken. `name` and `digest` are unique among all live workers, everywhere."""
 
-    name: str
+    host: str
+    digest: str
     lock: FileLock | None
+
+    @property
+    def name(self) -> str:
+        """For people too."""
+        return f"{self.host}-{self.digest}"
 
     def leave(self) -> None:
         """Free it for the next."""
@@ -61,8 +67,8 @@ def take_seat(home: Path, place: str) -> Seat:
             )
             with suppress(Timeout):
                 lock.acquire()
-                return Seat(_name(_number(folder / f"{number}.id")), lock)
-    return Seat(_name(secrets.token_hex(_NUMBER_DIGITS // 2)), None)
+                return _seat(_number(folder / f"{number}.id"), lock)
+    return _seat(secrets.token_hex(_NUMBER_DIGITS // 2), None)
 
 
 def _number(path: Path) -> str:
@@ -76,7 +82,7 @@ def _number(path: Path) -> str:
     return number
 
 
-def _name(number: str) -> str:
+def _seat(number: str, lock: FileLock | None) -> Seat:
     host = socket.gethostname()
     # Both are missing on macOS and Windows, where there are no containers to tell apart.
     boot, namespace = "", ""
@@ -85,4 +91,4 @@ def _name(number: str) -> str:
     with suppress(OSError):
         namespace = str(Path("/proc/self/ns/pid").readlink())
     told_apart = hashlib.sha256("\x1f".join((number, host, boot, namespace)).encode()).hexdigest()
-    return f"{host}-{told_apart[:16]}"
+    return Seat(host, told_apart[:16], lock)

@@ -13,6 +13,7 @@ ignores the conditions of a PUT unless it is asked: `honours_conditions`.
 import re
 import uuid
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,31 +91,37 @@ class Store(ABC):
         """Seconds this machine's clock was ahead of the store's at its last answer; None if not known."""
         return None
 
-    def honours_conditions(self) -> bool:
-        """True if `create` and `replace` refuse what they must; tried on a probe, which goes again."""
-        key = _probe_key()
+    def honours_conditions(self, key: str) -> bool:
+        """True if `create` and `replace` refuse what they must.
+
+        Tried on `key`, a caller's own, which goes again, as does what a caller that was killed left there.
+        Raises the UserError that any of its writes, reads and deletes would.
+        """
+        self.delete(key)
         try:
-            if not self.create(key, b"created") or self.create(key, b"created again"):
+            etag = self.create(key, b"created")
+            self._check_holds(key, b"created")
+            if not etag or self.create(key, b"created again"):
                 return False
-            _, etag = self.read_tagged(key)
             return bool(self.replace(key, b"replaced", etag)) and not self.replace(key, b"again", etag)
         finally:
             self.delete(key)
 
     def check_writable(self) -> None:
         """Write, read back and delete a probe; raises the UserError that a real write would."""
-        key = _probe_key()
+        # Where a worker may delete: it may not elsewhere, but for checkpoints.
+        key = f"claims/.probe-{uuid.uuid4().hex}"
         self.write(key, key.encode())
         try:
-            if self.read(key) != key.encode():
-                raise UserError(f"{self.location} does not give back what was written; use another place")
+            self._check_holds(key, key.encode())
         finally:
             self.delete(key)
 
-
-def _probe_key() -> str:
-    """A new one where a worker may delete: it may not elsewhere, but for checkpoints."""
-    return f"claims/.probe-{uuid.uuid4().hex}"
+    def _check_holds(self, key: str, content: bytes) -> None:
+        with suppress(Missing):
+            if self.read(key) == content:
+                return
+        raise UserError(f"{self.location} does not give back what was written; use another place")
 
 
 def open_store(location: str) -> Store:

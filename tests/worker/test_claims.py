@@ -17,6 +17,7 @@ from tests.fakes import s3
 from worker import claims as module
 from worker.claims import LONE_KEY, Claims, claim_key
 from worker.errors import Unreachable, UserError
+from worker.seat import take_seat
 from worker.store import open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -27,6 +28,7 @@ TTL_S = 2.0
 LONE_TTL_S = 3.0
 LONG_S = 600.0  # what happens within a test did not wait for it
 SONG, OTHER = "rain_5c0ffee0", "storm_0badcafe"
+PROBE = "claims/.probe-0123456789abcdef"
 SONGS = [f"song_{number:08x}" for number in range(8)]
 
 WORK = """
@@ -324,8 +326,23 @@ def ignoring(s3_url, monkeypatch):
 
 
 def test_store_that_honours_conditions_is_known(store):
-    assert store.honours_conditions()
+    assert store.honours_conditions(PROBE)
     assert store.list() == {}
+
+
+def test_probe_of_a_killed_worker_goes_with_the_next_one_in_its_seat(store, enter, tmp_path):
+    seat = take_seat(tmp_path / "here", store.location)
+    seat.leave()
+    store.write(f"claims/.probe-{seat.digest}", b"left")
+    enter(store, "here")
+    assert store.list("claims/") == {}
+
+
+@folder_is_enough
+def test_store_that_forgets_is_no_store(store, monkeypatch):
+    monkeypatch.setattr(store, "create", lambda key, content: "etag")
+    with pytest.raises(UserError, match="does not give back what was written"):
+        store.honours_conditions(PROBE)
 
 
 @pytest.mark.parametrize("ignored", [("If-None-Match",), ("If-Match",), ("If-None-Match", "If-Match")])
@@ -334,7 +351,7 @@ def test_store_that_ignores_a_condition_is_known(s3_url, monkeypatch, ignored):
     with s3.ignoring_conditions(s3_url, ignored) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         store = open_store(location)
-        assert not store.honours_conditions()
+        assert not store.honours_conditions(PROBE)
         assert store.list() == {}
 
 
