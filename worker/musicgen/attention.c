@@ -5,7 +5,7 @@
  * lengths        int64 [n_rows]                           columns to look at, at least 1
  * scores         float [n_rows * n_heads, capacity]       scratch
  *
- * Compiled at start by attention.py with -DHEAD=... -DKV_BF16=0|1. Each cached value is read once,
+ * Compiled at start by kernels.py with -DHEAD=... -DKV_BF16=0|1. Each cached value is read once,
  * in order: it is the memory's bandwidth that limits it.
  */
 #include <math.h>

@@ -3,27 +3,19 @@
 Two variants behind one call. `Sdpa` is torch's own, with a mask over a length bucket: it is the
 only one torch ships that runs from a T4 (its flash kernels need Ampere and refuse masks) and can
 be captured in a CUDA graph, its shapes being the bucket's. `Compiled` is a small C kernel for
-CPUs, where SDPA with one query reaches a tenth of the memory's bandwidth; it is built at start if
-there is a C compiler, in about a second, and kept nowhere.
+CPUs, where SDPA with one query reaches a tenth of the memory's bandwidth (kernels.py builds it).
 """
 
-import ctypes
-import functools
 import logging
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
 
-_SOURCE = Path(__file__).with_name("attention.c")
+log = logging.getLogger(__name__)
 
 
 class Attention(Protocol):
@@ -65,7 +57,8 @@ class Compiled:
     reads_masked = False
 
     def __init__(self, head: int, dtype: torch.dtype):
-        self._attend = _build(head, dtype == torch.bfloat16)
+        flags = ("-ffast-math", f"-DHEAD={head}", f"-DKV_BF16={int(dtype == torch.bfloat16)}")
+        self._attend = build("attention.c", "attend", (*[POINTER] * 4, *[SIZE] * 3, *[POINTER] * 2), flags)
         self._scale = head**-0.5
         self._scores = torch.empty(0)
 
@@ -102,35 +95,3 @@ def best(head: int, dtype: torch.dtype, device: torch.device) -> Attention:
         except NoCompiler as error:
             log.info("attention without a compiled kernel (%s): slower, same songs", error)
     return Sdpa()
-
-
-class NoCompiler(RuntimeError):
-    """The kernel cannot be built here."""
-
-
-@functools.cache
-def _build(head: int, bf16: bool) -> "ctypes._NamedFuncPointer":
-    """Compile and load attention.c. Raises NoCompiler."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler or os.name == "nt":
-        raise NoCompiler("no C compiler")
-    with tempfile.TemporaryDirectory(prefix="attention-") as folder:
-        built, library = Path(folder, "attention.o"), Path(folder, "attention.so")
-        flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC"]
-        defines = [f"-DHEAD={head}", f"-DKV_BF16={int(bf16)}"]
-        try:
-            _run([compiler, *flags, *defines, "-c", str(_SOURCE), "-o", str(built)])
-            # Without -fopenmp: the symbols are found in the OpenMP that torch has loaded. A second
-            # one would bring threads of its own, which fight with torch's for the cores.
-            _run([compiler, "-shared", str(built), "-lm", "-o", str(library)])
-            function = ctypes.CDLL(str(library)).attend
-        except (OSError, subprocess.SubprocessError) as error:
-            raise NoCompiler(f"{compiler}: {error}") from None
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer] * 4 + [size] * 3 + [pointer] * 2
-    function.restype = None
-    return function
-
-
-def _run(argv: list[str]) -> None:
-    subprocess.run(argv, check=True, capture_output=True, timeout=60)

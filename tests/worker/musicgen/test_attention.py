@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.parts import need
-from worker.musicgen import attention
-from worker.musicgen.attention import Compiled, NoCompiler, Sdpa
+from worker.musicgen import attention, kernels
+from worker.musicgen.attention import Compiled, Sdpa
+from worker.musicgen.kernels import NoCompiler
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -125,9 +126,9 @@ def test_a_row_does_not_depend_on_the_bucket_that_the_longest_needs(compiled, va
 @pytest.fixture
 def unbuilt():
     """No kernel is built yet, nor afterwards."""
-    attention._build.cache_clear()
+    kernels.build.cache_clear()
     yield
-    attention._build.cache_clear()
+    kernels.build.cache_clear()
 
 
 def test_compiled_is_chosen_where_there_is_a_compiler(compiled):

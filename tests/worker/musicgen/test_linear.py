@@ -1,9 +1,11 @@
-"""Packed linear layers multiply as torch's own do."""
+"""Packed and compiled linear layers multiply as torch's own do."""
 
 import pytest
 import torch
 
-from worker.musicgen.linear import PackedLinear, PlainLinear, pack
+from tests.parts import need
+from worker.musicgen import kernels
+from worker.musicgen.linear import CompiledLinear, PackedLinear, PlainLinear, pack
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -14,10 +16,23 @@ packs_bf16 = pytest.mark.skipif(
 ROWS = [1, 2, 3, 8, 16, 31, 32, 33, 64, 130]
 
 
-def weight_and_rows(n_rows, dtype):
+def weight_and_rows(n_rows, dtype, n_out=N_OUT, n_in=N_IN):
     generator = torch.Generator().manual_seed(n_rows)
-    weight = torch.randn(N_OUT, N_IN, generator=generator) / N_IN**0.5
-    return weight.to(dtype), torch.randn(n_rows, N_IN, generator=generator).to(dtype)
+    weight = torch.randn(n_out, n_in, generator=generator) / n_in**0.5
+    return weight.to(dtype), torch.randn(n_rows, n_in, generator=generator).to(dtype)
+
+
+@pytest.fixture
+def compiled():
+    """`CompiledLinear`, where this machine can build it."""
+
+    def build(weight, gelu=False):
+        try:
+            return CompiledLinear(weight, gelu)
+        except kernels.NoCompiler:
+            need("a C compiler, or a CPU with AVX2", False)
+
+    return build
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -25,6 +40,46 @@ def weight_and_rows(n_rows, dtype):
 def test_packed_equals_plain(n_rows, gelu):
     weight, x = weight_and_rows(n_rows, torch.float32)
     assert torch.allclose(PackedLinear(weight, gelu)(x), PlainLinear(weight, gelu)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("n_rows", ROWS)
+def test_compiled_equals_plain(compiled, n_rows, gelu):
+    weight, x = weight_and_rows(n_rows, torch.float32)
+    assert torch.allclose(compiled(weight, gelu)(x), PlainLinear(weight, gelu)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_in", [1, 255, 256, 257, 1024])
+@pytest.mark.parametrize("n_out", [1, 23, 24, 25, 1024])
+def test_compiled_equals_plain_where_blocks_and_panels_are_not_full(compiled, n_out, n_in):
+    weight, x = weight_and_rows(7, torch.float32, n_out, n_in)
+    assert torch.allclose(compiled(weight)(x), PlainLinear(weight)(x), atol=1e-5)
+
+
+def test_compiled_rows_are_the_same_bytes_whatever_their_number_and_the_threads(compiled):
+    weight, x = weight_and_rows(130, torch.float32, n_in=600)
+    layer = compiled(weight)
+    whole = layer(x)
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(n_threads, 2))
+        assert torch.equal(torch.cat([layer(part) for part in x.split([1, 2, 63, 64])]), whole)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def test_compiled_takes_rows_that_are_a_view(compiled):
+    weight, x = weight_and_rows(32, torch.float32)
+    layer = compiled(weight)
+    wide = torch.cat([x, x], dim=1)
+    assert torch.equal(layer(wide[:, :N_IN]), layer(x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_compiled_does_not_hide_what_is_not_finite(compiled, value):
+    weight, x = weight_and_rows(5, torch.float32)
+    x[3, 40] = value
+    assert (~compiled(weight)(x).isfinite()).all(1).tolist() == [False, False, False, True, False]
 
 
 @packs_bf16
@@ -62,10 +117,45 @@ def test_bf16_works_on_a_cpu_that_has_no_packed_bf16(monkeypatch):
     assert torch.equal(pack(weight)(x), PlainLinear(weight)(x))
 
 
+# --- which one is chosen
+
+
+@pytest.fixture
+def vectors(monkeypatch):
+    """Pretend that torch found these vector instructions."""
+    return lambda name: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+
+
+@pytest.fixture
+def unbuilt():
+    """No kernel is built yet, nor afterwards."""
+    kernels.build.cache_clear()
+    yield
+    kernels.build.cache_clear()
+
+
+def test_with_avx2_alone_it_is_compiled(compiled, vectors):
+    vectors("AVX2")
+    compiled(torch.zeros(8, 8))
+    assert isinstance(pack(torch.zeros(8, 8)), CompiledLinear)
+
+
+def test_without_a_compiler_it_is_onednns(unbuilt, vectors, monkeypatch):
+    vectors("AVX2")
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    assert isinstance(pack(torch.zeros(8, 8)), PackedLinear)
+
+
+def test_with_avx512_it_is_onednns(vectors):
+    vectors("AVX512")
+    assert isinstance(pack(torch.zeros(8, 8)), PackedLinear)
+
+
 def test_float16_is_left_to_torch():
     assert isinstance(pack(torch.zeros(8, 8, dtype=torch.float16)), PlainLinear)
 
 
-def test_without_onednn_it_is_torchs_own(monkeypatch):
+def test_without_onednn_it_is_torchs_own(vectors, monkeypatch):
+    vectors("AVX512")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert isinstance(pack(torch.zeros(8, 8)), PlainLinear)

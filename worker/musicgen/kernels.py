@@ -1,0 +1,50 @@
+"""The C kernels of this package, for CPUs: built at start if there is a C compiler, and kept nowhere.
+
+    multiply = build("linear.c", "multiply", (POINTER, POINTER, POINTER, SIZE, SIZE, SIZE))
+
+A build takes a fraction of a second and is made once a process. Raises NoCompiler where there is
+none or it fails; everything that a kernel does, torch does too, slower.
+"""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
+
+_SOURCES = Path(__file__).parent
+
+
+class NoCompiler(RuntimeError):
+    """The kernel cannot be built here."""
+
+
+@functools.cache
+def build(
+    source: str, name: str, argument_types: tuple[type, ...], flags: tuple[str, ...] = ()
+) -> "ctypes._NamedFuncPointer":
+    """The function `name` of a C file beside this one, without a result. Raises NoCompiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler or os.name == "nt":
+        raise NoCompiler("no C compiler")
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        built, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+        always = ["-O3", "-march=native", "-fopenmp", "-fPIC"]
+        try:
+            _run([compiler, *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
+            # Without -fopenmp: the symbols are found in the OpenMP that torch has loaded. A second
+            # one would bring threads of its own, which fight with torch's for the cores.
+            _run([compiler, "-shared", str(built), "-lm", "-o", str(library)])
+            function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(library)), name)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NoCompiler(f"{compiler}: {error}") from None
+    function.argtypes, function.restype = argument_types, None
+    return function
+
+
+def _run(argv: list[str]) -> None:
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
