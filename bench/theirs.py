@@ -30,11 +30,18 @@ def _tokens_only(model: Any) -> Any:
 
 
 def generate(loaded: Pretrained, prompts: list[str], n_frames: int, **options: object) -> np.ndarray:
-    """[batch, codebooks, n_frames] by `generate`; `options` go to it."""
+    """[batch, codebooks, n_frames] by `generate`; `options` go to it.
+
+    With `decoder_input_ids` to go on from, these come before the n_frames that are made.
+    """
     inputs = loaded.tokenizer(prompts, padding=True, return_tensors="pt").to(loaded.model.device)
     with _tokens_only(loaded.model) as taken, torch.inference_mode():
         loaded.model.generate(
-            **inputs, do_sample=False, guidance_scale=3.0, max_new_tokens=n_frames + 3, **options
+            **inputs,
+            do_sample=False,
+            guidance_scale=3.0,
+            max_new_tokens=n_frames + loaded.model.decoder.num_codebooks - 1,
+            **options,
         )
     tokens: np.ndarray = taken[0].cpu().numpy()
     return tokens

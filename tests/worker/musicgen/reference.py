@@ -4,54 +4,22 @@
 delay pattern and audiocraft's windows written out by hand.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
+from bench import theirs
 from worker.musicgen.pretrained import Pretrained
 
 
-@contextmanager
-def _tapped(model):
-    """generate() always decodes to audio: take the tokens instead."""
-    taken = []
-
-    class Silence:
-        audio_values = torch.zeros(1, 1, 1)
-
-    def decode(codes, **_):
-        taken.append(codes[0].clone())
-        return Silence
-
-    original, model.audio_encoder.decode = model.audio_encoder.decode, decode
-    try:
-        yield taken
-    finally:
-        model.audio_encoder.decode = original
-
-
-def generated(loaded: Pretrained, prompts: list[str], n_frames: int, carried=None, **options) -> np.ndarray:
+def generated(loaded: Pretrained, prompts: list[str], n_frames: int, carried=None) -> np.ndarray:
     """Greedy tokens with guidance of prompts padded to a batch: [batch, codebooks, n_frames].
 
     carried [batch, codebooks, n]: tokens to go on from.
     """
-    model = loaded.model
-    inputs = loaded.tokenizer(prompts, padding=True, return_tensors="pt")
-    n_new, extra = n_frames, {}
-    if carried is not None:
-        n_new -= carried.shape[-1]
-        extra["decoder_input_ids"] = carried.reshape(-1, carried.shape[-1]).clone()
-    with _tapped(model) as taken, torch.inference_mode():
-        model.generate(
-            **inputs,
-            **extra,
-            do_sample=False,
-            guidance_scale=3.0,
-            max_new_tokens=n_new + model.decoder.num_codebooks - 1,
-            **options,
-        )
-    return taken[0].numpy()
+    if carried is None:
+        return theirs.generate(loaded, prompts, n_frames)
+    begun = carried.reshape(-1, carried.shape[-1]).clone()
+    return theirs.generate(loaded, prompts, n_frames - carried.shape[-1], decoder_input_ids=begun)
 
 
 def generated_long(loaded: Pretrained, prompt: str, n_frames: int, window: int, stride: int) -> np.ndarray:
