@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=("small", "medium", "large"))
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=30)
+    parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--device")
     arguments = parser.parse_args()
