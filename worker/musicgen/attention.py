@@ -7,15 +7,24 @@ CPUs, where SDPA with one query reaches a tenth of the memory's bandwidth (kerne
 """
 
 import logging
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
+from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
 
 log = logging.getLogger(__name__)
+
+
+class New(NamedTuple):
+    """A row's newest key and value [rows, heads, head], for the last column that it reaches."""
+
+    key: Tensor
+    value: Tensor
+    row: Tensor  # [rows]: 0, 1, ...
+    column: Tensor  # [rows]: lengths - 1
 
 
 class Attention(Protocol):
@@ -27,8 +36,13 @@ class Attention(Protocol):
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
         """What `__call__` needs of the lengths [rows] (int64, at most `bucket`); shared by all layers."""
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor) -> Tensor:
-        """query [rows, heads, head], keys and values [rows, heads, capacity, head] -> like query."""
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor, new: New | None = None
+    ) -> Tensor:
+        """query [rows, heads, head], keys and values [rows, heads, capacity, head] -> like query.
+
+        `new` is put into keys and values first.
+        """
 
 
 class Sdpa:
@@ -41,8 +55,13 @@ class Sdpa:
         """-> bool [rows, 1, 1, bucket]."""
         return (torch.arange(bucket, device=lengths.device) < lengths[:, None])[:, None, None]
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor, new: New | None = None
+    ) -> Tensor:
         """See Attention. Only the bucket is read."""
+        if new:
+            keys[new.row, :, new.column] = new.key
+            values[new.row, :, new.column] = new.value
         bucket = reach.shape[-1]
         attended = F.scaled_dot_product_attention(
             query.unsqueeze(2), keys[:, :, :bucket], values[:, :, :bucket], attn_mask=reach
@@ -58,7 +77,8 @@ class Compiled:
 
     def __init__(self, head: int, dtype: torch.dtype):
         flags = ("-ffast-math", f"-DHEAD={head}", f"-DKV_BF16={int(dtype == torch.bfloat16)}")
-        self._attend = build("attention.c", "attend", (*[POINTER] * 4, *[SIZE] * 3, *[POINTER] * 2), flags)
+        takes = (*[POINTER] * 3, SIZE, *[POINTER] * 3, *[SIZE] * 3, NUMBER, *[POINTER] * 2)
+        self._attend = build("attention.c", "attend", takes, flags)
         self._scale = head**-0.5
         self._scores = torch.empty(0)
 
@@ -66,21 +86,29 @@ class Compiled:
         """-> int64 [rows]; the kernel reads no column beyond them."""
         return lengths.contiguous()
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor, new: New | None = None
+    ) -> Tensor:
         """See Attention. Accumulates in float32."""
-        n_rows, n_heads, capacity, _ = keys.shape
-        scaled = (query.float() * self._scale).contiguous()
-        output = torch.empty_like(scaled)
+        n_rows, n_heads, capacity, head = keys.shape
         if self._scores.numel() < n_rows * n_heads * capacity:
             self._scores = torch.empty(n_rows * n_heads * capacity)
+        # The kernel takes them where they lie, which is in one QKV product.
+        if any(x.stride() != (query.stride(0), head, 1) for x in (query, *(new[:2] if new else ()))):
+            raise ValueError("a row's heads must lie side by side, in key and value as in query")
+        output = torch.empty(n_rows, n_heads, head)
         self._attend(
-            scaled.data_ptr(),
+            query.data_ptr(),
+            new.key.data_ptr() if new else None,
+            new.value.data_ptr() if new else None,
+            query.stride(0),
             keys.data_ptr(),
             values.data_ptr(),
             reach.data_ptr(),
             n_rows,
             n_heads,
             capacity,
+            self._scale,
             self._scores.data_ptr(),
             output.data_ptr(),
         )

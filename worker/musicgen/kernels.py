@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
+POINTER, SIZE, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 _SOURCES = Path(__file__).parent
 

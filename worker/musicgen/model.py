@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
 
-from worker.musicgen.attention import Attention, Sdpa
+from worker.musicgen.attention import Attention, New, Sdpa
 from worker.musicgen.linear import Linear, pack
 
 
@@ -168,9 +168,8 @@ class Model:
         for i, layer in enumerate(self._layers):
             n = x.shape[0]  # slots in layer 0, then twice that
             query, key, value = layer.qkv(layer.norm(x)).view(n, 3, shape.n_heads, shape.head).unbind(1)
-            cache.keys[i][row[:n], :, column[:n]] = key
-            cache.values[i][row[:n], :, column[:n]] = value
-            attended = self.attention(query, cache.keys[i], cache.values[i], reach[:n])
+            new = New(key, value, row[:n], column[:n])
+            attended = self.attention(query, cache.keys[i], cache.values[i], reach[:n], new)
             x = x + layer.out(attended.reshape(n, shape.hidden))
             if i == 0:
                 x = x.repeat(2, 1)

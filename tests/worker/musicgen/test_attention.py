@@ -5,7 +5,7 @@ import torch
 
 from tests.parts import need
 from worker.musicgen import attention, kernels
-from worker.musicgen.attention import Compiled, Sdpa
+from worker.musicgen.attention import Compiled, New, Sdpa
 from worker.musicgen.kernels import NoCompiler
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -63,6 +63,24 @@ def test_compiled_in_bf16_is_exact_but_for_the_rounding_of_its_result(compiled, 
     ours = attended(compiled(head, torch.bfloat16), LENGTHS, *inputs)
     assert ours.dtype == torch.bfloat16
     assert ((ours.float() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", ["sdpa", "compiled"])
+def test_what_is_new_is_in_the_cache_and_attended_to(compiled, variant, dtype):
+    chosen = Sdpa() if variant == "sdpa" else compiled(16, dtype)
+    _, keys, values = made(16, dtype)
+    qkv = torch.randn(len(LENGTHS), 3, 3, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    query, key, value = qkv.unbind(1)  # as the model has them: rows of one product
+    rows = torch.arange(len(LENGTHS))
+    there = [keys.clone(), values.clone()]
+    there[0][rows, :, LENGTHS - 1], there[1][rows, :, LENGTHS - 1] = key, value
+    expected = attended(chosen, LENGTHS, query, *there)
+    new = New(key, value, rows, LENGTHS - 1)
+    ours = chosen(query, keys, values, chosen.reach(LENGTHS, BUCKET), new)
+    assert torch.equal(ours, expected)
+    assert torch.equal(keys, there[0])
+    assert torch.equal(values, there[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
