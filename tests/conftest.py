@@ -54,14 +54,14 @@ def aws(monkeypatch):
     """A fresh AWS account over HTTP, and an environment in which boto3 finds only it."""
     from tests.fakes import aws as fake
 
-    # One loader for all sessions: reading EC2's description takes a second each time.
-    monkeypatch.setattr("botocore.session.create_loader", lambda path=None: _LOADER)
     with fake.serving() as account:
         _only_aws_at(account.url, monkeypatch)
         yield account
 
 
 def _only_aws_at(url, monkeypatch):
+    # One loader for all sessions: reading EC2's description takes a second each time, S3's a tenth.
+    monkeypatch.setattr("botocore.session.create_loader", lambda path=None: _LOADER)
     for name in os.environ:
         if name.startswith("AWS_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.delenv(name)
