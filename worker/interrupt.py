@@ -84,6 +84,12 @@ class Interruption:
         """Begin no song: the run drains or ends."""
         return self._drain_reason is not None or self.notice is not None
 
+    @property
+    def reason(self) -> str:
+        """Why the run ends or begins no song, in one line."""
+        notice = self.notice
+        return f"stopped ({notice.reason if notice else self._drain_reason})"
+
     def wait(self, timeout_s: float) -> bool:
         """Sleep until there is a notice, at most this long; True if there is one."""
         last_s = time.monotonic() + timeout_s

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish, listed, tree
-from worker import batch, finisher, jobs, patience, records
+from worker import batch, finisher, jobs, lineup, making, patience, records
 from worker.claims import Claims
 from worker.engine import Failed, Finished, Progress
 from worker.errors import BadInput, DiskFull, Interrupted, Unreachable, UserError
@@ -426,7 +426,8 @@ def test_interruption_after_the_last_song_is_none(folder):
 # --- other workers
 
 
-def test_song_that_another_worker_has_is_waited_for_and_not_made(folder):
+def test_song_that_another_worker_has_is_waited_for_and_not_made(folder, monkeypatch):
+    monkeypatch.setattr(lineup, "_LOOK_EVERY_S", 0.1)
     with Claims(folder, "run-2", ttl_s=60) as other:
         assert other.take(TWO.stem)
 
@@ -441,7 +442,8 @@ def test_song_that_another_worker_has_is_waited_for_and_not_made(folder):
     assert reported(folder) == [job.song for job in JOBS]
 
 
-def test_song_that_another_worker_gives_back_is_made(folder):
+def test_song_that_another_worker_gives_back_is_made(folder, monkeypatch):
+    monkeypatch.setattr(lineup, "_LOOK_EVERY_S", 0.1)
     with Claims(folder, "run-2", ttl_s=60) as other:
         assert other.take(TWO.stem)
         engine = Scripted()
@@ -625,7 +627,7 @@ def test_audio_is_made_beside_generation(folder):
 
 
 def test_generation_waits_for_a_slow_store_rather_than_pile_up_songs(folder, monkeypatch):
-    monkeypatch.setattr(batch, "_MAX_FINISHING", 4)
+    monkeypatch.setattr(making, "_MAX_FINISHING", 4)
     many = listed(*(f"song {n} ; 1 ; n{n}" for n in range(9)))
     behind = []
 

@@ -9,7 +9,7 @@ import pytest
 from tests.songs import Recording, finish
 from tests.worker.test_batch import FOUR, JOBS, ONE, THREE, TWO, Listener, Scripted, Telling, order, wavs
 from tests.worker.test_batch import run as run_list
-from worker import batch, patience
+from worker import account, asking, batch, making, patience
 from worker.checkpoints import key_of
 from worker.claims import Claims, claim_key
 from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Unfinished
@@ -110,8 +110,8 @@ def troubled(folder):
 def quick(monkeypatch):
     """Waits that are a bucket's in earnest."""
     monkeypatch.setattr(patience, "_PAUSES_S", (0.02,))
-    for name in ("_SAVE_S", "_LAST_ACCOUNT_S", "_GRACE_S"):
-        monkeypatch.setattr(batch, name, 0.3)
+    for module, name in ((making, "_SAVE_S"), (account, "_LAST_ACCOUNT_S"), (making, "_GRACE_S")):
+        monkeypatch.setattr(module, name, 0.3)
     monkeypatch.setattr("worker.claims._LEAVE_S", 0.3)
 
 
@@ -135,7 +135,7 @@ def test_windows_are_kept_on_this_machine_however_long_the_store_is_away(trouble
 
 
 def test_song_in_work_goes_on_while_the_next_one_cannot_be_claimed(troubled, quick, monkeypatch):
-    monkeypatch.setattr(batch, "_ASK_S", 0.1)
+    monkeypatch.setattr(asking, "_ASK_S", 0.1)
     ahead = {}
 
     class TakesAhead(Windowed):
