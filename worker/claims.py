@@ -3,8 +3,7 @@
     with Claims(store, run_id) as claims:      # renews what is held, and gives it back at the end
         if claims.take(stem):                  # else someone else is at it: try_again_in_s
             ...
-            if claims.is_mine(stem): ...       # before what only the holder may do
-            claims.release(stem)
+            claims.release(stem)               # claims.held: what is still ours, as far as is known
 
 A claim is a lease (worker/lease.py) on `claims/STEM.json`, renewed every third of `ttl_s`. One that
 its holder leaves is taken over after `ttl_s`; by a worker restarted in the seat of a dead one
@@ -128,15 +127,6 @@ class Claims:
             self._changed.notify_all()
         return taken
 
-    def is_mine(self, stem: str) -> bool:
-        """True if it was renewed in time. Asks the store, by a renewal, only when it was not."""
-        leases = [self._lease(stem)] + ([self._lone] if self._lone else [])
-        return all(lease.in_time or self._renew(lease) for lease in leases)
-
-    def renew(self, stem: str) -> bool:
-        """Renew it now. False: it is lost (then no longer `held`), or the store did not answer."""
-        return self._renew(self._lease(stem))
-
     def release(self, stem: str) -> None:
         """Give it back, if it is ours. When the store does not answer it runs out by itself."""
         if self._is_alone_or_need_not_be():
@@ -169,17 +159,16 @@ class Claims:
                 )
             return self._leases[stem]
 
-    def _renew(self, lease: Lease) -> bool:
+    def _renew(self, lease: Lease) -> None:
         try:
-            renewed = lease.renew()
+            lease.renew()
         except Exception as error:  # whatever it is, the thread that renews must live on
             log.info("cannot renew %s: %s", lease.key, error)
             with self._changed:
                 self._retry_s[lease] = self._clock() + lease.ttl_s / 12
-            return False
-        with self._changed:
-            self._retry_s.pop(lease, None)
-        return renewed
+        else:
+            with self._changed:
+                self._retry_s.pop(lease, None)
 
     # --- threads
 
