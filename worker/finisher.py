@@ -5,6 +5,7 @@ record without a song, which is made again from its checkpoint, and never a song
 Waits while the store cannot be reached. Does not generate, claim or watch.
 """
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -179,12 +180,24 @@ class Finisher:
         if job.song in self._patience(lambda: self._store.list(job.song)):
             return elsewhere
         self._patience(lambda: self._store.write(key, record.to_json()))
-        if not self._patience(lambda: self._store.create_file(job.song, path)):
+        n_tries = 0
+
+        def create() -> str | None:
+            nonlocal n_tries
+            n_tries += 1
+            return self._store.create_file(job.song, path)
+
+        if not self._patience(create) and not (n_tries > 1 and self._is_there(record)):
             if before is not None:
                 # It may be the account of the song that is there.
                 self._patience(lambda: self._store.write(key, before))
             return elsewhere
         return Outcome(job.song, record)
+
+    def _is_there(self, record: Record) -> bool:
+        """True if the answer to an earlier try was lost, which had put the song there."""
+        content = self._patience(lambda: self._read(record.song))
+        return content is not None and hashlib.sha256(content).hexdigest() == record.sha256
 
     def _read(self, key: str) -> bytes | None:
         try:

@@ -352,6 +352,20 @@ def test_failed_song_is_made_by_the_next_run(folder):
     assert engine.taken == [TWO.song]
 
 
+def test_run_whose_engine_cannot_be_loaded_leaves_an_account(folder):
+    finish(folder, ONE)
+
+    def load_engine(dtype):
+        raise UserError("not enough memory for one song; use a smaller model")
+
+    with pytest.raises(UserError, match="not enough memory"):
+        batch.run(order(), folder, load_engine, Listener())
+    summary = json.loads(folder.read("runs/run-1/summary.json"))
+    assert (summary["state"], summary["reason"][:17]) == ("failed", "not enough memory")
+    assert reported(folder) == [ONE.song]
+    assert folder.list("claims/") == {}
+
+
 # --- interruption and a store that fails
 
 

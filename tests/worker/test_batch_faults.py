@@ -2,12 +2,27 @@
 
 import threading
 import time
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
+from tests.fakes.proxy import proxying
+from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish
-from tests.worker.test_batch import FOUR, JOBS, ONE, THREE, TWO, Listener, Scripted, Telling, order, wavs
+from tests.worker.test_batch import (
+    FOUR,
+    JOBS,
+    ONE,
+    THREE,
+    TWO,
+    Listener,
+    Scripted,
+    Telling,
+    order,
+    reported,
+    wavs,
+)
 from tests.worker.test_batch import run as run_list
 from worker import account, asking, batch, making, patience
 from worker.checkpoints import key_of
@@ -15,6 +30,7 @@ from worker.claims import Claims, claim_key
 from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Unfinished
 from worker.errors import Interrupted, Unreachable
 from worker.interrupt import Interruption, Notice
+from worker.records import Record, record_key
 from worker.store import open_store
 
 STOP = Notice("Ctrl-C", "signal")
@@ -206,6 +222,52 @@ def test_last_account_waits_for_a_store_that_is_away_for_a_moment(folder, quick)
             return super().write(key, content)
 
     assert run_list(Away(folder)).state == "done"
+
+
+def test_song_whose_answer_was_lost_in_an_outage_is_ours(folder, quick):
+    class Lossy(Recording):
+        lost = False
+
+        def create_file(self, key, path):
+            etag = super().create_file(key, path)
+            if key == TWO.song and not self.lost:
+                self.lost = True
+                raise Unreachable("no answer from S3; check the network")
+            return etag
+
+    folder.write(record_key(TWO), b"of a run that was killed before its song was there")
+    summary = run_list(Lossy(folder))
+    assert (len(summary.made), summary.made_elsewhere) == (4, [])
+    assert Record.from_json(folder.read(record_key(TWO))).run_id == "run-1"
+
+
+def test_every_song_is_there_once_over_a_link_that_is_cut_again_and_again(
+    s3_url, spare, quick, monkeypatch, rng
+):
+    bucket, over = fresh_bucket(s3_url), threading.Event()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # what boto3 would try again is left to the run
+    with proxying(urlsplit(s3_url).port) as link:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{link.port}")
+
+        def cut():
+            while not over.wait(rng.uniform(0.03, 0.2)):
+                link.reset()
+
+        cutter = threading.Thread(target=cut)
+        engine, watch = Windowed(0.01, lambda _: cutter.ident or cutter.start()), Listener()
+        try:
+            summary = run(open_store(f"s3://{bucket}"), engine, watch=watch, spare=spare)
+        finally:
+            over.set()
+            cutter.join()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    store = open_store(f"s3://{bucket}")
+    print(f"{watch.told.count('unreachable')} waits, {link.n_connections} connections")
+    assert (summary.state, len(summary.made), summary.made_elsewhere) == ("done", 4, [])
+    assert sorted(engine.taken) == sorted(job.song for job in JOBS)
+    assert wavs(store) == {job.song for job in JOBS}
+    assert reported(store) == [job.song for job in JOBS]
+    assert all(Record.from_json(store.read(record_key(job))).run_id == "run-1" for job in JOBS)
 
 
 # --- asked to end
