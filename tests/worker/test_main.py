@@ -3,11 +3,9 @@
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 import wave
 from pathlib import Path
 
@@ -22,8 +20,6 @@ ROOT = Path(__file__).parents[2]
 
 # Tests that load the model share one process: importing torch takes seconds.
 engine = pytest.mark.xdist_group("engine")
-posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-
 NO_EC2 = {"AWS_EC2_METADATA_DISABLED": "true"}
 SHORT = ["quiet piano ; 1 ; piano", "drums; and bass ; 1.25 ; drums", "нежно, café ; 2 ; soft ; seed=7"]
 
@@ -37,28 +33,6 @@ def prompts(tmp_path):
         return str(tmp_path / "prompts.txt")
 
     return write
-
-
-@pytest.fixture
-def python_m_worker(tmp_path):
-    """`python -m worker` in a process of its own that has none of the developer's settings."""
-    ours = re.compile("AWS_|MUSICGEN_|HOURLY_COST_USD|RUN_ID|HF_")
-    env = {name: value for name, value in os.environ.items() if not ours.match(name)}
-    env |= {
-        "PYTHONPATH": str(ROOT),
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "MUSICGEN_BOX_HOME": str(tmp_path / "home"),
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-
-    def run(*arguments, **more):
-        command = [sys.executable, "-m", "worker", *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env=env | more, capture_output=True, text=True, encoding="utf-8"
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -84,13 +58,19 @@ def one_error(stderr, says):
 # --- bad input: exit code 2, one line, and nothing is written
 
 
-def test_every_wrong_line_is_an_error_line_with_its_number(python_m_worker, prompts, tmp_path):
-    wrong = prompts("fine ; 30 ; fine", "no seconds", "", "too short ; 0 ; zero", "up ; 3 ; ../up")
-    done = python_m_worker("--prompts", wrong, "--output", "out", "--model", "rehearsal")
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
+def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, capfd):
+    wrong, out = (
+        prompts("fine ; 30 ; fine", "no seconds", "", "too short ; 0 ; zero", "up ; 3 ; ../up"),
+        "out",
+    )
+    assert (
+        worker.main(["--prompts", wrong, "--output", str(tmp_path / out), "--model", "rehearsal"], NO_EC2)
+        == 2
+    )
+    said = capfd.readouterr()
+    lines = said.err.splitlines()
     assert [line.startswith(f"error: {wrong}:{n}: ") for line, n in zip(lines, (2, 4, 5), strict=True)]
-    assert done.stdout == "" and not (tmp_path / "out").exists()
+    assert said.out == "" and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -130,26 +110,24 @@ def test_text_where_a_number_belongs_is_a_usage_error(run, prompts, capfd):
     assert "--top-k" in capfd.readouterr().err
 
 
-def test_missing_bucket_is_named(python_m_worker, prompts, s3_url):
-    aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
-    done = python_m_worker("--prompts", prompts(*SHORT), MUSICGEN_S3_BUCKET="no-such-bucket-here", **aws)
-    assert done.returncode == 2
-    one_error(done.stderr, "there is no bucket no-such-bucket-here")
+def test_missing_bucket_is_named(run, prompts, s3_url):
+    code, stderr = run("--prompts", prompts(*SHORT), MUSICGEN_S3_BUCKET="no-such-bucket-here")
+    assert code == 2
+    one_error(stderr, "there is no bucket no-such-bucket-here")
 
 
-def test_missing_credentials_are_named(python_m_worker, prompts):
-    done = python_m_worker("--prompts", prompts(*SHORT), "--output", "s3://some-bucket/songs")
-    assert done.returncode == 2
-    one_error(done.stderr, "no AWS credentials for bucket some-bucket")
+def test_missing_credentials_are_named(run, prompts, s3_url, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", "s3://some-bucket/songs")
+    assert code == 2
+    one_error(stderr, "no AWS credentials for bucket some-bucket")
 
 
-def test_other_model_is_refused_before_torch_is_loaded(python_m_worker, prompts, tmp_path):
-    finish(open_store(str(tmp_path / "out")), listed(SHORT[0])[0])
-    arguments = ["--prompts", prompts(*SHORT), "--output", "out", "--model", "facebook/musicgen-small"]
-    done = python_m_worker(*arguments, PYTHONPROFILEIMPORTTIME="1")
-    assert done.returncode == 2
-    assert "error: out holds songs made by rehearsal, not facebook/musicgen-small; give" in done.stderr
-    assert "| torch\n" not in done.stderr
+def test_other_model_is_refused(run, all_done):
+    code, stderr = run(*all_done[:-1], "facebook/musicgen-small")
+    assert code == 2
+    one_error(stderr, "holds songs made by rehearsal, not facebook/musicgen-small; give")
 
 
 # --- nothing to make
@@ -163,18 +141,37 @@ def all_done(tmp_path, prompts):
     return ["--prompts", prompts(*SHORT), "--output", str(tmp_path / "out"), "--model", "rehearsal"]
 
 
-def test_nothing_to_make_is_0_and_does_not_load_torch(python_m_worker, all_done):
-    done = python_m_worker(*all_done, PYTHONPROFILEIMPORTTIME="1")
-    assert done.returncode == 0
-    assert done.stdout.startswith("nothing to make\n")
-    assert "3 done already" in done.stdout
-    assert "| torch\n" not in done.stderr
+def test_nothing_to_make_is_0_and_says_so(all_done, capfd):
+    assert worker.main(all_done, NO_EC2) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("nothing to make\n")
+    assert "3 done already" in out
 
 
-def test_settings_of_the_environment_are_the_defaults(python_m_worker, all_done, tmp_path):
+NO_TORCH = """
+import sys
+from worker.__main__ import main
+prompts, out = sys.argv[1:]
+ask = ["--prompts", prompts, "--output"]
+refused = main([*ask, out, "--model", "facebook/musicgen-small"])
+not_writable = main([*ask, prompts + "/out", "--model", "rehearsal"])
+done = main([*ask, out, "--model", "rehearsal"])
+print(refused, not_writable, done, "torch" in sys.modules)
+"""
+
+
+def test_torch_is_not_loaded_where_no_song_can_be_made(all_done):
+    command = [sys.executable, "-c", NO_TORCH, all_done[1], all_done[3]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)} | NO_EC2
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8")
+    assert done.stdout.splitlines()[-1] == "2 1 0 False", done.stderr
+
+
+def test_settings_of_the_environment_are_the_defaults(run, all_done, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     settings = {"MUSICGEN_MODEL": "rehearsal", "MUSICGEN_OUTPUT": "out", "HOURLY_COST_USD": "1.5"}
-    done = python_m_worker(RUN_ID="20260102T030405Z-abcd", **settings)
-    assert done.returncode == 0
+    code, _ = run(RUN_ID="20260102T030405Z-abcd", **settings)
+    assert code == 0
     summary = json.loads((tmp_path / "out/runs/20260102T030405Z-abcd/summary.json").read_text())
     assert summary["price"]["hourly_usd"] == 1.5
 
@@ -184,15 +181,15 @@ def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
     assert "price $0 an hour: your own machine, counted as 0" in capfd.readouterr().out
 
 
-@posix_only
-def test_output_that_is_not_writable_is_said_before_torch_is_loaded(python_m_worker, prompts, tmp_path):
+def test_output_that_is_not_writable_is_one_line(run, prompts, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    done = python_m_worker("--prompts", prompts(*SHORT), "--output", "file/out", "--model", "rehearsal")
-    assert done.returncode == 1
-    one_error(done.stderr, "a file stands where")
+    code, stderr = run(
+        "--prompts", prompts(*SHORT), "--output", tmp_path / "file/out", "--model", "rehearsal"
+    )
+    assert code == 1
+    one_error(stderr, "a file stands where")
 
 
-@posix_only
 # --- models that cannot be loaded
 
 
@@ -262,7 +259,21 @@ def test_missing_model_file_is_named(run, prompts, broken, tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory):
+def loaded_once():
+    """The rehearsal model is loaded for the first run, and at hand for the others."""
+    import torch
+
+    from worker.musicgen import pretrained
+
+    torch.set_num_threads(1)
+    loaded, load = pretrained.load("rehearsal"), pretrained.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "load", lambda model: loaded if model == "rehearsal" else load(model))
+        yield
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory, loaded_once):
     """A run of SHORT on the rehearsal model into a folder: that folder."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "prompts.txt").write_text("\n".join(SHORT), "utf-8")
@@ -332,34 +343,3 @@ def test_model_folder_makes_what_the_built_in_model_makes(album, run, prompts, m
     assert (tmp_path / "out" / piano).read_bytes() == (album / piano).read_bytes()
     record = json.loads((tmp_path / "out/records" / piano.replace(".wav", ".json")).read_text())
     assert record["model"] == "tiny"
-
-
-@engine
-@posix_only
-def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(run, prompts, tmp_path):
-    lines = prompts("first ; 1 ; first", "long ; 600 ; long")
-    out = tmp_path / "out"
-    arguments = ["--prompts", lines, "--output", str(out), "--model", "rehearsal"]
-    worker_process = subprocess.Popen(
-        [sys.executable, "-m", "worker", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        last_s = time.monotonic() + 120
-        while not (out / "cost_report.csv").exists() and time.monotonic() < last_s:
-            assert worker_process.poll() is None, worker_process.stderr.read()
-            time.sleep(0.1)
-        worker_process.send_signal(signal.SIGINT)
-        _, stderr = worker_process.communicate(timeout=60)
-    finally:
-        worker_process.kill()
-        worker_process.wait()
-    assert worker_process.returncode == 75
-    one_error(stderr, "stopped (Ctrl-C); 1 songs to make; run it again to resume")
-    assert [path.name for path in out.glob("*.wav")] == [job.song for job in listed("first ; 1 ; first")]
-
-    first = tree(out)
-    prompts("first ; 1 ; first", "long ; 600 ; long", "last ; 1 ; last")
-    code, stderr = run(*arguments, "--only", "first", "last")
-    assert code == 0
-    assert "1 songs to make, 0:01 of audio; 1 done already" in stderr
-    assert tree(out).items() >= {key: first[key] for key in first if key.endswith((".wav", "json"))}.items()

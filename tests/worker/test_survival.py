@@ -219,6 +219,27 @@ def test_stopped_by_a_signal_every_token_is_kept(workers, tmp_path):
     assert entry["charged_s"] > 0
 
 
+def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(workers, tmp_path):
+    prompts, place = listed(tmp_path, "first ; 1 ; first\nlong ; 600 ; long"), tmp_path / "out"
+    worker = workers.start(*arguments(prompts, place))
+    wait_until(lambda: (place / REPORT_KEY).exists() or None)
+    worker.send(signal.SIGINT)
+    assert worker.wait(30) == 75, worker.said
+    *_, last = worker.said.splitlines()
+    assert last == "error: stopped (Ctrl-C); 1 songs to make; run it again to resume"
+    assert "Traceback" not in worker.said
+    made, store = wavs(str(place)), open_store(str(place))
+    assert [song[:6] for song in made] == ["first_"]
+    (record,) = (store.read(key) for key in store.list("records/"))
+
+    prompts = listed(tmp_path, "first ; 1 ; first\nlong ; 600 ; long\nlast ; 1 ; last")
+    worker = workers.start(*arguments(prompts, place), "--only", "first", "last")
+    assert worker.wait(30) == 0, worker.said
+    assert "1 songs to make, 0:01 of audio; 1 done already" in worker.said
+    assert wavs(str(place)).items() > made.items()
+    assert record in [store.read(key) for key in store.list("records/")]
+
+
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_interrupted_song_says_so_in_its_record_and_is_charged_for_all_its_time(workers, place, tmp_path):
     prompts = listed(tmp_path, "some windows ; 10 ; some")
