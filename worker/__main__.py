@@ -40,7 +40,7 @@ from worker.journal import Journal
 from worker.order import Order, Price, Summary, Watches
 from worker.progress import ProgressDisplay, show_summary
 from worker.records import model_name
-from worker.scratch import scratch_folder
+from worker.scratch import scratch_folder, temporary_in_scratch
 from worker.store import Store, open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
@@ -138,13 +138,14 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         def load_engine(dtype: str | None) -> Engine:
             from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
 
-            engine = Engine.load(
-                arguments.model,
-                device=arguments.device,
-                dtype=dtype or arguments.dtype,
-                slots=slots,
-                stride_s=arguments.stride,
-            )
+            with temporary_in_scratch():  # a model is written there, a kernel compiled
+                engine = Engine.load(
+                    arguments.model,
+                    device=arguments.device,
+                    dtype=dtype or arguments.dtype,
+                    slots=slots,
+                    stride_s=arguments.stride,
+                )
             heartbeat.loaded(engine.describe())
             return engine
 
@@ -183,8 +184,10 @@ def telling_how_it_ends(journal: Journal, heartbeat: Heartbeat) -> Iterator["End
     finally:
         logging.getLogger().removeHandler(journal.handler)
         journal.note("ended", f"ended: {ending.state}, exit code {ending.code}", **asdict(ending))
-        journal.close(_LAST_WORDS_S)
-        heartbeat.finish(ending.state, ending.code, _LAST_WORDS_S)
+        try:
+            journal.close(_LAST_WORDS_S)
+        finally:  # a second Ctrl-C meanwhile must not leave a status that looks alive
+            heartbeat.finish(ending.state, ending.code, _LAST_WORDS_S)
 
 
 @dataclass

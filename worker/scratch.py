@@ -28,6 +28,18 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def temporary_in_scratch() -> Iterator[None]:
+    """What anyone makes in the temporary folder meanwhile goes too, even when the process is killed."""
+    before = tempfile.tempdir
+    with scratch_folder() as folder:
+        tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def _remove_if_dead(folder: Path) -> None:
     # Without a lock file its process may be about to make one: it is not ours to judge.
     if not (folder / _LOCK).is_file():

@@ -14,6 +14,8 @@ import pytest
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, tree
 from worker import __main__ as worker
+from worker.heartbeat import Heartbeat
+from worker.journal import Journal
 from worker.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -59,14 +61,9 @@ def one_error(stderr, says):
 
 
 def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, capfd):
-    wrong, out = (
-        prompts("fine ; 30 ; fine", "no seconds", "", "too short ; 0 ; zero", "up ; 3 ; ../up"),
-        "out",
-    )
-    assert (
-        worker.main(["--prompts", wrong, "--output", str(tmp_path / out), "--model", "rehearsal"], NO_EC2)
-        == 2
-    )
+    wrong = prompts("fine ; 30 ; fine", "no seconds", "", "too short ; 0 ; zero", "up ; 3 ; ../up")
+    out = str(tmp_path / "out")
+    assert worker.main(["--prompts", wrong, "--output", out, "--model", "rehearsal"], NO_EC2) == 2
     said = capfd.readouterr()
     lines = said.err.splitlines()
     assert [line.startswith(f"error: {wrong}:{n}: ") for line, n in zip(lines, (2, 4, 5), strict=True)]
@@ -181,13 +178,25 @@ def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
     assert "price $0 an hour: your own machine, counted as 0" in capfd.readouterr().out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows says it otherwise")
 def test_output_that_is_not_writable_is_one_line(run, prompts, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    code, stderr = run(
-        "--prompts", prompts(*SHORT), "--output", tmp_path / "file/out", "--model", "rehearsal"
-    )
+    out = tmp_path / "file/out"
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", out, "--model", "rehearsal")
     assert code == 1
     one_error(stderr, "a file stands where")
+
+
+def test_ctrl_c_during_the_last_words_leaves_no_status_that_looks_alive(tmp_path, monkeypatch):
+    def stopped(within_s):
+        raise KeyboardInterrupt
+
+    store = open_store(str(tmp_path / "out"))
+    journal, heartbeat = Journal(tmp_path, store, "run-1"), Heartbeat(tmp_path, store, "run-1", "m", 0.4)
+    monkeypatch.setattr(journal, "close", stopped)
+    with pytest.raises(KeyboardInterrupt), worker.telling_how_it_ends(journal, heartbeat):
+        pass
+    assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == 0
 
 
 # --- models that cannot be loaded

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from worker.scratch import scratch_folder
+from worker.scratch import scratch_folder, temporary_in_scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
-import sys
-from worker.scratch import scratch_folder
-with scratch_folder() as folder:
+import sys, tempfile
+from worker.scratch import scratch_folder, temporary_in_scratch
+with temporary_in_scratch(), scratch_folder() as folder:
     (folder / "song.wav").write_bytes(b"x")
+    tempfile.mkdtemp()
     print(folder, flush=True)
     sys.stdin.read()
 """
@@ -52,8 +53,8 @@ def test_folder_of_a_killed_process_goes_with_the_next(temporary, holder):
     process.kill()
     process.wait()
     assert (left / "song.wav").exists()
-    with scratch_folder():
-        assert not left.exists()
+    with scratch_folder() as ours:
+        assert list(temporary.iterdir()) == [ours]
 
 
 def test_folder_of_a_live_process_stays(holder):
@@ -61,6 +62,14 @@ def test_folder_of_a_live_process_stays(holder):
     with scratch_folder():
         pass
     assert (used / "song.wav").exists()
+
+
+def test_temporary_folder_is_as_before_when_the_block_ends(temporary):
+    with pytest.raises(ValueError), temporary_in_scratch():
+        assert Path(tempfile.gettempdir()).parent == temporary
+        raise ValueError
+    assert Path(tempfile.gettempdir()) == temporary
+    assert list(temporary.iterdir()) == []
 
 
 def test_folder_of_something_else_stays(temporary):
