@@ -4,7 +4,7 @@ FOLDER/status.json is rewritten whole or not at all, and the same bytes go to `r
 in the store: each in a thread of its own, so that neither a slow store nor a full disk holds up the
 run or the other copy. What cannot be written is logged once and tried again at the next beat. The
 store is left alone until the list has been looked at (`planned`), so that a run that is refused
-leaves nothing there; `upload_from_now` does not wait.
+leaves nothing there.
 Does not judge the run, and does not notice that its own clock is wrong.
 """
 
@@ -116,10 +116,6 @@ class Heartbeat:
         with self._lock:
             self._tally.progress += n
 
-    def upload_from_now(self) -> None:
-        """Do not wait for `planned`: from here on the store gets each beat."""
-        self._uploads = True
-
     # --- Watch
 
     def planned(self, found: Survey, order: Order) -> None:
@@ -127,7 +123,7 @@ class Heartbeat:
         todo = {job.song: job.seconds for job in found.todo if job.song in chosen}
         with self._lock:
             self._tally.planned(len(chosen), sum(job.song in chosen for job in found.done), todo)
-        self.upload_from_now()
+        self._uploads = True
 
     def progress(self, event: Progress) -> None:
         with self._lock:

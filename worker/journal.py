@@ -7,7 +7,7 @@ its file when `note` returns; further lines of one text are indented. Every half
 more, and at the end both files go to `runs/RUN_ID/` in the store: whole up to 5 MB, beyond that the
 first megabyte and the last four, so that no run's uploads grow without bound; the files in the
 folder stay whole. The store is left alone until the list has been looked at (`planned`), so that a
-run that is refused leaves nothing there; `upload_from_now` does not wait.
+run that is refused leaves nothing there.
 Neither disk nor store can stop the run: what a full disk refuses is counted, and said when there is
 room again. What looks like a secret is not written. Follows no log, and deletes none.
 """
@@ -118,10 +118,6 @@ class Journal:
             for path, lines_of in self._files.items():
                 self._append(path, lines_of, entry)
 
-    def upload_from_now(self) -> None:
-        """Do not wait for `planned`: from here on the store gets what there is."""
-        self._uploads = True
-
     def upload(self) -> None:
         """Put into the store what has grown since the last time. A failure is noted, the first only."""
         for path, lines_of in self._files.items():
@@ -159,7 +155,7 @@ class Journal:
         for song, why in found.kept.items():
             if song in chosen:
                 self.note("kept", f"kept {song}: {why}", level="warning", song=song, reason=why)
-        self.upload_from_now()
+        self._uploads = True
 
     def progress(self, event: Progress) -> None:
         """A line a minute; the display has more."""

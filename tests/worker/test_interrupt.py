@@ -117,8 +117,9 @@ def test_first_signal_is_a_notice_and_raises_nothing(child, number, name):
 
 
 @posix_only
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
+)
 def test_second_signal_ends_at_once_and_cleans_up(child, first, second):
     process = child(GOES_ON)
     assert process.stdout.readline() == "ready\n"
@@ -140,62 +141,51 @@ def test_signal_is_acknowledged_before_the_run_looks(child):
     assert process.poll() is None
 
 
-def in_child(child, lines, **env):
-    """What a child prints that has done these lines of code, in which `interruption` is watched."""
-    script = "import signal, threading\nfrom worker.interrupt import watching\n" + lines
-    process = child(script, **{**OFF, **env})
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    return out.splitlines()
+def test_stop_that_arrives_twice_is_one_stop():
+    with watching(OFF) as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.notice.reason == "SIGTERM"
 
 
-def test_stop_that_arrives_twice_is_one_stop(child):
-    lines = """
-with watching() as interruption:
-    signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGTERM)
-    print(interruption.notice.reason)
-"""
-    assert in_child(child, lines) == ["SIGTERM"]
+@pytest.fixture
+def handlers():
+    """The handlers of this process's signals; they are the same again afterwards."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield lambda: [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
-def test_ignored_signal_is_heard_too(child):
-    lines = """
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-with watching() as interruption:
-    signal.raise_signal(signal.SIGINT)
-    print(interruption.notice.reason)
-print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
-"""
-    assert in_child(child, lines) == ["Ctrl-C", "True"]
+def test_ignored_signal_is_heard_too(handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with watching(OFF) as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.notice.reason == "Ctrl-C"
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_handlers_are_given_back_however_the_block_ends(child):
-    lines = """
-numbers = (signal.SIGINT, signal.SIGTERM)
-before = [signal.getsignal(n) for n in numbers]
-with watching():
-    print([signal.getsignal(n) for n in numbers] == before)
-print([signal.getsignal(n) for n in numbers] == before)
-try:
-    with watching():
+def test_handlers_are_given_back_however_the_block_ends(handlers):
+    before = handlers()
+    with watching(OFF):
+        assert handlers() != before
+    assert handlers() == before
+    with pytest.raises(ValueError), watching(OFF):
         raise ValueError
-except ValueError:
-    print([signal.getsignal(n) for n in numbers] == before)
-"""
-    assert in_child(child, lines) == ["False", "True", "True"]
+    assert handlers() == before
 
 
-def test_other_threads_leave_the_handlers_alone(child):
-    lines = """
-def watch():
-    with watching() as interruption:
-        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, interruption.notice)
-thread = threading.Thread(target=watch)
-thread.start()
-thread.join()
-"""
-    assert in_child(child, lines) == ["True None"]
+def test_other_threads_leave_the_handlers_alone(handlers):
+    def watch():
+        with watching(OFF) as interruption:
+            seen.append((handlers(), interruption.notice))
+
+    seen, before = [], handlers()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    thread.join()
+    assert seen == [(before, None)]
 
 
 def test_line_said_just_before_the_block_ends_is_heard():
