@@ -42,6 +42,7 @@ from worker.progress import ProgressDisplay, show_summary
 from worker.records import model_name
 from worker.scratch import scratch_folder, temporary_in_scratch
 from worker.store import Store, open_store
+from worker.streams import make_lasting
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
 
@@ -253,4 +254,5 @@ def _check_sampling(sampling: Sampling, stride_s: float) -> None:
 
 
 if __name__ == "__main__":
+    make_lasting()
     sys.exit(main())

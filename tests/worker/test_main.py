@@ -164,6 +164,19 @@ def test_torch_is_not_loaded_where_no_song_can_be_made(all_done):
     assert done.stdout.splitlines()[-1] == "2 1 0 False", done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs /dev/full")
+def test_streams_that_take_nothing_change_neither_run_nor_exit_code(all_done, tmp_path):
+    reader, closed = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "worker", *all_done, "--run-id", "unheard"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)} | NO_EC2
+        assert subprocess.run(command, cwd=tmp_path, env=env, stdout=closed, stderr=full).returncode == 0
+    os.close(closed)
+    summary = json.loads((tmp_path / "out/runs/unheard/summary.json").read_text())
+    assert summary["state"] == "done"
+
+
 def test_settings_of_the_environment_are_the_defaults(run, all_done, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"MUSICGEN_MODEL": "rehearsal", "MUSICGEN_OUTPUT": "out", "HOURLY_COST_USD": "1.5"}
