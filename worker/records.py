@@ -129,6 +129,10 @@ def survey(store: Store, jobs: Sequence[Job]) -> Survey:
     """List the place once, read its records, and say what is done and what is left."""
     stored = store.list()
     found = read_all(store, stored)
+    # In a list of several pages a song may be younger than the page that lacks its record.
+    found |= read_all(
+        store, [record_key(job) for job in jobs if job.song in stored and job.song not in found]
+    )
     done, todo, kept = [], [], {}
     for job in jobs:
         record, wav = found.get(job.song), stored.get(job.song)

@@ -109,6 +109,17 @@ def test_song_with_record_and_wav_is_done(store):
     assert found.makers == {"rehearsal": "0123456789ab"}
 
 
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_record_that_is_younger_than_its_page_of_the_list_is_read(store):
+    class Paged(Recording):
+        def list(self, prefix=""):
+            return {key: stored for key, stored in super().list(prefix).items() if key.endswith(".wav")}
+
+    record = finish(store, RAIN)
+    found = records.survey(Paged(store), [RAIN])
+    assert (found.done, found.kept, found.records) == ([RAIN], {}, {RAIN.song: record})
+
+
 def test_record_without_wav_is_still_to_make(store):
     store.write(records.record_key(RAIN), record_of(RAIN).to_json())
     found = records.survey(store, [RAIN])
