@@ -1,4 +1,4 @@
-"""What asks a run to end: Ctrl-C, SIGTERM, or EC2 taking its spot machine back.
+"""What asks a run to end: Ctrl-C, SIGTERM, a terminal that is gone, or EC2 taking its machine back.
 
     with watching(say=display.say) as interruption:
         for event in engine.stream(songs, sampling):
@@ -43,7 +43,12 @@ _GLANCE_S = 0.1
 _SAME_SIGNAL_S = 0.5
 _TOKEN_LIFE_S = 6 * 3600  # the longest there is
 
-_SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGBREAK": "Ctrl-Break"}  # the last on Windows
+_SIGNALS = {
+    "SIGINT": "Ctrl-C",
+    "SIGTERM": "SIGTERM",
+    "SIGHUP": "the terminal is gone",  # not on Windows
+    "SIGBREAK": "Ctrl-Break",  # on Windows alone
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,9 @@ def _signals_heard(interruption: Interruption, tell: Callable[[str], None]) -> I
         yield  # only the main thread may set handlers
         return
     names = {getattr(signal, name): text for name, text in _SIGNALS.items() if hasattr(signal, name)}
-    # Also where it is ignored, as SIGINT is for a shell script's background job: stopping must work.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        del names[signal.SIGHUP]  # nohup means it
+    # The others also where they are ignored, as SIGINT is for a script's background job: stopping must work.
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in names}
     heard_s: float | None = None
 

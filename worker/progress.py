@@ -40,7 +40,7 @@ def usd(amount: float) -> str:
 
 
 class ProgressDisplay:
-    """A `worker.batch.Watch` for a person. Use as a context manager: it owns the terminal's last lines."""
+    """A `worker.order.Watch` for a person. Use as a context manager: it owns the terminal's last lines."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self._console, self._clock = console, clock

@@ -166,6 +166,21 @@ def test_ignored_signal_is_heard_too(handlers):
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+@posix_only
+def test_terminal_that_is_gone_is_a_notice_unless_nohup_says_otherwise():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with watching(OFF) as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.notice.reason == "the terminal is gone"
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with watching(OFF) as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.notice is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_given_back_however_the_block_ends(handlers):
     before = handlers()
     with watching(OFF):
