@@ -4,12 +4,17 @@ import os
 import random
 import signal
 
+import hypothesis
 import pytest
 from botocore.loaders import Loader
 
 from tests.fakes import box as boxes
 from tests.fakes import s3
 from worker.store import open_store
+
+# A machine under load takes its time, which is no fault of what is tested.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure():

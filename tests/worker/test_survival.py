@@ -83,8 +83,10 @@ def test_killed_at_random_moments_the_songs_are_the_same_and_no_more_than_a_wind
         state, frames = tmp_path / f"state-{run}", tmp_path / f"frames-{run}"
         own = {"TMPDIR": str(scratch), "MUSICGEN_STATE_DIR": str(state), "MUSICGEN_TEST_FRAMES": str(frames)}
         worker = workers.start(*arguments(prompts, place), **WINDOWS, **own)
-        # While it starts (0), or after so many frames: ever more, so that the list is done in the end.
-        moment = rng.choice([0, rng.randrange(1, 8 * (run + 2) if kills < 20 else 600)])
+        # While it starts (0), or after so many frames; when that was done often enough, after many
+        # more, so that the list is done in the end.
+        often = rng.choice([0, rng.randrange(1, 8 * (run + 2))])
+        moment = often if kills < 20 else rng.randrange(1, 700)
         give_up = time.monotonic() + (rng.uniform(0, 0.5) if moment == 0 else 60)
         while workers.code_of(worker.pid) is None and time.monotonic() < give_up:
             if moment and made_since(last_frames(frames), kept) >= moment:
