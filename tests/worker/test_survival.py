@@ -85,7 +85,7 @@ def test_killed_at_random_moments_the_songs_are_the_same_and_no_more_than_a_wind
         worker = workers.start(*arguments(prompts, place), **WINDOWS, **own)
         # While it starts (0), or after so many frames; when that was done often enough, after many
         # more, so that the list is done in the end.
-        often = rng.choice([0, rng.randrange(1, 8 * (run + 2))])
+        often = rng.choice([0, rng.randrange(1, 12 * (run + 2))])
         moment = often if kills < 20 else rng.randrange(1, 700)
         give_up = time.monotonic() + (rng.uniform(0, 0.5) if moment == 0 else 60)
         while workers.code_of(worker.pid) is None and time.monotonic() < give_up:
