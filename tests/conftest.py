@@ -6,7 +6,6 @@ import signal
 
 import hypothesis
 import pytest
-from botocore.loaders import Loader
 
 from tests.fakes import box as boxes
 from tests.fakes import s3
@@ -37,9 +36,6 @@ def box_home(tmp_path_factory):
         yield home
 
 
-_LOADER = Loader()
-
-
 @pytest.fixture(scope="session")
 def s3_server():
     """The URL of a real S3 API, one for each xdist worker."""
@@ -50,37 +46,8 @@ def s3_server():
 @pytest.fixture
 def s3_url(s3_server, monkeypatch):
     """`s3_server`, and an environment in which boto3 finds it and nothing of the developer's own."""
-    _only_aws_at(s3_server, monkeypatch)
+    s3.only_at(s3_server, monkeypatch)
     return s3_server
-
-
-@pytest.fixture
-def aws(monkeypatch):
-    """A fresh AWS account over HTTP, and an environment in which boto3 finds only it."""
-    from tests.fakes import aws as fake
-
-    with fake.serving() as account:
-        _only_aws_at(account.url, monkeypatch)
-        yield account
-
-
-def _only_aws_at(url, monkeypatch):
-    # One loader for all sessions: reading EC2's description takes a second each time, S3's a tenth.
-    monkeypatch.setattr("botocore.session.create_loader", lambda path=None: _LOADER)
-    for name in os.environ:
-        if name.startswith("AWS_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
-            monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -29,6 +29,9 @@ class Patience:
     whole: float = 300.0
 
 
+PATIENCE = Patience()
+
+
 @dataclass
 class Ended:
     """What was ended, what is left, and the regions that do not answer."""
@@ -55,7 +58,7 @@ def rows(found: dict[str, Region]) -> list[dict[str, Any]]:
 
 def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None = None) -> Ended:
     """End all of it, and list again until nothing is left or patience is."""
-    patience = patience or Patience()
+    patience = patience or PATIENCE
     end_s = time.monotonic() + patience.whole
     done = Ended()
     warned: set[str] = set()

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
 from ops.aws import machines, network, prices, regions, schedule
-from ops.aws.lease import Lease
+from ops.aws.lease import LaunchLease
 from ops.aws.machines import Machine
 from ops.aws.order import Candidate, Order
 from ops.aws.session import Aws, code_of, explained
@@ -45,11 +45,15 @@ class Patience:
     """How long to wait for what, in seconds."""
 
     look: float = 1.0
+    lease: float = 0.5
     fresh_profile: float = 120.0
     busy: float = 20.0
     visible: float = 60.0
     running: float = 300.0
     strays: float = 15.0  # until a machine whose id was never heard must have shown itself
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,12 @@ def carry_out(
     order: Order,
     another: bool,
     tell: Tell,
-    patience: Patience = Patience(),
+    patience: Patience | None = None,
 ) -> Outcome:
     """Rent the machine. Raises UserError when there is none to be had; then nothing is left running."""
+    patience = patience or PATIENCE
     launch = _Launch(aws, order, tell, patience)
-    lease = Lease(open_store(f"s3://{order.bucket}"), order.launched_by, tell)
+    lease = LaunchLease(open_store(f"s3://{order.bucket}"), tell, look_s=patience.lease)
     with interrupts.terminate_as_interrupt(), launch.undone_on_error():
         try:
             with lease, launch.undone_on_error():  # undone before another launch may look
@@ -155,7 +160,7 @@ class _Launch:
             new = open_store(self._order.output).create(release.key, release.archive)
             done({"new": bool(new)})
 
-    def rent(self, lease: Lease) -> Machine:
+    def rent(self, lease: LaunchLease) -> Machine:
         """The machine, as soon as EC2 shows it to everybody."""
         # Now, not when the plan was made: the user may have thought long.
         self._order = replace(self._order, expires_at=datetime.now(UTC) + self._order.lifetime)

@@ -1,46 +1,47 @@
 """One launch at a time: a lease in the bucket, whoever starts it and wherever.
 
-The holder renews it; another waits. A lease that has not changed for TTL_S on the waiter's own
-clock belongs to a process that has died, and is taken over. EC2's ClientToken cannot do this: it is
-idempotent in one zone only, and two launches may walk the zones in different orders.
+The rule is that of the worker's claims (worker/lease.py): who holds it renews it, who waits takes it over
+when it has not changed for TTL_S. EC2's ClientToken cannot do this: it is idempotent in one zone only, and
+two launches may walk the zones in different orders.
 """
 
-import json
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
 
+from worker import lease
 from worker.errors import UserError
-from worker.store import Missing, Store
+from worker.store import Store
 
 KEY = "locks/launch"
 TTL_S = 60.0
-RENEW_S = 10.0
-LOOK_S = 0.5
 
 
-@dataclass
-class Lease:
-    """Hold it with `with`; `check()` right before what nobody else may do."""
+class LaunchLease:
+    """Hold it with `with`, which waits for it; `check()` right before what nobody else may do."""
 
-    store: Store
-    owner: str
-    tell: Callable[[str], None]
-    ttl_s: float = TTL_S
-    renew_s: float = RENEW_S
-
-    def __post_init__(self) -> None:
-        self._etag: str | None = None
+    def __init__(
+        self, store: Store, tell: Callable[[str], None], look_s: float = 0.5, ttl_s: float = TTL_S
+    ) -> None:
+        # A launch has no seat that another one could inherit: a dead one is waited for.
+        launch = lease.Claimant(seat=uuid.uuid4().hex, run_id="launch")
+        self._lease = lease.Lease(store, KEY, ttl_s, launch, lease.elapsed_s)
+        self._tell, self._ttl_s, self._look_s = tell, ttl_s, look_s
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._beats = 0
 
-    def __enter__(self) -> "Lease":
-        self._take()
+    def __enter__(self) -> "LaunchLease":
+        told = False
+        while not self._lease.take():
+            if not told:
+                self._tell(
+                    f"another launch is under way; waiting for it, or for {self._ttl_s:.0f} s without a sign"
+                )
+            told = True
+            time.sleep(self._look_s)
         self._renewer.start()
         return self
 
@@ -52,54 +53,15 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._renewer.join()
-        if self._etag:
-            with suppress(UserError):  # it lapses by itself
-                self.store.delete(KEY)
+        with suppress(UserError):  # it lapses by itself
+            self._lease.give_back()
 
     def check(self) -> None:
-        """Raises UserError if the lease is no longer ours."""
-        if not self._etag:
-            raise UserError("another launch took over while this one was held up; run: inv status")
-
-    def _take(self) -> None:
-        seen: tuple[str, float] | None = None
-        while True:
-            self._etag = self.store.create(KEY, self._content())
-            if self._etag:
-                return
-            try:
-                content, etag = self.store.read_tagged(KEY)
-            except Missing:
-                continue
-            if seen is None:
-                self.tell(f"another launch is under way ({_holder(content)}); waiting for it")
-            if seen is None or seen[0] != etag:
-                seen = (etag, time.monotonic())
-            elif time.monotonic() - seen[1] >= self.ttl_s:
-                self.tell("that launch has stopped without an end; going on")
-                self._etag = self.store.replace(KEY, self._content(), etag)
-                if self._etag:
-                    return
-                seen = None
-            time.sleep(LOOK_S)
+        """Raises UserError if another launch may have taken it over."""
+        if not self._lease.in_time:
+            raise UserError("another launch may have begun while this one was held up; run: inv status")
 
     def _renew(self) -> None:
-        while not self._stop.wait(self.renew_s):
-            try:
-                self._etag = self.store.replace(KEY, self._content(), self._etag or "")
-            except UserError:
-                continue  # it holds until the ttl is over; the next try may succeed
-            if not self._etag:
-                return
-
-    def _content(self) -> bytes:
-        self._beats += 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return json.dumps({"schema": 1, "owner": self.owner, "at": now, "beat": self._beats}).encode()
-
-
-def _holder(content: bytes) -> str:
-    try:
-        return str(json.loads(content)["owner"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown"
+        while self._lease.held and not self._stop.wait(self._ttl_s / 6):
+            with suppress(UserError):  # it holds until the ttl is over; the next try may succeed
+                self._lease.renew()

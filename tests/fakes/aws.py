@@ -34,7 +34,9 @@ from moto.budgets.models import budgets_backends
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import AMIS, Ami, AmiBackend
+from moto.iam.models import iam_backends
 from moto.moto_api._internal.models import moto_api_backend
+from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -133,6 +135,17 @@ class Aws:
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     # --- what a test says
+
+    def furnish(self, bucket: str) -> None:
+        """What a launch in us-east-1 needs of an account: without requests, as it is made for every test."""
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
+        iam, role = iam_backends[DEFAULT_ACCOUNT_ID]["aws"], "musicgen-worker-role"
+        iam.create_role(role, "{}", "/", None, "", [], "3600")
+        iam.create_instance_profile(role, "/", [])
+        iam.add_role_to_instance_profile(role, role)
+        ec2 = self._ec2("us-east-1")
+        ec2.create_key_pair("musicgen-worker", "ed25519", {})
+        ec2.create_security_group("musicgen-worker", "SSH", ec2.default_vpc.id)
 
     def set_price(
         self, instance_type: str, zone: str, usd: float, ago: timedelta = timedelta(hours=1)

@@ -21,17 +21,17 @@ from botocore.client import ClientCreator
 from invoke import Collection, Program
 
 import tasks
+from ops.aws import release
 from ops.aws.session import Aws, tag_list
 from ops.settings import Settings
+from tests.ops.aws.accounts import new_account, ready_account
 
 ROOT = Path(__file__).parents[3]
-ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
-PRICES = dict(zip(ZONES, (0.21, 0.19, 0.25), strict=True))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_loader():
-    """AWS's service descriptions are read, and made into methods, once and not for each of our clients."""
+def read_once():
+    """What is the same for every test is made once: AWS's descriptions as methods, our tree as an archive."""
     made = ClientCreator._create_methods
     known = {}
 
@@ -40,39 +40,33 @@ def one_loader():
             known[service.service_name] = made(creator, service)
         return dict(known[service.service_name])
 
+    packed = {}
+
+    def pack(root, prompts, really=release.from_tree):
+        content = (root, prompts.read_bytes())
+        if root != ROOT or content not in packed:
+            packed[content] = really(root, prompts)
+        return packed[content]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         patch.setattr(ClientCreator, "_create_methods", methods)
+        patch.setattr(release, "from_tree", pack)
         yield
 
 
 @pytest.fixture
-def account(aws, tmp_path, monkeypatch):
-    """`aws` with bucket, profile, firewall, key pair, image, prices and a list of two songs."""
-    monkeypatch.chdir(tmp_path)
-    for name in [n for n in os.environ if n.startswith(("MUSICGEN_", "HOURLY_COST"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MUSICGEN_S3_BUCKET", "musicgen-batch-output-test")
-    monkeypatch.setenv("MUSICGEN_S3_PREFIX", "album")
-    monkeypatch.setenv("MUSICGEN_MODEL", "facebook/musicgen-small")
-    monkeypatch.setenv("MUSICGEN_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
-    (tmp_path / "prompts.txt").write_text("calm piano ; 60 ; calm\nloud drums ; 30 ; loud\n", "utf-8")
-    for zone, usd in PRICES.items():
-        aws.set_price("g4dn.xlarge", zone, usd)
+def aws(tmp_path, monkeypatch):
+    """An account that has nothing yet."""
+    with new_account(tmp_path, monkeypatch) as account:
+        yield account
 
-    ec2, iam = boto3.client("ec2"), boto3.client("iam")
-    boto3.client("s3").create_bucket(Bucket="musicgen-batch-output-test")
-    iam.create_role(RoleName="musicgen-worker-role", AssumeRolePolicyDocument="{}")
-    iam.create_instance_profile(InstanceProfileName="musicgen-worker-role")
-    iam.add_role_to_instance_profile(
-        InstanceProfileName="musicgen-worker-role", RoleName="musicgen-worker-role"
-    )
-    ec2.create_key_pair(KeyName="musicgen-worker", KeyType="ed25519")
-    vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
-    ec2.create_security_group(GroupName="musicgen-worker", Description="SSH", VpcId=vpc)
-    monkeypatch.setenv("MUSICGEN_AMI_ID", aws.image())
-    aws.calls.clear()
-    return aws
+
+@pytest.fixture
+def account(tmp_path, monkeypatch):
+    """An account that has all that a launch needs."""
+    with ready_account(tmp_path, monkeypatch) as account:
+        yield account
 
 
 @pytest.fixture
@@ -84,10 +78,6 @@ def us(account):
 @pytest.fixture
 def bare(aws, tmp_path, monkeypatch):
     """`aws` before any `inv setup`, and a call that gives it as our code sees it under these settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in [n for n in os.environ if n.startswith(("MUSICGEN_", "HOURLY_COST"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MUSICGEN_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
     monkeypatch.setenv("MUSICGEN_KEY_FILE", str(tmp_path / "keys" / "worker.pem"))
     monkeypatch.setenv("MUSICGEN_SSH_FROM", "203.0.113.7")
     monkeypatch.setenv("MUSICGEN_BUDGET_EMAIL", "me@example.com")
@@ -148,7 +138,7 @@ def told():
 
 
 @pytest.fixture
-def start(aws, tmp_path):
+def start(tmp_path):
     """Start the real `inv` in the user's folder; what still runs at the end is killed."""
     running = []
 
@@ -174,7 +164,7 @@ def start(aws, tmp_path):
 
 
 @pytest.fixture
-def inv(aws, tmp_path):
+def inv(tmp_path):
     """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds."""
 
     def run(*arguments, encoding="utf-8"):

@@ -1,144 +1,176 @@
 """inv launch: one machine, with a price cap and a death date, or none; whatever happens on the way."""
 
 import json
+import os
+import shlex
 import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pytest
 
-from ops.aws import cli, image, launch, machines, prepare
+from ops.aws import cli, image, launch, lease, machines, prepare
 from ops.aws.blueprint import CANDIDATES
 from ops.aws.launch import Patience
 from ops.aws.prepare import Wish
 from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
 from tests.fakes.aws import tags, user_data
+from tests.ops.aws.accounts import BUCKET, ready_account
 from worker import jobs
 from worker.errors import BadInput, UserError
 from worker.store import open_store
 
-QUICK = Patience(look=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
+QUICK = Patience(look=0.02, lease=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Short patience wherever a launch is begun."""
+    monkeypatch.setattr(launch, "PATIENCE", QUICK)
 
 
 @pytest.fixture
-def rent(us, told):
-    """Prepare and carry out a launch, with short patience."""
+def plan(us, told):
+    """An order as `inv launch` would make it now."""
+    return lambda **wish: prepare.prepare(us, Wish(**wish), datetime.now(UTC), told).order
 
-    def go(another=False, **wish):
-        prepared = prepare.prepare(us, Wish(**wish), datetime.now(UTC), told)
-        return launch.carry_out(us, prepared.order, another, told, QUICK)
 
-    return go
+@pytest.fixture
+def rent(us, told, plan):
+    """Plan a launch and carry it out."""
+    return lambda another=False, **wish: launch.carry_out(us, plan(**wish), another, told)
 
 
 def requests(account):
     return [params for params in account.sent("RunInstances") if params.get("DryRun") != "true"]
 
 
+def audit(folder):
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
 # --- what is asked of EC2
 
 
-def test_the_highest_price_goes_to_ec2_and_to_the_cost_report(account, rent):
-    rent()
-    (sent,) = requests(account)
-    assert sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.4000"
-    assert env_of(sent)["HOURLY_COST_USD"] == "0.4"
-    assert env_of(sent)["MUSICGEN_PRICE_PAID_USD"] == "0.190000"
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """One launch: the machine, the request that was sent, and what else it left in the account."""
+    folder = tmp_path_factory.mktemp("launched")
+    with pytest.MonkeyPatch.context() as patch, ready_account(folder, patch) as account:
+        us = Aws(Settings.load(), task="launch")
+        long_ago = datetime.now(UTC) - timedelta(hours=3)
+        wish = Wish(lifetime=timedelta(hours=2), keep_alive=True)
+        order = prepare.prepare(us, wish, long_ago, lambda line: None).order
+        machine = launch.carry_out(us, order, False, lambda line: None, QUICK).started
+        (sent,) = requests(account)
+        yield SimpleNamespace(
+            machine=machine,
+            sent=sent,
+            env=env_of(sent),
+            user_data=user_data(sent),
+            clock=boto3.client("scheduler").get_schedule(Name=f"musicgen-{machine.id}"),
+            code=list(open_store(f"s3://{BUCKET}").list("album/code/")),
+            audit=audit(folder),
+        )
 
 
-def test_an_explicit_hourly_cost_wins_in_the_report_and_not_at_ec2(account, monkeypatch, us, told):
+def test_the_highest_price_goes_to_ec2_and_to_the_cost_report(launched):
+    assert launched.sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.4000"
+    assert launched.env["HOURLY_COST_USD"] == "0.4"
+    assert launched.env["MUSICGEN_PRICE_PAID_USD"] == "0.190000"
+
+
+def test_an_explicit_hourly_cost_wins_in_the_report_and_not_at_ec2(account, monkeypatch, told):
     monkeypatch.setenv("HOURLY_COST_USD", "0.33")
     us = Aws(Settings.load())
-    prepared = prepare.prepare(us, Wish(max_price_usd=0.3), datetime.now(UTC), told)
-    launch.carry_out(us, prepared.order, False, told, QUICK)
-    (sent,) = requests(account)
-    assert sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.3000"
-    assert env_of(sent)["HOURLY_COST_USD"] == "0.33"
+    order = prepare.prepare(us, Wish(max_price_usd=0.3), datetime.now(UTC), told).order
+    request = order.request(order.candidates[0])
+    assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "0.3000"
+    assert "HOURLY_COST_USD='\"'\"'0.33'" in request["UserData"]
 
 
-def test_the_spot_request_is_one_time_and_ends_with_an_interruption(account, rent):
-    rent()
-    (sent,) = requests(account)
+def test_the_spot_request_is_one_time_and_ends_with_an_interruption(launched):
     options = "InstanceMarketOptions.SpotOptions."
-    assert sent["InstanceMarketOptions.MarketType"] == "spot"
-    assert sent[options + "SpotInstanceType"] == "one-time"
-    assert sent[options + "InstanceInterruptionBehavior"] == "terminate"
+    assert launched.sent["InstanceMarketOptions.MarketType"] == "spot"
+    assert launched.sent[options + "SpotInstanceType"] == "one-time"
+    assert launched.sent[options + "InstanceInterruptionBehavior"] == "terminate"
 
 
-def test_a_shutdown_inside_ends_the_machine_and_its_encrypted_disk(account, rent):
-    rent()
-    (sent,) = requests(account)
-    assert sent["InstanceInitiatedShutdownBehavior"] == "terminate"
-    assert sent["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
-    assert sent["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
+def test_a_shutdown_inside_ends_the_machine_and_its_encrypted_disk(launched):
+    assert launched.sent["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert launched.sent["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
+    assert launched.sent["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
 
 
-def test_metadata_needs_a_token_and_stays_on_the_machine(account, rent):
-    rent()
-    (sent,) = requests(account)
-    assert sent["MetadataOptions.HttpTokens"] == "required"
-    assert sent["MetadataOptions.HttpPutResponseHopLimit"] == "1"
+def test_metadata_needs_a_token_and_stays_on_the_machine(launched):
+    assert launched.sent["MetadataOptions.HttpTokens"] == "required"
+    assert launched.sent["MetadataOptions.HttpPutResponseHopLimit"] == "1"
 
 
 @pytest.mark.parametrize("resource", ["instance", "volume", "network-interface", "spot-instances-request"])
-def test_everything_rented_has_our_tags(account, rent, resource):
-    rent()
-    found = tags(requests(account)[0], resource)
+def test_everything_rented_has_our_tags(launched, resource):
+    found = tags(launched.sent, resource)
     assert found["Project"] == PROJECT
     assert found["Name"].startswith("musicgen-")
     assert found["LaunchedBy"].startswith("arn:aws:")
-    ends = datetime.fromisoformat(found["ExpiresAt"].replace("Z", "+00:00"))
-    assert abs(ends - datetime.now(UTC) - timedelta(hours=8)) < timedelta(minutes=1)
+    assert found["ExpiresAt"] == machines.stamp(launched.machine.expires_at)
 
 
-def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(account, us, told):
-    long_ago = datetime.now(UTC) - timedelta(hours=3)
-    prepared = prepare.prepare(us, Wish(lifetime=timedelta(hours=2)), long_ago, told)
-    outcome = launch.carry_out(us, prepared.order, False, told, QUICK)
-    left = outcome.started.expires_at - datetime.now(UTC)
-    assert abs(left - timedelta(hours=2)) < timedelta(minutes=1)
+def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(launched):
+    life = launched.machine.expires_at - launched.machine.launched_at
+    assert abs(life - timedelta(hours=2)) < timedelta(minutes=1)
 
 
-def test_profile_firewall_and_key_pair_are_those_of_setup(account, rent):
-    rent()
-    (sent,) = requests(account)
-    assert sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
-    assert sent["KeyName"] == "musicgen-worker"
-    assert sent["SecurityGroupId.1"].startswith("sg-")
+def test_profile_firewall_and_key_pair_are_those_of_setup(launched):
+    assert launched.sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
+    assert launched.sent["KeyName"] == "musicgen-worker"
+    assert launched.sent["SecurityGroupId.1"].startswith("sg-")
 
 
-def test_nothing_secret_is_sent_with_the_machine(account, rent, monkeypatch):
-    rent()
-    assert "testing" not in user_data(requests(account)[0])
+def test_nothing_secret_is_sent_with_the_machine(launched):
+    assert "testing" not in launched.user_data
 
 
-def test_the_alarm_clock_outside_ends_it_after_its_end_date(account, rent):
-    machine = rent().started
-    found = boto3.client("scheduler").get_schedule(Name=f"musicgen-{machine.id}")
-    at = datetime.fromisoformat(found["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
-    assert machine.expires_at <= at <= machine.expires_at + timedelta(minutes=15)
-    assert found["ActionAfterCompletion"] == "DELETE"
-    assert json.loads(found["Target"]["Input"]) == {"InstanceIds": [machine.id]}
-    assert found["Target"]["RoleArn"].endswith(":role/musicgen-scheduler-role")
+def test_the_alarm_clock_outside_ends_it_after_its_end_date(launched):
+    clock, ends = launched.clock, launched.machine.expires_at
+    at = datetime.fromisoformat(clock["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
+    assert ends <= at <= ends + timedelta(minutes=15)
+    assert clock["ActionAfterCompletion"] == "DELETE"
+    assert json.loads(clock["Target"]["Input"]) == {"InstanceIds": [launched.machine.id]}
+    assert clock["Target"]["RoleArn"].endswith(":role/musicgen-scheduler-role")
+
+
+def test_the_code_is_in_the_bucket_under_its_checksum(launched):
+    (key,) = launched.code
+    assert f"CODE_KEY={key}\n" in launched.user_data
+    assert f"CODE_SHA256={Path(key).name.partition('.')[0]}\n" in launched.user_data
+
+
+def test_keep_alive_reaches_the_worker_inside_the_lifetime(launched):
+    assert launched.env["MUSICGEN_KEEP_ALIVE"] == "1"
+    assert "\nMUSICGEN_DEADLINE=" in launched.user_data
+
+
+def test_every_change_is_in_the_audit_log_with_its_price(launched):
+    phases = [(line["action"], line["phase"]) for line in launched.audit]
+    for action in ("s3.put_object", "ec2.run_instances", "scheduler.create_schedule"):
+        assert phases.count((action, "intent")) == phases.count((action, "result")) == 1
+    intent, result = (line for line in launched.audit if line["action"] == "ec2.run_instances")
+    assert (result["instance_id"], result["price_usd"]) == (launched.machine.id, 0.19)
+    assert set(intent["request"]["UserData"]) == {"sha256", "bytes"}
 
 
 def test_without_the_alarm_clock_it_is_told_and_goes_on(account, rent, told):
     account.fail("CreateSchedule", "AccessDeniedException", times=9)
     assert rent().started
     assert "warning: no alarm clock outside" in str(told)
-
-
-def test_the_code_is_in_the_bucket_under_its_checksum(account, rent):
-    rent()
-    values = user_data(requests(account)[0])
-    (key,) = open_store("s3://musicgen-batch-output-test").list("album/code/")
-    assert f"CODE_KEY={key}\n" in values
-    assert f"CODE_SHA256={Path(key).name.partition('.')[0]}\n" in values
 
 
 def test_on_demand_has_no_market_and_is_held_to_the_cap_too(account, rent):
@@ -151,20 +183,10 @@ def test_on_demand_has_no_market_and_is_held_to_the_cap_too(account, rent):
     assert sent["InstanceInitiatedShutdownBehavior"] == "terminate"
 
 
-def test_keep_alive_reaches_the_worker_inside_the_lifetime(account, rent):
-    rent(keep_alive=True)
-    (sent,) = requests(account)
-    assert env_of(sent)["MUSICGEN_KEEP_ALIVE"] == "1"
-    assert "\nMUSICGEN_DEADLINE=" in user_data(sent)
-
-
 def env_of(sent):
     """The environment file that the user data would write."""
-    import shlex
-
-    assigned = dict(
-        part.split("=", 1) for part in shlex.split(user_data(sent).split("\n# First boot")[0][20:])
-    )
+    values = shlex.split(user_data(sent).split("\n# First boot")[0][20:])
+    assigned = dict(part.split("=", 1) for part in values)
     return dict(line.split("=", 1) for line in shlex.split(assigned["WORKER_ENV"]))
 
 
@@ -203,10 +225,10 @@ def test_zones_over_the_cap_are_never_asked(account, rent):
     assert len(requests(account)) == 1
 
 
-def test_a_price_that_jumps_over_the_cap_passes_the_zone_by(account, us, told):
-    prepared = prepare.prepare(us, Wish(), datetime.now(UTC), told)
+def test_a_price_that_jumps_over_the_cap_passes_the_zone_by(account, us, plan, told):
+    order = plan()
     account.set_price("g4dn.xlarge", "us-east-1b", 0.9, ago=timedelta(0))
-    assert launch.carry_out(us, prepared.order, False, told, QUICK).started.zone == "us-east-1a"
+    assert launch.carry_out(us, order, False, told).started.zone == "us-east-1a"
     assert "its price went over the highest price (SpotMaxPriceTooLow)" in str(told)
 
 
@@ -218,24 +240,25 @@ def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rent):
     assert requests(account) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [
-        ("MaxSpotInstanceCountExceeded", "limit for spot GPU machines in us-east-1 is reached or 0"),
-        ("VcpuLimitExceeded", "L-3819A6DF"),
-        ("UnauthorizedOperation", "AWS does not allow ec2:RunInstances"),
-        ("InvalidAMIID.NotFound", "AWS does not know this machine image"),
-        ("InvalidKeyPair.NotFound", "there is no key pair"),
-        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "iam:CreateServiceLinkedRole"),
-        ("OptInRequired", "not ready for ec2:RunInstances"),
-        ("SomethingNew", "AWS refused ec2:RunInstances"),
-    ],
-)
-def test_what_another_zone_cannot_mend_stops_at_once(account, rent, told, code, sentence):
-    account.fail("RunInstances", code)
-    with pytest.raises(UserError, match=sentence):
-        rent()
-    assert len(requests(account)) == 1
+REFUSALS = {
+    "MaxSpotInstanceCountExceeded": "limit for spot GPU machines in us-east-1 is reached or 0",
+    "VcpuLimitExceeded": "L-3819A6DF",
+    "UnauthorizedOperation": "AWS does not allow ec2:RunInstances",
+    "InvalidAMIID.NotFound": "AWS does not know this machine image",
+    "InvalidKeyPair.NotFound": "there is no key pair",
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": "iam:CreateServiceLinkedRole",
+    "OptInRequired": "not ready for ec2:RunInstances",
+    "SomethingNew": "AWS refused ec2:RunInstances",
+}
+
+
+def test_what_another_zone_cannot_mend_stops_at_once(account, us, plan, told):
+    order = plan()
+    for n, (code, sentence) in enumerate(REFUSALS.items(), 1):
+        account.fail("RunInstances", code)
+        with pytest.raises(UserError, match=sentence):
+            launch.carry_out(us, order, False, told)
+        assert len(requests(account)) == n
     assert account.alive() == []
     assert "ending what" not in str(told)  # a refusal leaves nothing to wait for
 
@@ -276,22 +299,26 @@ def test_a_zero_quota_is_found_before_anything_is_asked(account, rent):
 # --- what comes back is checked
 
 
-@pytest.mark.parametrize(
-    ("lie", "sentence"),
-    [
-        ("InstanceMarketOptions.MarketType", "it is on-demand, not spot"),
-        ("MetadataOptions.HttpTokens", "its metadata needs no token"),
-        ("IamInstanceProfile.Name", "it has no instance profile"),
-        ("BlockDeviceMapping.1.Ebs.Encrypted", "its disk is not encrypted"),
-        ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "its disk would stay"),
-        ("InstanceInitiatedShutdownBehavior", "a shutdown would not end it"),
-    ],
-)
-def test_a_machine_that_is_not_what_was_asked_for_is_ended(account, rent, lie, sentence):
-    account.ignored.add(lie)
-    with pytest.raises(UserError, match=rf"is not what was asked for \(.*{sentence}.*\); it was ended"):
-        rent()
-    assert account.alive() == []
+LIES = {
+    "InstanceMarketOptions.MarketType": "it is on-demand, not spot",
+    "MetadataOptions.HttpTokens": "its metadata needs no token",
+    "IamInstanceProfile.Name": "it has no instance profile",
+    "BlockDeviceMapping.1.Ebs.Encrypted": "its disk is not encrypted",
+    "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "its disk would stay",
+    "InstanceInitiatedShutdownBehavior": "a shutdown would not end it",
+}
+
+
+def test_a_machine_that_is_not_what_was_asked_for_is_ended(account, us, plan, told):
+    order = plan()
+    for n, (lie, sentence) in enumerate(LIES.items(), 1):
+        account.ignored = {lie}
+        order = replace(order, run_id=f"another-{n}")
+        with pytest.raises(
+            UserError, match=rf"is not what was asked for \([^;]*{sentence}[^;]*\); it was ended"
+        ):
+            launch.carry_out(us, order, False, told)
+        assert (len(requests(account)), account.alive()) == (n, [])
 
 
 def test_a_price_over_the_cap_right_after_the_launch_ends_it(account, rent):
@@ -355,18 +382,17 @@ def test_another_launches_beside_it(account, rent, machine):
     assert len(account.alive(PROJECT)) == 2
 
 
-def test_six_launches_at_once_in_different_orders_end_in_one_machine(account, us):
+def test_six_launches_at_once_in_different_orders_end_in_one_machine(account, plan):
     outcomes, failures = [], []
-    gate = threading.Barrier(6)
+    gate, order = threading.Barrier(6), plan()
 
     def one(n):
         try:
             mine = Aws(Settings.load(), task="launch")
-            order = prepare.prepare(mine, Wish(), datetime.now(UTC), lambda line: None).order
-            turned = list(order.candidates[n % 3 :]) + list(order.candidates[: n % 3])
-            order = launch.replace(order, candidates=turned)
+            turned = [*order.candidates[n % 3 :], *order.candidates[: n % 3]]
             gate.wait()
-            outcomes.append(launch.carry_out(mine, order, False, lambda line: None, QUICK))
+            one_of_six = replace(order, run_id=f"{order.run_id}{n}", candidates=turned)
+            outcomes.append(launch.carry_out(mine, one_of_six, False, lambda line: None))
         except Exception as error:
             failures.append(error)
 
@@ -397,37 +423,39 @@ def test_should_the_lease_fail_the_younger_machine_is_ended(account, rent, machi
     assert account.alive(PROJECT) == older
 
 
-def test_a_lease_left_by_a_dead_launch_is_taken_over(account, us, told, monkeypatch):
-    from ops.aws import lease
-
-    monkeypatch.setattr(lease, "LOOK_S", 0.02)
-    store = open_store("s3://musicgen-batch-output-test")
-    store.create(lease.KEY, b'{"owner": "arn:of:the:dead"}')
-    with lease.Lease(store, "me", told, ttl_s=0.3) as held:
+def test_a_lease_left_by_a_dead_launch_is_taken_over(account, told):
+    store = open_store(f"s3://{BUCKET}")
+    store.create(lease.KEY, b"what a dead one wrote")
+    with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.3) as held:
         held.check()
-    assert "another launch is under way (arn:of:the:dead)" in str(told)
+    assert "another launch is under way; waiting for it" in str(told)
     assert store.list("locks/") == {}
 
 
-def test_a_lease_that_is_renewed_is_waited_for(account, told, monkeypatch):
-    from ops.aws import lease
-
-    monkeypatch.setattr(lease, "LOOK_S", 0.02)
-    store = open_store("s3://musicgen-batch-output-test")
+def test_a_lease_that_is_renewed_is_waited_for(account, told):
+    store = open_store(f"s3://{BUCKET}")
     order = []
-    first = lease.Lease(store, "first", told, ttl_s=0.5, renew_s=0.1)
 
     def second():
-        with lease.Lease(store, "second", told, ttl_s=0.5):
+        with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.6):
             order.append("second")
 
-    with first:
-        waiting = threading.Thread(target=second)
+    waiting = threading.Thread(target=second)
+    with lease.LaunchLease(store, told, ttl_s=0.6):
         waiting.start()
-        waiting.join(1.5)
+        waiting.join(1.0)
         order.append("first")
     waiting.join()
     assert order == ["first", "second"]
+
+
+def test_a_lease_that_could_not_be_renewed_in_time_is_no_permission(account, told):
+    with lease.LaunchLease(open_store(f"s3://{BUCKET}"), told, ttl_s=0.3) as held:
+        held.check()
+        account.fail(f"PUT /{BUCKET}/{lease.KEY}", "AccessDenied", times=99, status=403)
+        time.sleep(0.4)
+        with pytest.raises(UserError, match="another launch may have begun"):
+            held.check()
 
 
 # --- without setup
@@ -456,7 +484,7 @@ def test_a_missing_firewall_is_made_for_our_address_alone(account, us, told, mon
     order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
     launch.dry_run(mine, order, told)
     assert ec2.describe_security_groups(Filters=named)["SecurityGroups"] == []
-    assert launch.carry_out(mine, order, False, told, QUICK).started
+    assert launch.carry_out(mine, order, False, told).started
     (made,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
     assert requests(account)[0]["SecurityGroupId.1"] == made["GroupId"]
     assert [r["CidrIp"] for rule in made["IpPermissions"] for r in rule["IpRanges"]] == ["203.0.113.7/32"]
@@ -549,31 +577,19 @@ def test_without_a_terminal_and_without_yes_it_refuses(account, inv):
 
 
 def test_nothing_left_to_make_launches_nothing(account, us, told, tmp_path):
-    store = open_store("s3://musicgen-batch-output-test/album")
+    store = open_store(f"s3://{BUCKET}/album")
     for job in jobs.load(tmp_path / "prompts.txt"):
         store.write(job.song, b"a song of somebody else")
     assert prepare.prepare(us, Wish(), datetime.now(UTC), told) is None
 
 
 def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
-    store = open_store("s3://musicgen-batch-output-test/album")
+    store = open_store(f"s3://{BUCKET}/album")
     for run, device, factor in (("2025", "cuda:0", 4.0), ("2026", "cpu", 0.5)):
         summary = {"run_id": run, "real_time_factor": factor, "engine": {"device": device}}
         store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
     work = prepare.prepare(us, Wish(), datetime.now(UTC), told).order.work
     assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025", 90.0)
-
-
-def test_every_change_is_in_the_audit_log_with_its_price(account, rent, tmp_path):
-    machine = rent().started
-    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    phases = [(line["action"], line["phase"]) for line in lines]
-    for action in ("s3.put_object", "ec2.run_instances", "scheduler.create_schedule"):
-        assert phases.count((action, "intent")) == phases.count((action, "result")) == 1
-    result = next(e for e in lines if e["action"] == "ec2.run_instances" and e["phase"] == "result")
-    assert (result["instance_id"], result["price_usd"]) == (machine.id, 0.19)
-    intent = next(e for e in lines if e["action"] == "ec2.run_instances" and e["phase"] == "intent")
-    assert set(intent["request"]["UserData"]) == {"sha256", "bytes"}
 
 
 # --- Ctrl-C
@@ -588,7 +604,28 @@ MOMENTS = {
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to another process")
+def press(account, moment, pressed):
+    """At this moment of the next launch call `pressed`, once."""
+    side, action = MOMENTS[moment]
+    hit = threading.Event()
+
+    def hook(call):
+        if not hit.is_set() and call.params.get("DryRun") != "true":
+            hit.set()
+            pressed()
+
+    getattr(account, side)[action] = hook
+    return hit
+
+
+def assert_nothing_is_left(account, err):
+    assert account.alive() == []
+    assert "Traceback" not in err
+    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
+    assert open_store(f"s3://{BUCKET}").list("locks/") == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
@@ -598,27 +635,30 @@ MOMENTS = {
         (signal.SIGTERM, "while the alarm clock is set"),
     ],
 )
-def test_a_launch_that_is_stopped_leaves_nothing(account, start, moment, number):
-    side, action = MOMENTS[moment]
+def test_a_launch_that_is_stopped_leaves_nothing(account, inv, moment, number):
+    hit = press(account, moment, lambda: os.kill(os.getpid(), number))
+    done = inv("launch", "--yes")
+    assert hit.is_set()
+    assert done.code == 75, done.err
+    assert_nothing_is_left(account, done.err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to another process")
+def test_a_launch_of_its_own_process_that_is_stopped_leaves_nothing(account, start):
     process = []
-    ready, hit = threading.Event(), threading.Event()
+    ready = threading.Event()
 
-    def press(call):
-        if not hit.is_set() and call.params.get("DryRun") != "true":
-            hit.set()
-            ready.wait()
-            process[0].send_signal(number)
+    def pressed():
+        ready.wait()
+        process[0].send_signal(signal.SIGINT)
 
-    getattr(account, side)[action] = press
+    hit = press(account, "while EC2 works on the request", pressed)
     process.append(start("launch", "--yes"))
     ready.set()
     _, err = process[0].communicate(timeout=60)
     assert hit.is_set()
     assert process[0].returncode == 75, err
-    assert account.alive() == []
-    assert "Traceback" not in err
-    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
-    assert open_store("s3://musicgen-batch-output-test").list("locks/") == {}
+    assert_nothing_is_left(account, err)
 
 
 def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rent, told):
