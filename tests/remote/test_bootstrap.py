@@ -28,6 +28,7 @@ from tests.parts import need
 ROOT = Path(__file__).parents[2]
 REMOTE = ROOT / "remote"
 RUN = "20261122T195059Z-ab12"
+pytestmark = pytest.mark.xdist_group("first boot")  # one good boot for all
 
 # $1 a folder for the overlay, $2 the user data, $3 where the results go, $4 what to run after it
 ELSEWHERE = r"""

@@ -19,7 +19,7 @@ from ops.aws.build import Build
 from ops.aws.prepare import Wish
 from ops.aws.session import _IAM_ACTIONS, Aws
 from ops.settings import Settings
-from tests.fakes import enforcing, imds
+from tests.fakes import enforcing, imds, s3
 from worker import jobs
 from worker import records as records_
 from worker.__main__ import main
@@ -31,16 +31,17 @@ BUCKET = "musicgen-batch-output-test"
 RUN = "20261122T195059Z-ab12"
 PLACE = f"s3://{BUCKET}/album"
 POD_ROLE_ARN = f"arn:aws:iam::123456789012:role/{iam.POD_ROLE}"
-pytestmark = pytest.mark.xdist_group("enforcing")
+pytestmark = pytest.mark.xdist_group("engine")  # where torch is loaded anyway
 
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
     """The environments of a machine with the worker's role and of an operator, where policies count."""
     home = tmp_path_factory.mktemp("home")
-    with enforcing.serving() as url, pytest.MonkeyPatch.context() as patch:
+    with enforcing.serving() as account, pytest.MonkeyPatch.context() as patch:
+        account.set_price("g4dn.xlarge", "us-east-1a", 0.19)
         base = {
-            "AWS_ENDPOINT_URL": url,
+            "AWS_ENDPOINT_URL": account.url,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "MUSICGEN_AUDIT_LOG": str(home / "audit.jsonl"),
@@ -52,14 +53,14 @@ def identities(tmp_path_factory):
         bucket.ensure_bucket(us, BUCKET)
         for role in iam.wanted_roles(us, BUCKET, "album"):
             iam.ensure_role(us, role)
-        s3 = us.client("s3")
-        s3.put_object(Bucket=BUCKET, Key="album/code/x.tar.gz", Body=b"code")
-        s3.put_object(Bucket=BUCKET, Key="other/song.wav", Body=b"not yours")
-        s3.create_bucket(Bucket="somewhere-else")
+        client = us.client("s3")
+        client.put_object(Bucket=BUCKET, Key="album/code/x.tar.gz", Body=b"code")
+        client.put_object(Bucket=BUCKET, Key="other/song.wav", Body=b"not yours")
+        client.create_bucket(Bucket="somewhere-else")
         arn = f"arn:aws:iam::{us.caller.account}:role/{iam.WORKER_ROLE}"
         lent = us.client("sts").assume_role(RoleArn=arn, RoleSessionName="machine")["Credentials"]
         user = operator_user(us)
-        enforcing.enforce(url)
+        enforcing.enforce(account.url)
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
         worker = {
             "AWS_ACCESS_KEY_ID": lent["AccessKeyId"],
@@ -92,15 +93,16 @@ def operator_user(us):
 
 
 @pytest.fixture
-def worker(identities, s3_url, monkeypatch):
+def worker(identities, monkeypatch):
     """This process is the worker: boto3 finds the role's keys, at the server that enforces."""
+    s3.only_at(identities["worker"]["AWS_ENDPOINT_URL"], monkeypatch)
     for name, value in identities["worker"].items():
         monkeypatch.setenv(name, value)
     return boto3.session.Session()
 
 
 @pytest.fixture
-def operator(identities, s3_url, tmp_path):
+def operator(identities, tmp_path):
     """The account as the operator's tools see it, with a bucket that is not there yet."""
     own = {
         "MUSICGEN_S3_BUCKET": f"musicgen-batch-output-{uuid.uuid4().hex}",
@@ -280,6 +282,7 @@ def test_operator_may_not_do_what_is_not_needed(operator):
 
 
 def test_operator_s_actions_are_enough_to_rent_look_and_end(operator, identities, tmp_path, monkeypatch):
+    s3.only_at(identities["operator"]["AWS_ENDPOINT_URL"], monkeypatch)
     for name, value in identities["operator"].items():
         monkeypatch.setenv(name, value)
     setup.carry_out(setup.plan(operator, operator.settings.bucket), lambda line: None)

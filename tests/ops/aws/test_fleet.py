@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import boto3
 import pytest
 
-from ops.aws import fleet, kill, machines, regions, runs
+from ops.aws import cli, fleet, kill, launch, machines, prepare, regions, runs, schedule
+from ops.aws.prepare import Wish
 from ops.aws.session import PROJECT, Aws, tag_list
 from ops.settings import Settings
 from worker.errors import UserError
@@ -14,7 +15,12 @@ from worker.store import open_store
 
 OUTPUT = "s3://musicgen-batch-output-test/album"
 RUN = "20261122T195059Z-ab12"
-QUICK = kill.Patience(look=0.02, whole=1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Short patience with what does not end."""
+    monkeypatch.setattr(kill, "PATIENCE", kill.Patience(look=0.02, whole=0.5))
 
 
 def at(hours):
@@ -132,9 +138,6 @@ def test_volumes_that_still_bill_and_open_requests_are_shown(account, status):
 
 
 def test_the_request_and_the_disk_of_a_machine_that_lives_are_no_leftovers(account, status, us, told):
-    from ops.aws import launch, prepare
-    from ops.aws.prepare import Wish
-
     order = prepare.prepare(us, Wish(), datetime.now(UTC), told).order
     launch.carry_out(us, order, False, told)
     found = status()
@@ -211,8 +214,8 @@ def test_newest_runs_come_first(account):
 
 @pytest.fixture
 def ended(us, told):
-    """End everything, with short patience."""
-    return lambda: kill.kill(us, regions.enabled(us), told, QUICK)
+    """End everything."""
+    return lambda: kill.kill(us, regions.enabled(us), told)
 
 
 def test_every_machine_of_every_region_ends_and_nobody_else_s(account, ended, machine):
@@ -242,8 +245,6 @@ def test_a_persistent_request_is_cancelled_before_its_machine_ends(account, us, 
 def test_volumes_schedules_and_open_requests_go_too(account, us, ended):
     tags = [{"ResourceType": "volume", "Tags": tag_list()}]
     boto3.client("ec2").create_volume(AvailabilityZone="us-east-1a", Size=8, TagSpecifications=tags)
-    from ops.aws import schedule
-
     schedule.arm(us, "i-0123456789abcdef0", datetime.now(UTC) + timedelta(hours=1))
     account.open_request("us-west-2", "sir-open", PROJECT)
     done = ended()
@@ -281,14 +282,9 @@ def test_what_ends_at_the_second_try_counts(account, ended, machine):
     assert ended().ended == [rented]
 
 
-def test_a_machine_that_does_not_end_is_exit_1(account, machine, monkeypatch):
-    from ops.aws import cli
-
+def test_a_machine_that_does_not_end_is_exit_1(account, machine):
     stays = machine()
     account.undying.add(stays)
-    monkeypatch.setattr(kill.Patience, "__init__", lambda self: None)
-    monkeypatch.setattr(kill.Patience, "look", 0.02, raising=False)
-    monkeypatch.setattr(kill.Patience, "whole", 0.5, raising=False)
     with pytest.raises(UserError, match=f"{stays} did not end"):
         cli.kill_all(Settings.load(), "", dry_run=False, yes=True, json=False)
 

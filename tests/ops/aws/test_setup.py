@@ -1,9 +1,6 @@
 """inv setup: what is missing is made, what is right is left, what differs is shown and mended."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import boto3
 import pytest
@@ -12,7 +9,6 @@ from ops.aws import bucket, budget, iam, keys, network, policies, quota, setup
 from ops.aws.step import ABSENT, AS_WANTED, KEEP
 from worker.errors import BadInput, UserError
 
-ROOT = Path(__file__).parents[3]
 BUCKET = "musicgen-batch-output-test"
 
 
@@ -497,53 +493,42 @@ def test_region_without_a_default_network_says_what_to_do(bare):
 # --- inv setup, inv image
 
 
-@pytest.fixture
-def inv(bare, tmp_path):
-    """The real `inv` in the user's folder, without a terminal, in an account that has nothing."""
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-    return run
-
-
-def test_inv_setup_dry_run_as_json_is_the_plan_and_changes_nothing(inv, tmp_path):
+def test_inv_setup_dry_run_as_json_is_the_plan_and_changes_nothing(bare, inv, tmp_path):
     done = inv("setup", "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
     assert {row["to_do"] for row in rows} == {"create", "nothing"} and len(rows) == 9
-    assert "dry run: nothing was changed" in done.stderr
+    assert "dry run: nothing was changed" in done.err
     assert audited(tmp_path) == []
 
 
-def test_inv_setup_without_terminal_and_yes_is_3_and_changes_nothing(inv, tmp_path):
+def test_inv_setup_without_terminal_and_yes_is_3_and_changes_nothing(bare, inv, tmp_path):
     done = inv("setup")
-    assert (done.returncode, done.stderr.count("--yes")) == (3, 1)
+    assert (done.code, done.err.count("--yes")) == (3, 1)
     assert audited(tmp_path) == []
 
 
-def test_inv_setup_twice_then_remove(inv, tmp_path):
+def test_inv_setup_twice_then_remove(bare, inv):
     first = inv("setup", "--yes")
-    assert first.returncode == 0, first.stderr
-    (line,) = [line for line in first.stderr.splitlines() if line.startswith("MUSICGEN_S3_BUCKET=")]
+    assert first.code == 0, first.err
+    (line,) = [line for line in first.err.splitlines() if line.startswith("MUSICGEN_S3_BUCKET=")]
     assert bucket.NAME_START in line
     second = inv("setup")  # nothing to do, so nothing to ask
-    assert second.returncode == 0 and "nothing to do" in second.stderr and line in second.stderr
+    assert second.code == 0 and "nothing to do" in second.err and line in second.err
     gone = inv("setup", "--remove", "--yes")
-    assert gone.returncode == 0, gone.stderr
+    assert gone.code == 0, gone.err
     assert boto3.client("s3").list_buckets()["Buckets"] == []
 
 
-def test_inv_setup_with_wrong_keys_is_2_in_one_line(inv, bare):
+def test_inv_setup_with_wrong_keys_is_2_in_one_line(bare, inv):
     bare.fake.fail("GetCallerIdentity", "InvalidClientTokenId", status=403)
     done = inv("setup", "--dry-run")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
         "error: AWS does not know these credentials; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY\n"
     )
 
 
-def test_inv_image_without_a_bucket_is_2(inv):
+def test_inv_image_without_a_bucket_is_2(bare, inv):
     done = inv("image", "--dry-run")
-    assert (done.returncode, done.stderr.startswith("error: MUSICGEN_S3_BUCKET is not set")) == (2, True)
+    assert (done.code, done.err.startswith("error: MUSICGEN_S3_BUCKET is not set")) == (2, True)

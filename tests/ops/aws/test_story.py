@@ -1,28 +1,16 @@
 """The whole way of a new account, with the real `inv` each time: prepare, rent, look, end, look again."""
 
 import json
-from types import SimpleNamespace
 
 import boto3
-import pytest
 
+from ops.aws import kill
 from ops.aws.session import PROJECT
 from tests.fakes.aws import user_data
 
 
-@pytest.fixture
-def inv(start):
-    """As the user has it: each time a process of its own."""
-
-    def run(*arguments):
-        process = start(*arguments)
-        out, err = process.communicate(timeout=120)
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
-
-    return run
-
-
-def test_setup_launch_status_kill_all_status(aws, inv, tmp_path):
+def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
+    monkeypatch.setattr(kill, "PATIENCE", kill.Patience(look=0.02))
     for zone, usd in (("us-east-1a", 0.21), ("us-east-1b", 0.19)):
         aws.set_price("g4dn.xlarge", zone, usd)
     (tmp_path / "prompts.txt").write_text("calm piano ; 60 ; calm\n", "utf-8")
@@ -63,5 +51,8 @@ def test_setup_launch_status_kill_all_status(aws, inv, tmp_path):
     (sent,) = aws.sent("RunInstances")
     assert sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
     assert "CODE_BUCKET=musicgen-batch-output-story\n" in user_data(sent)
-    tasks = [json.loads(line)["task"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    tasks = [line["task"] for line in lines]
     assert sorted(set(tasks), key=tasks.index) == ["setup", "launch", "kill-all"]
+    intents = {line["id"] for line in lines if line["phase"] == "intent"}
+    assert intents == {line["id"] for line in lines if line.get("outcome") == "done"}
