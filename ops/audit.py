@@ -5,7 +5,8 @@
         done({"InstanceId": instance}, price_usd=0.21)
 
 The intent is on disk before the action and its result after it, both under one `id`. An intent that cannot
-be written stops the action; a result that cannot be written goes to stderr instead, so no id is ever lost.
+be written stops the action, unless that ends something which costs money: a full disk must not keep a machine
+running. That line, and a result that cannot be written, go to stderr instead, so no id is ever lost.
 Secrets are left out; user data and other bytes are kept as their SHA-256. Does not read the log back:
 whoever does skips empty lines, and one that a crash cut short.
 """
@@ -51,12 +52,19 @@ class AuditLog:
 
     @contextmanager
     def action(
-        self, name: str, request: object = None, *, region: str = "", dry_run: bool = False
+        self,
+        name: str,
+        request: object = None,
+        *,
+        region: str = "",
+        dry_run: bool = False,
+        ends: bool = False,
     ) -> Iterator[Done]:
         """Write the intent, run the block, write its result: what `done(result, **facts)` was given.
 
         `done` writes at once, so that what the block does next cannot lose it. An exception of the
-        block is written as the result and goes on. Raises UserError if the intent cannot be written.
+        block is written as the result and goes on. Raises UserError if the intent cannot be written,
+        but not before what `ends` something that costs money.
         """
         started_s = time.monotonic()
         head = {
@@ -69,13 +77,16 @@ class AuditLog:
             "dry_run": dry_run,
             "version": _version(),
         }
+        intent = {"phase": "intent"} | head | {"request": request}
         try:
-            self._append({"phase": "intent"} | head | {"request": request})
+            self._append(intent)
         except OSError as error:
-            raise UserError(
-                f"cannot write the audit log {self.path} ({error.strerror}), so nothing was done; "
-                "correct MUSICGEN_AUDIT_LOG or free the disk"
-            ) from None
+            if not ends:
+                raise UserError(
+                    f"cannot write the audit log {self.path} ({error.strerror}), so nothing was done; "
+                    "correct MUSICGEN_AUDIT_LOG or free the disk"
+                ) from None
+            self._say(intent, error)
         written = False
 
         def result(outcome: str, more: Mapping[str, Any]) -> None:
@@ -86,8 +97,7 @@ class AuditLog:
             try:
                 self._append(entry)
             except OSError as error:
-                ui.say(f"warning: cannot write the audit log {self.path} ({error.strerror}); its line is:")
-                ui.say(self._line(entry))
+                self._say(entry, error)
 
         def done(answer: object = None, **facts: Any) -> None:
             result("done", {"result": answer} | facts)
@@ -99,6 +109,10 @@ class AuditLog:
             raise
         if not written:
             result("done", {})
+
+    def _say(self, entry: Mapping[str, Any], error: OSError) -> None:
+        ui.say(f"warning: cannot write the audit log {self.path} ({error.strerror}); its line is:")
+        ui.say(self._line(entry))
 
     def _line(self, entry: Mapping[str, Any]) -> str:
         line = json.dumps({"ts": _now()} | redacted(entry), ensure_ascii=True, default=str)

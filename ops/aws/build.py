@@ -237,5 +237,5 @@ class Build:
                 self._terminate(other)
 
     def _terminate(self, box: str) -> None:
-        self._aws.act("ec2", "terminate_instances", InstanceIds=[box])
+        self._aws.end("ec2", "terminate_instances", InstanceIds=[box])
         self._say(f"build box {box} is terminated")

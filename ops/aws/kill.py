@@ -92,18 +92,18 @@ def _calls(aws: Aws, region: str, here: Region) -> list[tuple[str, Callable[[], 
     """What ends each thing, in the right order."""
     calls: list[tuple[str, Callable[[], object]]] = []
 
-    def act(operation: str, **request: object) -> Callable[[], object]:
-        return lambda: aws.act("ec2", operation, region=region, **request)
+    def end(operation: str, **request: object) -> Callable[[], object]:
+        return lambda: aws.end("ec2", operation, region=region, **request)
 
     by_kind = {kind: [left.id for left in here.leftovers if left.what == kind] for kind in _KINDS}
     for request in by_kind["spot request"]:
-        calls.append((request, act("cancel_spot_instance_requests", SpotInstanceRequestIds=[request])))
+        calls.append((request, end("cancel_spot_instance_requests", SpotInstanceRequestIds=[request])))
     # One by one: a single one that AWS protects must not save the others.
     for machine in here.machines:
         if machine.state != "shutting-down":
-            calls.append((machine.id, act("terminate_instances", InstanceIds=[machine.id])))
+            calls.append((machine.id, end("terminate_instances", InstanceIds=[machine.id])))
     for volume in by_kind["volume"]:
-        calls.append((volume, act("delete_volume", VolumeId=volume)))
+        calls.append((volume, end("delete_volume", VolumeId=volume)))
     for name in by_kind["schedule"]:
         calls.append((name, lambda name=name: schedule.remove(aws, name, region)))  # type: ignore[misc]
     return calls

@@ -349,7 +349,7 @@ class _Launch:
     def _end(self, instance: str) -> bool:
         """True if EC2 has taken the order; it may not know a new machine everywhere yet."""
         ids, unseen = [instance], ("InvalidInstanceID.NotFound",)
-        with self._aws.audit.action("ec2.terminate_instances", {"InstanceIds": ids}) as done:
+        with self._aws.audit.action("ec2.terminate_instances", {"InstanceIds": ids}, ends=True) as done:
             answer = self._aws.ask("ec2", "terminate_instances", absent=unseen, InstanceIds=ids)
             done(answer, instance_id=instance)
         return answer is not None

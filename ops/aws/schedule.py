@@ -53,12 +53,11 @@ def listed(aws: Aws, region: str) -> list[str]:
 
 def remove(aws: Aws, name: str, region: str = "") -> None:
     """Delete a schedule; it is fine if there is none."""
-    client = aws.client("scheduler", region)
-    with aws.audit.action("scheduler.delete_schedule", {"Name": name}, region=region) as done:
-        try:
-            client.delete_schedule(Name=name)
-        except client.exceptions.ResourceNotFoundException:
-            done({"there": False})
+    with aws.audit.action("scheduler.delete_schedule", {"Name": name}, region=region, ends=True) as done:
+        answer = aws.ask(
+            "scheduler", "delete_schedule", region=region, absent=("ResourceNotFoundException",), Name=name
+        )
+        done({"there": answer is not None})
 
 
 def orphans(names: Sequence[str], alive: Sequence[str]) -> list[str]:

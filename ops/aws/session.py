@@ -242,8 +242,15 @@ class Aws:
 
     def act(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
         """Change something; the audit log has the intent before and the result after."""
+        return self._change(service, operation, region, request, ends=False)
+
+    def end(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
+        """`act` for what ends something that costs money: even if the audit log cannot be written."""
+        return self._change(service, operation, region, request, ends=True)
+
+    def _change(self, service: str, operation: str, region: str, request: dict[str, Any], ends: bool) -> Any:
         client = self.client(service, region)
-        with self.audit.action(f"{service}.{operation}", request, region=region) as done:
+        with self.audit.action(f"{service}.{operation}", request, region=region, ends=ends) as done:
             with errors(region or self.region):
                 answer = getattr(client, operation)(**request)
             done(answer)

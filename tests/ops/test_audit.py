@@ -120,6 +120,15 @@ def test_without_a_written_intent_nothing_is_done(log, monkeypatch):
         pytest.fail("the action ran")
 
 
+def test_what_costs_money_is_ended_even_so_and_its_lines_are_shown(log, monkeypatch, capsys):
+    monkeypatch.setattr(os, "write", full_disk)
+    with log.action("ec2.terminate_instances", {"InstanceIds": ["i-1"]}, ends=True) as done:
+        done({"state": "shutting-down"})
+    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [line["phase"] for line in shown] == ["intent", "result"]
+    assert shown[0]["request"] == {"InstanceIds": ["i-1"]}
+
+
 def test_folder_in_the_place_of_the_log_is_an_error_before_the_action(tmp_path):
     with pytest.raises(UserError, match="MUSICGEN_AUDIT_LOG"), AuditLog(tmp_path).action("x"):
         pytest.fail("the action ran")

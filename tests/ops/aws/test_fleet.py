@@ -302,6 +302,14 @@ def test_a_region_that_does_not_answer_is_never_called_empty(account, inv, machi
     assert account.alive() == []
 
 
+def test_an_audit_log_that_cannot_be_written_saves_no_machine(account, inv, machine, monkeypatch, tmp_path):
+    monkeypatch.setenv("MUSICGEN_AUDIT_LOG", str(tmp_path))  # a folder
+    rented = machine()
+    done = inv("kill-all", "--yes")
+    assert (done.code, account.alive()) == (0, [])
+    assert "cannot write the audit log" in done.err and f'"InstanceIds": ["{rented}"]' in done.err
+
+
 def test_dry_run_shows_and_ends_nothing(account, inv, machine):
     rented = machine()
     done = inv("kill-all", "--dry-run")

@@ -160,7 +160,6 @@ def test_operator_may_do_nothing_that_the_program_never_does():
         "ec2:CancelSpotInstanceRequests",
         "ec2:DeleteVolume",
         "s3:GetBucketLocation",
-        "scheduler:DeleteSchedule",
         "ec2:CreateTags",
         "iam:CreateServiceLinkedRole",
         "iam:PassRole",
@@ -177,11 +176,11 @@ def test_operator_may_do_nothing_that_the_program_never_does():
 
 
 def called():
-    """IAM actions of the calls in ops/aws, which all go through `ask`, `act`, `pages` or a client."""
+    """IAM actions of the calls in ops/aws, which all go through `ask`, `act`, `end`, `pages` or a client."""
     calls = set()
     for file in (ROOT / "ops" / "aws").glob("*.py"):
         text = file.read_text("utf-8")
-        for service, operation in re.findall(r'\.(?:ask|act|pages)\(\s*"([\w-]+)",\s*"(\w+)"', text):
+        for service, operation in re.findall(r'\.(?:ask|act|end|pages)\(\s*"([\w-]+)",\s*"(\w+)"', text):
             calls.add((service, operation))
         for operation in re.findall(r'(?:now|change)\(\s*"(\w+)"', text):  # of ops/aws/bucket.py
             calls.add(("s3", operation))
