@@ -6,19 +6,20 @@
 The box does all by itself (remote/image.sh) and answers in the bucket, so neither SSH nor this machine's
 patience is needed. It is on-demand, as a one-time spot machine cannot be stopped, and stops itself after
 BUILD_LIMIT_MIN at the latest. Whatever happens here, a Ctrl-C too, the box is terminated and an image that
-did not get ready is taken back.
+did not get ready is taken back. Should this machine be gone by then, an alarm clock in AWS ends the box.
 """
 
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
-from ops.aws import image
+from ops.aws import image, schedule
 from ops.aws.blueprint import BOX_NAME, BUILD_LIMIT_MIN, BuildPlan
 from ops.aws.image import Image
 from ops.aws.session import PROJECT, Aws, code_of, explained, tag_list
@@ -66,6 +67,7 @@ class Build:
         with interrupts.terminate_as_interrupt():
             try:
                 box = self._rent()
+                self._arm_schedule(box)
                 self._say(f"build box {box}: about 20 minutes; Ctrl-C ends it")
                 self._await_stopped(box)
                 self._check_result()
@@ -114,6 +116,17 @@ class Build:
                     done(f"refused: {code_of(error)}")
             self._say("EC2 does not see the new instance profile yet; trying again")
             self._pause(POLL_S)
+
+    def _arm_schedule(self, box: str) -> None:
+        """The box only stops by itself, and a stopped one's disk is billed for ever."""
+        latest = datetime.now(UTC) + timedelta(minutes=BUILD_LIMIT_MIN + 10, seconds=IMAGE_LIMIT_S)
+        try:
+            schedule.arm(self._aws, box, latest)
+        except UserError as error:
+            self._say(
+                f"warning: no alarm clock outside of the build box ({error}); end it yourself "
+                "(inv kill-all) should this machine be switched off meanwhile"
+            )
 
     def _await_stopped(self, box: str) -> None:
         started_s, said = self._clock(), ""
@@ -237,5 +250,11 @@ class Build:
                 self._terminate(other)
 
     def _terminate(self, box: str) -> None:
-        self._aws.end("ec2", "terminate_instances", InstanceIds=[box])
+        try:
+            self._aws.end("ec2", "terminate_instances", InstanceIds=[box])
+        except UserError:
+            self._say(f"WARNING: build box {box} may still be running; run: inv kill-all")
+            raise
         self._say(f"build box {box} is terminated")
+        with suppress(UserError):  # it finds nothing to end, and is then gone
+            schedule.remove(self._aws, schedule.name_for(box))

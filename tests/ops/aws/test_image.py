@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +259,36 @@ def test_box_that_never_ends_is_ended(us, told, images_json):
     with pytest.raises(UserError, match="did not finish"):
         Build(us, plan, told, pause=lambda s: None, clock=lambda: next(ticks)).carry_out()
     no_image_and_no_box(images_json)
+
+
+def test_alarm_clock_ends_a_box_that_nobody_waits_for(us, run):
+    def looked_at(instance, plan):
+        clocks.append(boto3.client("scheduler").get_schedule(Name=f"musicgen-{instance}"))
+        raise KeyboardInterrupt
+
+    clocks = []
+    with pytest.raises(Interrupted):
+        run(looked_at)
+    at = datetime.fromisoformat(clocks[0]["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
+    # Not while AWS may still copy its disk.
+    left = at - datetime.now(UTC)
+    assert (
+        timedelta(minutes=blueprint.BUILD_LIMIT_MIN, seconds=build.IMAGE_LIMIT_S) < left < timedelta(hours=3)
+    )
+    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
+
+
+def test_build_without_the_alarm_clock_is_told_and_goes_on(account, run, told):
+    account.fail("CreateSchedule", "AccessDeniedException")
+    assert run(box_that(GOOD))
+    assert "warning: no alarm clock outside of the build box" in str(told)
+
+
+def test_box_that_cannot_be_ended_is_named(account, run, told):
+    account.fail("TerminateInstances", "UnauthorizedOperation")
+    with pytest.raises(UserError, match="ec2:TerminateInstances"):
+        run(box_that(GOOD))
+    assert f"WARNING: build box {boxes()[0]} may still be running" in str(told)
 
 
 def test_answer_that_was_lost_on_the_way_leaves_no_box(us, account, run, images_json):
