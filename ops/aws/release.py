@@ -8,6 +8,7 @@ import hashlib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from worker.errors import BadInput
 
@@ -40,6 +41,11 @@ def from_tree(root: Path, prompts: Path) -> Release:
 
 def from_git(root: Path, prompts: Path, url: str) -> Release:
     """This checkout's commit, to be had from a public repository. Raises BadInput if it is not all in it."""
+    if urlsplit(url).password or (urlsplit(url).username or "git") != "git":
+        raise BadInput(
+            "MUSICGEN_GIT_URL holds credentials, and user data can be read; give a public address, "
+            "or leave it empty to send this folder"
+        )
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         raise BadInput("this folder is no git checkout, so it has no commit; leave MUSICGEN_GIT_URL empty")

@@ -50,6 +50,13 @@ def test_changes_that_no_commit_has_are_refused(checkout):
         release.from_git(checkout, checkout / "prompts.txt", "https://example.com/x.git")
 
 
+@pytest.mark.parametrize("who", ["me:ghp_planted", "ghp_planted", "x-access-token:ghp_planted"])
+def test_an_address_with_credentials_is_refused_and_not_repeated(checkout, who):
+    with pytest.raises(BadInput, match="holds credentials") as caught:
+        release.from_git(checkout, checkout / "prompts.txt", f"https://{who}@example.com/x.git")
+    assert "ghp_planted" not in str(caught.value)
+
+
 def test_with_git_the_list_must_be_the_repository_s(checkout, tmp_path):
     (tmp_path / "mine.txt").write_text("loud ; 5 ; loud\n")
     with pytest.raises(BadInput, match=r"the list is the repository's prompts\.txt"):
