@@ -15,9 +15,9 @@ from ops.aws import machines, runs, schedule
 from ops.aws import regions as everywhere
 from ops.aws.machines import Machine
 from ops.aws.regions import Everywhere
-from ops.aws.runs import Heartbeat
 from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
+from worker import status as worker
 from worker.errors import UserError
 from worker.store import open_store
 
@@ -105,7 +105,7 @@ def look(aws: Aws, region: str) -> Region:
     return Region(found, leftovers)
 
 
-def shown(machine: Machine, now: datetime, beat: Heartbeat | None) -> Shown:
+def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
     """A machine with its cost so far and what there is to say about it."""
     overdue = machine.overdue(now)
     return Shown(
@@ -118,14 +118,14 @@ def shown(machine: Machine, now: datetime, beat: Heartbeat | None) -> Shown:
         per_hour_usd=machine.hourly_usd,
         cost_usd=machine.cost_usd(now),
         ends_at=machines.stamp(machine.expires_at) if machine.expires_at else None,
-        run=beat.line() if beat else None,
+        run=_progress(beat) if beat else None,
         eta_s=beat.eta_s if beat else None,
         remark=_remark(machine, now, beat),
         overdue=overdue,
     )
 
 
-def _remark(machine: Machine, now: datetime, beat: Heartbeat | None) -> str:
+def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
     if machine.overdue(now) and machine.expires_at:
         late = ui.seconds((now - machine.expires_at).total_seconds())
         return f"OVERDUE by {late}; run: inv kill-all"
@@ -141,11 +141,18 @@ def _remark(machine: Machine, now: datetime, beat: Heartbeat | None) -> str:
         return ""
     if beat is None:
         return "idle: no run has begun; see: inv logs" if machine.age_s(now) > BOOT_S else "booting"
-    if beat.state in runs.ENDED and beat.age_s(now) > ENDED_S:
-        return f"idle: its run ended {ui.seconds(beat.age_s(now))} ago"
-    if beat.state not in runs.ENDED and beat.age_s(now) > SILENT_S:
-        return f"silent for {ui.seconds(beat.age_s(now))}; see: inv logs"
+    quiet_s = (now - worker.when(beat.updated_at)).total_seconds()
+    if beat.exit_code is not None and quiet_s > ENDED_S:
+        return f"idle: its run ended {ui.seconds(quiet_s)} ago"
+    if worker.is_stale(beat, now, SILENT_S):
+        return f"silent for {ui.seconds(quiet_s)}; see: inv logs"
     return ""
+
+
+def _progress(beat: worker.Status) -> str:
+    """`generating, 3 of 10 songs`."""
+    failed = f", {beat.songs.failed} failed" if beat.songs.failed else ""
+    return f"{beat.state}, {beat.songs.done} of {beat.songs.asked} songs{failed}"
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,7 @@ def status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str]
     return Status(here, leftovers, found.complaints())
 
 
-def _beat(machine: Machine, tell: Callable[[str], None]) -> Heartbeat | None:
+def _beat(machine: Machine, tell: Callable[[str], None]) -> worker.Status | None:
     if not machine.output:
         return None
     try:

@@ -10,6 +10,7 @@ from ops.aws import cli, fleet, kill, launch, machines, prepare, regions, runs, 
 from ops.aws.prepare import Wish
 from ops.aws.session import PROJECT, Aws, tag_list
 from ops.settings import Settings
+from worker import status as worker
 from worker.errors import UserError
 from worker.store import open_store
 
@@ -39,10 +40,32 @@ def status(us, told):
 
 def beat(run_id=RUN, state="generating", ago_s=3.0, host="elsewhere"):
     """Write a worker's heartbeat to the bucket."""
-    updated = machines.stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
-    songs = {"asked": 10, "done": 3, "made": 3, "failed": 1, "left": 6}
-    content = {"state": state, "updated_at": updated, "songs": songs, "eta_s": 90.0, "host": host}
-    open_store(OUTPUT).write(f"runs/{run_id}/status.json", json.dumps(content).encode())
+    at_s = machines.stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
+    written = worker.Status(
+        schema=worker.SCHEMA,
+        run_id=run_id,
+        state=state,
+        updated_at=at_s,
+        started_at=at_s,
+        pid=1,
+        host=host,
+        model="facebook/musicgen-small",
+        device="cuda",
+        precision="float16",
+        slots=8,
+        progress=3,
+        songs=worker.Songs(asked=10, done=3, made=3, failed=1, left=6),
+        frames=worker.Frames(done=900, total=3000),
+        current=[],
+        rate=4.0,
+        eta_s=90.0,
+        hourly_cost_usd=0.4,
+        cost_usd=0.1,
+        gpu_memory=None,
+        notice=None,
+        exit_code=None if state == "generating" else 0,
+    )
+    open_store(OUTPUT).write(f"runs/{run_id}/status.json", written.to_json())
 
 
 # --- status
