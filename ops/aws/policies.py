@@ -99,7 +99,6 @@ def operator(partition: str = "aws") -> Policy:
                 "ec2:DescribeVolumes",
                 "ec2:DescribeVpcs",
                 "ec2:GetConsoleOutput",
-                "ec2:RunInstances",
                 "pricing:GetProducts",
                 "s3:ListAllMyBuckets",
                 "scheduler:ListSchedules",
@@ -109,6 +108,14 @@ def operator(partition: str = "aws") -> Policy:
                 "sts:GetCallerIdentity",
             ],
             "*",
+        ),
+        # Only what is born with our tag, as everything else finds it by that.
+        allow("ec2:RunInstances", [f"{ec2}:{kind}/*" for kind in _RENTED])
+        | {"Condition": {"StringEquals": {"aws:RequestTag/Project": PROJECT}}},
+        allow(
+            "ec2:RunInstances",
+            [f"{arn}:ec2:*::image/*", f"{arn}:ec2:*::snapshot/*"]
+            + [f"{ec2}:{kind}/*" for kind in ("image", "key-pair", "security-group", "snapshot", "subnet")],
         ),
         allow("ec2:CreateTags", f"{ec2}:*/*")
         | {"Condition": {"StringEquals": {"ec2:CreateAction": _TAGGED_AT_CREATION}}},
@@ -210,6 +217,7 @@ def allow(actions: str | list[str], resources: str | list[str]) -> Policy:
 
 
 _OURS: Policy = {"StringEquals": {"aws:ResourceTag/Project": PROJECT}}
+_RENTED = ("instance", "network-interface", "spot-instances-request", "volume")
 _TAGGED_AT_CREATION = [
     "CreateImage",
     "CreateKeyPair",

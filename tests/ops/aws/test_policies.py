@@ -128,6 +128,15 @@ def test_operator_may_only_end_what_bears_our_tag(action):
             assert statement["Condition"]["StringEquals"] == {"aws:ResourceTag/Project": PROJECT}
 
 
+def test_operator_may_only_rent_what_bears_our_tag():
+    renting = [s for s in policies.operator()["Statement"] if "ec2:RunInstances" in s["Action"]]
+    tagged = {"StringEquals": {"aws:RequestTag/Project": PROJECT}}
+    kinds = {r.rpartition(":")[2] for s in renting if s.get("Condition") == tagged for r in s["Resource"]}
+    assert kinds == {"instance/*", "network-interface/*", "spot-instances-request/*", "volume/*"}
+    free = {r.rpartition(":")[2] for s in renting if "Condition" not in s for r in s["Resource"]}
+    assert not kinds & free and "*" not in free
+
+
 def test_operator_may_only_hand_our_roles_to_the_two_services():
     (statement,) = [s for s in policies.operator()["Statement"] if s["Action"] == "iam:PassRole"]
     assert statement["Resource"] == "arn:aws:iam::*:role/musicgen-*"
