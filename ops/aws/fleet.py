@@ -162,6 +162,7 @@ class Status:
     machines: list[Shown]
     leftovers: list[Leftover]
     complaints: list[str]
+    n_regions: int  # that answered
 
     def rows(self) -> list[dict[str, Any]]:
         """Machines, then what is left behind, in one list."""
@@ -179,7 +180,8 @@ class Status:
         spent = sum(machine.cost_usd or 0 for machine in self.machines)
         left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
         if not self.machines:
-            return f"no machine of ours in any region{left}"
+            where = "1 region" if self.n_regions == 1 else f"{self.n_regions} regions"
+            return f"no machine of ours in {where}{left}"
         n = "1 machine" if len(self.machines) == 1 else f"{len(self.machines)} machines"
         return f"{n}, {ui.usd(hourly)} per hour, {ui.usd(spent)} so far{left}"
 
@@ -193,7 +195,7 @@ def status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str]
             if machine.state != "shutting-down":
                 here.append(shown(machine, now, _beat(machine, tell)))
         leftovers += region.leftovers
-    return Status(here, leftovers, found.complaints())
+    return Status(here, leftovers, found.complaints(), len(found.answers))
 
 
 def _beat(machine: Machine, tell: Callable[[str], None]) -> worker.Status | None:

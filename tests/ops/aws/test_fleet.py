@@ -175,6 +175,7 @@ def test_a_region_that_does_not_answer_makes_status_wrong(account, status):
     account.before["DescribeInstances"] = refuse
     found = status()
     assert found.wrong and found.complaints[0].startswith("could not look in eu-west-1")
+    assert found.closing_line() == "no machine of ours in 2 regions"
 
 
 def test_status_as_json_is_one_list_and_exit_1_when_overdue(account, inv, machine):
@@ -187,7 +188,7 @@ def test_status_as_json_is_one_list_and_exit_1_when_overdue(account, inv, machin
 def test_status_of_nothing_says_so(account, inv):
     done = inv("status")
     assert (done.code, done.out) == (0, "")
-    assert "no machine of ours in any region" in done.err
+    assert "no machine of ours in 3 regions" in done.err
 
 
 # --- logs
