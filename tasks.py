@@ -157,26 +157,11 @@ def spot_price(
 
     Example: inv spot-price --instance-types g4dn.xlarge,g5.xlarge --region all
     """
-    from datetime import UTC, datetime, timedelta
-
     from ops import durations
-    from ops.aws import prices, regions
-    from ops.aws.session import Aws
+    from ops.aws import cli
 
-    settings = Settings.load()
-    aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
-    types = [name.strip() for name in instance_types.split(",") if name.strip()]
-    types = types or settings.instance_type_list
-    places = regions.chosen(aws, region, [aws.region])
-    if not history:
-        ui.show(prices.quotes(aws, types, places, now, ui.say), json=json)
-        return
-    since = now - min(durations.parse(history, "--history"), timedelta(days=90))
-    changes = prices.history(aws, types, places, since, ui.say)
-    if json:
-        ui.show(changes, json=True)
-    else:
-        ui.show(prices.courses(changes, since, now, blocks=ui.can_show(prices.BLOCKS)))
+    span = durations.parse(history, "--history") if history else None
+    cli.spot_price(Settings.load(), instance_types, region, span, json=json)
 
 
 @task(
@@ -310,27 +295,12 @@ def setup(
     Bucket, roles, key pair, firewall, budget alert. Again: changes only what differs.
     Example: inv setup --dry-run
     """
-    from ops.aws import setup
-    from ops.aws.session import Aws
+    from ops.aws import cli
 
-    settings = Settings.load()
-    settings.check()
-    aws = Aws(settings, task="setup")
     if remove:
-        steps = setup.removal(aws)
-        question = "Remove all this?"
+        cli.remove_setup(Settings.load(), yes=yes, dry_run=dry_run, json=json)
     else:
-        name = setup.bucket_name(aws)
-        steps = setup.plan(aws, name, ssh_from)
-        question = "Carry this out?"
-    if setup.n_changes(steps) == 0:
-        ui.show([step.row() for step in steps], json=json)
-        ui.say("nothing to do")
-    elif not ui.agreed([step.row() for step in steps], question, yes=yes, dry_run=dry_run, json=json):
-        return
-    setup.carry_out(steps, ui.say)
-    if not remove:
-        ui.say("\nfor .env:\n" + setup.env_lines(aws, name))
+        cli.setup(Settings.load(), ssh_from, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -359,32 +329,15 @@ def image(
     Rents an on-demand machine for some 20 minutes, and always ends it.
     Example: inv image --dry-run
     """
-    from datetime import UTC, datetime
-
-    from ops import generate
-    from ops.aws import blueprint, image, setup
-    from ops.aws.build import Build
-    from ops.aws.session import Aws
+    from ops.aws import cli
 
     settings = Settings.load()
-    settings.check()
-    aws = Aws(settings, task="image")
     if list or bases:
-        ui.show(blueprint.bases(aws) if bases else image.found(aws), json=json)
-        return
-    if remove:
-        steps = image.removal(aws, remove)
-        rows = [step.row() for step in steps]
-        if ui.agreed(rows, "Remove these images?", yes=yes, dry_run=dry_run, json=json):
-            setup.carry_out(steps, ui.say)
-        return
-    plan = blueprint.plan_build(aws, generate.ROOT, datetime.now(UTC))
-    build = Build(aws, plan, ui.say)
-    if dry_run:
-        build.rehearse()
-    if ui.agreed(plan.rows(), "Rent this machine and build?", yes=yes, dry_run=dry_run, json=json):
-        made = build.carry_out()
-        ui.say(f"made {made.name}: {made.ami}; images.json has it, commit that file")
+        cli.images(settings, bases=bases, json=json)
+    elif remove:
+        cli.remove_images(settings, remove, yes=yes, dry_run=dry_run, json=json)
+    else:
+        cli.build_image(settings, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(help={"args": "More arguments for pytest, as one string"})

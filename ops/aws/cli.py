@@ -1,23 +1,28 @@
-"""What `inv launch`, `status`, `logs` and `kill-all` do, between the task's flags and the modules that know.
+"""What the AWS tasks of `inv` do, between a task's flags and the modules that know.
 
 Only order and words are here: what is asked, what is shown, when to stop.
 """
 
 import math
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ops import boxes, ui
-from ops.aws import fleet, kill, machines, prepare, regions, runs
+from ops.aws import blueprint, fleet, image, kill, machines, prepare, prices, regions, runs
 from ops.aws import launch as launching
+from ops.aws import setup as account
+from ops.aws.build import Build
 from ops.aws.machines import Machine
 from ops.aws.prepare import Wish
 from ops.aws.session import Aws
+from ops.aws.step import Step
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 from worker.store import Store, open_store
 
 SSH_USER = "ubuntu"
+LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more
 
 
 def usd(text: str, what: str) -> float | None:
@@ -31,6 +36,74 @@ def usd(text: str, what: str) -> float | None:
     if not 0 < amount < math.inf:
         raise BadInput(f"{what} {text!r} is not an amount over 0; write it like 0.40")
     return amount
+
+
+def setup(settings: Settings, ssh_from: str, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show what the account lacks, ask, make it, and print the lines for .env."""
+    aws = _checked(settings, "setup")
+    name = account.bucket_name(aws)
+    steps = account.plan(aws, name, ssh_from)
+    if _done(steps, "Carry this out?", yes=yes, dry_run=dry_run, json=json):
+        ui.say("\nfor .env:\n" + account.env_lines(aws, name))
+
+
+def remove_setup(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show what setup made, ask, and take it away."""
+    steps = account.removal(_checked(settings, "setup"))
+    _done(steps, "Remove all this?", yes=yes, dry_run=dry_run, json=json)
+
+
+def _done(steps: Sequence[Step], question: str, *, yes: bool, dry_run: bool, json: bool) -> bool:
+    """True if everything is now as it was shown; False for a dry run."""
+    rows = [step.row() for step in steps]
+    if account.n_changes(steps) == 0:
+        ui.show(rows, json=json)
+        ui.say("nothing to do")
+        return True
+    if not ui.agreed(rows, question, yes=yes, dry_run=dry_run, json=json):
+        return False
+    account.carry_out(steps, ui.say)
+    return True
+
+
+def images(settings: Settings, *, bases: bool, json: bool) -> None:
+    """Our images, or AWS's that one can be built on."""
+    aws = _checked(settings, "image")
+    ui.show(blueprint.bases(aws) if bases else image.found(aws), json=json)
+
+
+def remove_images(settings: Settings, names: Sequence[str], *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show, ask, and remove images with their snapshots."""
+    steps = image.removal(_checked(settings, "image"), names)
+    _done(steps, "Remove these images?", yes=yes, dry_run=dry_run, json=json)
+
+
+def build_image(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show the plan, ask, and build the machine image."""
+    aws = _checked(settings, "image")
+    plan = blueprint.plan_build(aws, prepare.ROOT, datetime.now(UTC))
+    build = Build(aws, plan, ui.say)
+    if dry_run:
+        build.rehearse()
+    if ui.agreed(plan.rows(), "Rent this machine and build?", yes=yes, dry_run=dry_run, json=json):
+        made = build.carry_out()
+        ui.say(f"made {made.name}: {made.ami}; images.json has it, commit that file")
+
+
+def spot_price(settings: Settings, types: str, region: str, span: timedelta | None, *, json: bool) -> None:
+    """Prices of now, or how they went over a span of time."""
+    aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
+    kinds = [name.strip() for name in types.split(",") if name.strip()] or settings.instance_type_list
+    places = regions.chosen(aws, region, [aws.region])
+    if span is None:
+        ui.show(prices.quotes(aws, kinds, places, now, ui.say), json=json)
+        return
+    since = now - min(span, LONGEST_HISTORY)
+    changes = prices.history(aws, kinds, places, since, ui.say)
+    if json:
+        ui.show(changes, json=True)
+    else:
+        ui.show(prices.courses(changes, since, now, blocks=ui.can_show(prices.BLOCKS)))
 
 
 def launch(settings: Settings, wish: Wish, *, another: bool, dry_run: bool, yes: bool, json: bool) -> None:
@@ -160,6 +233,11 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
         raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.complaints))
     ui.say(f"ended {len(ended.ended)}; nothing of ours is left in {len(places)} regions")
     return True
+
+
+def _checked(settings: Settings, task: str) -> Aws:
+    settings.check()
+    return Aws(settings, task=task)
 
 
 def _already(there: Any, json: bool, dry: Any) -> None:
