@@ -141,6 +141,12 @@ def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object
     def now(operation: str, absent: str) -> Any:
         return None if new else aws.ask("s3", operation, Bucket=name, absent=(absent,))
 
+    # First: by the tag a setup that was stopped half-way finds its bucket again.
+    tags = now("get_bucket_tagging", "NoSuchTagSet")
+    there = tag_dict(tags["TagSet"]) if tags else {}
+    if not TAGS.items() <= there.items() and (new or name.startswith(NAME_START)):
+        # A bucket of another name is the user's own; without our tag --remove leaves it alone.
+        yield "no tag", change("put_bucket_tagging", Tagging={"TagSet": tag_list(**_without(there, TAGS))})
     block = now("get_public_access_block", "NoSuchPublicAccessBlockConfiguration")
     if not block or block["PublicAccessBlockConfiguration"] != PRIVATE:
         yield (
@@ -165,11 +171,6 @@ def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object
             "unfinished uploads stay",
             change("put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": [*others, TIDY]}),
         )
-    tags = now("get_bucket_tagging", "NoSuchTagSet")
-    there = tag_dict(tags["TagSet"]) if tags else {}
-    if not TAGS.items() <= there.items() and (new or name.startswith(NAME_START)):
-        # A bucket of another name is the user's own; without our tag --remove leaves it alone.
-        yield "no tag", change("put_bucket_tagging", Tagging={"TagSet": tag_list(**_without(there, TAGS))})
     if _has_tls(aws):
         found = now("get_bucket_policy", "NoSuchBucketPolicy")
         statements = json.loads(found["Policy"])["Statement"] if found else []

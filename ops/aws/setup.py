@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from ops.aws import bucket, budget, iam, keys, network, quota
 from ops.aws.session import Aws
 from ops.aws.step import KEEP, Step
+from worker.errors import UserError
 
 
 def plan(aws: Aws, name: str, ssh_from: str = "") -> list[Step]:
@@ -63,7 +64,11 @@ def carry_out(steps: Sequence[Step], say: Callable[[str], None]) -> int:
     for number, step in enumerate(to_do, 1):
         say(f"[{number}/{len(to_do)}] {step.action} {step.thing}")
         assert step.act  # noqa: S101  filtered above
-        step.act()
+        try:
+            step.act()
+        except UserError:
+            say(f"stopped: {number - 1} of {len(to_do)} done, which stays; run it again to go on from there")
+            raise
     return len(to_do)
 
 

@@ -61,12 +61,31 @@ def test_every_change_is_in_the_audit_log_before_and_after(bare, tmp_path):
     assert "s3.create_bucket" in intents.values() and "iam.create_role" in intents.values()
 
 
-def test_setup_goes_on_where_a_failure_stopped_it(bare):
+def test_setup_goes_on_where_a_failure_stopped_it(bare, told):
     bare.fake.fail("CreateInstanceProfile", "ServiceUnavailable", status=503)
+    us = bare(AWS_MAX_ATTEMPTS="1")
     with pytest.raises(UserError, match="wait a minute"):
-        do(bare(AWS_MAX_ATTEMPTS="1"))
+        setup.carry_out(setup.plan(us, BUCKET), told)
+    assert told[-1].startswith("stopped: 4 of 8 done, which stays; run it again")
+    left = setup.plan(bare(), BUCKET)
+    assert next(step.thing for step in left if step.action != KEEP).startswith("instance profile")
     do(bare())
     assert differing(bare()) == {}
+
+
+def test_bucket_that_was_only_begun_is_gone_on_with(bare):
+    name = setup.bucket_name(bare())
+    puts = []
+
+    def refuse_the_third(call):
+        puts.append(call)
+        if len(puts) == 3:
+            bare.fake.refuse("AccessDenied", 403)
+
+    bare.fake.before[f"PUT /{name}"] = refuse_the_third
+    with pytest.raises(UserError, match="s3:PutBucketPublicAccessBlock"):
+        bucket.ensure_bucket(bare(), name)
+    assert setup.bucket_name(bare()) == name
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1"])
