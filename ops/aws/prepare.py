@@ -163,11 +163,11 @@ def _types(aws: Aws, wish: Wish, tell: Tell) -> list[str]:
     needs = quota.vcpus(aws, wanted)
     if unknown := [name for name in wanted if name not in needs]:
         raise BadInput(f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES")
-    if wish.on_demand:
-        return wanted
-    quota.refuse_if_short(aws, min(needs.values()))
-    limit = quota.spot_vcpus(aws)
-    large = [name for name in wanted if limit is not None and needs[name] > limit]
+    counted = [] if wish.on_demand else [name for name in wanted if quota.is_counted(name)]
+    limit = quota.spot_vcpus(aws) if counted else None
+    large = [name for name in counted if limit is not None and needs[name] > limit]
+    if large == wanted:
+        quota.refuse_if_short(aws, min(needs.values()))
     for name in large:
         tell(f"{name} is left out: it has {needs[name]} virtual CPUs, the account may have {limit:g}")
     return [name for name in wanted if name not in large]

@@ -4,11 +4,19 @@ New accounts have 0 of L-3819A6DF ("All G and VT Spot Instance Requests"): bette
 than from its failure. A second zone cannot help; only AWS can raise it.
 """
 
+import re
+
 from ops.aws.session import QUOTA_LINK, Aws
 from ops.aws.step import Step
 from worker.errors import UserError
 
 SPOT_G = "L-3819A6DF"
+_COUNTED = re.compile(r"(g|vt)[0-9]")
+
+
+def is_counted(instance_type: str) -> bool:
+    """True for the types that this limit is about; others have limits of their own."""
+    return bool(_COUNTED.match(instance_type))
 
 
 def spot_vcpus(aws: Aws, region: str = "") -> float | None:
@@ -49,7 +57,7 @@ def refuse_if_short(aws: Aws, needed: int, region: str = "") -> None:
 def quota_step(aws: Aws) -> Step:
     """What is short; nothing that setup could do about it."""
     needs = vcpus(aws, aws.settings.instance_type_list)
-    needed = max(needs.values(), default=4)
+    needed = max((vcpus for name, vcpus in needs.items() if is_counted(name)), default=0)
     limit = spot_vcpus(aws)
     thing, wanted = f"spot quota {SPOT_G}", f"{needed} vCPUs or more"
     if limit is None:
