@@ -216,7 +216,8 @@ def _holds(aws: Aws, name: str) -> str:
     listed = aws.ask("s3", "list_object_versions", Bucket=name, MaxKeys=1000)
     kept: Sequence[Any] = [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
     more = " or more" if listed.get("IsTruncated") else ""
-    return f"holds {len(kept)}{more} objects" if kept else ""
+    n = "1 object" if len(kept) == 1 else f"{len(kept)}{more} objects"
+    return f"holds {n}" if kept else ""
 
 
 def _without(tags: dict[str, str], others: dict[str, str]) -> dict[str, str]:

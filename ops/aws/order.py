@@ -19,6 +19,8 @@ ASSUMED_RATE = 1.5
 ASSUMED_BASIS = "a guess until a run has ended here"
 # Boot, model load, the last upload and the stop hook's grace.
 OVERHEAD_S = 600.0
+# Packages and weights, on an image that lacks them.
+INSTALL_S = 1800.0
 STOP_HOOK = "/etc/musicgen/power_off"
 
 
@@ -89,7 +91,8 @@ class Order:
     def rows(self) -> list[dict[str, Any]]:
         """The plan as it is shown."""
         best = self.candidates[0]
-        expected_s = min(self.work.busy_s, self.lifetime.total_seconds())
+        install_s = INSTALL_S if self.ready.image_note else 0.0
+        expected_s = min(self.work.busy_s + install_s, self.lifetime.total_seconds())
         count = "1 song" if self.work.n_songs == 1 else f"{self.work.n_songs} songs"
         work = f"{count}, {ui.seconds(self.work.audio_s)} of audio"
         pace = f"{self.work.rate:.2g} s of audio a second ({self.work.basis})"

@@ -296,6 +296,21 @@ def test_a_zero_quota_is_found_before_anything_is_asked(account, rent):
     assert account.sent("RunInstances") == []
 
 
+def test_types_too_large_for_the_quota_are_left_out(account, plan, told):
+    account.set_price("g4dn.2xlarge", "us-east-1a", 0.1)
+    account.quotas["ec2", "L-3819A6DF"] = 4.0
+    assert {offer.instance_type for offer in plan(types="g4dn.2xlarge,g4dn.xlarge").candidates} == {
+        "g4dn.xlarge"
+    }
+    assert "g4dn.2xlarge is left out: it has 8 virtual CPUs, the account may have 4" in str(told)
+
+
+def test_a_type_that_the_gpu_quota_does_not_count_needs_none_of_it(account, plan):
+    account.set_price("c5.xlarge", "us-east-1a", 0.1)
+    account.quotas["ec2", "L-3819A6DF"] = 0.0
+    assert plan(types="c5.xlarge").candidates[0].instance_type == "c5.xlarge"
+
+
 # --- what comes back is checked
 
 
@@ -500,6 +515,7 @@ def test_without_an_image_of_ours_aws_s_own_will_do(account, us, told, monkeypat
     order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
     assert order.ready.image == account.image()
     assert "the first boot installs all" in str(order.rows())
+    assert "in 41 min 0 s" in str(order.rows())  # of them 30 for that
 
 
 def test_a_hub_token_is_said_not_to_go_along(account, told, monkeypatch):
