@@ -12,7 +12,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ops.aws import policies
-from ops.aws.session import TAGS, Aws, code_of, errors, tag_dict, tag_list
+from ops.aws.errors import code_of, errors
+from ops.aws.session import TAGS, Aws, tag_dict, tag_list
 from ops.aws.step import ABSENT, KEEP, Step, step
 from worker.errors import BadInput
 

@@ -21,8 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ops import interrupts
 from ops.aws import image, schedule
 from ops.aws.blueprint import BOX_NAME, BUILD_LIMIT_MIN, BuildPlan
+from ops.aws.errors import code_of, explained
 from ops.aws.image import Image
-from ops.aws.session import PROJECT, Aws, code_of, explained, tag_list
+from ops.aws.session import PROJECT, Aws, tag_list
 from worker.errors import Interrupted, UserError
 
 IMAGE_LIMIT_S = 60 * 60  # 100 GB take half an hour

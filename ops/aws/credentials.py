@@ -13,7 +13,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops.aws import policies
-from ops.aws.session import Aws, code_of, explained
+from ops.aws.errors import code_of, explained
+from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
 
 MAX_POLICY_CHARS = 2048

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
-from ops.aws import machines, network, prices, regions, schedule
+from ops.aws import machines, network, regions, schedule, verify
+from ops.aws.errors import code_of, explained
 from ops.aws.lease import LaunchLease
 from ops.aws.machines import Machine
 from ops.aws.order import Candidate, Order
-from ops.aws.session import Aws, code_of, explained
+from ops.aws.session import Aws
 from worker.errors import UserError
 from worker.store import open_store
 
@@ -252,56 +252,22 @@ class _Launch:
             if time.monotonic() > end_s:
                 raise UserError(f"{machine.id} did not start in time; it was ended, run it again")
             time.sleep(self._patience.look)
-            machine = machines.machine(self._describe(machine.id), machine.region)
+            machine = machines.machine(verify.described(self._aws, machine.id), machine.region)
         if machine.state != "running":
-            reason = self._describe(machine.id).get("StateReason", {}).get("Message", "no reason given")
+            reason = (
+                verify.described(self._aws, machine.id)
+                .get("StateReason", {})
+                .get("Message", "no reason given")
+            )
             raise UserError(f"EC2 ended {machine.id} at once ({reason}); run it again")
         return machine
 
     def checked(self, machine: Machine) -> Machine:
         """The machine itself if it is what was asked for. Raises UserError otherwise."""
-        wrong = list(self._wrong(machine))
+        wrong = verify.wrong(self._aws, self._order, machine)
         if wrong:
             raise UserError(f"{machine.id} is not what was asked for ({'; '.join(wrong)}); it was ended")
         return machine
-
-    def _wrong(self, machine: Machine) -> list[str]:
-        order, found = self._order, self._describe(machine.id)
-        wrong = []
-        if machine.spot != order.spot:
-            wrong.append("it is on-demand, not spot" if order.spot else "it is spot, not on-demand")
-        if machine.expires_at is None or machine.run_id != order.run_id:
-            wrong.append("its tags are missing")
-        if not found.get("IamInstanceProfile"):
-            wrong.append("it has no instance profile")
-        if found.get("MetadataOptions", {}).get("HttpTokens") != "required":
-            wrong.append("its metadata needs no token")
-        behaviour = self._aws.ask(
-            "ec2",
-            "describe_instance_attribute",
-            InstanceId=machine.id,
-            Attribute="instanceInitiatedShutdownBehavior",
-        )["InstanceInitiatedShutdownBehavior"]["Value"]
-        if behaviour != "terminate":
-            wrong.append("a shutdown would not end it")
-        disks = [disk["Ebs"] for disk in found.get("BlockDeviceMappings", []) if "Ebs" in disk]
-        if not disks or not all(disk["DeleteOnTermination"] for disk in disks):
-            wrong.append("its disk would stay and cost money")
-        volumes = [disk["VolumeId"] for disk in disks]
-        if volumes and not all(
-            volume["Encrypted"]
-            for volume in self._aws.ask("ec2", "describe_volumes", VolumeIds=volumes)["Volumes"]
-        ):
-            wrong.append("its disk is not encrypted")
-        if order.spot:
-            now = prices.spot_now(self._aws, machine.instance_type, machine.zone)
-            if now is not None and now > order.cap_usd:
-                wrong.append(f"its price is {now:.4f} by now, over {order.cap_usd:.4f}")
-        return wrong
-
-    def _describe(self, instance: str) -> dict[str, Any]:
-        found = self._aws.ask("ec2", "describe_instances", InstanceIds=[instance])["Reservations"]
-        return dict(found[0]["Instances"][0])
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ than from its failure. A second zone cannot help; only AWS can raise it.
 
 import re
 
-from ops.aws.session import QUOTA_LINK, Aws
+from ops.aws.errors import QUOTA_LINK
+from ops.aws.session import Aws
 from ops.aws.step import Step
 from worker.errors import UserError
 

@@ -1,158 +1,31 @@
-"""The way to AWS: clients, who we are there, and what an error of AWS means to the user.
+"""The way to AWS: clients, and who we are there.
 
     aws = Aws(Settings.load(), task="setup")
     aws.ask("ec2", "describe_vpcs")                       # reads
     aws.act("s3", "create_bucket", Bucket=name)           # changes: the audit log knows before and after
 
 Keys, profile, region and endpoint come from Settings, then from boto3's own chain. Errors of AWS leave
-`ask` and `act` as UserError or BadInput; whoever must choose by the code uses `client` and `code_of`.
+`ask` and `act` as UserError or BadInput (ops/aws/errors.py); whoever must choose by the code uses `client`.
 """
 
 import functools
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from ops.audit import AuditLog
+from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
 from ops.settings import Settings, rows
-from worker.errors import BadInput, UserError
+from worker.errors import BadInput
 
 PROJECT = "musicgen-batch-worker"
 TAGS = {"Project": PROJECT}
-QUOTA_LINK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF"
-
-_KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_NO_KEYS = "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env, or AWS_PROFILE"
-_EXPIRED = "the AWS credentials have expired; renew them (`aws sso login`, or new keys) and run it again"
-_DENIED = (
-    "AWS does not allow {action} to these credentials; add it to their policy (docs/aws-operator-policy.json)"
-)
-_REGION = "AWS has nothing like this in region {region} ({code}); correct AWS_DEFAULT_REGION"
-_BUSY = "AWS is busy or limits these calls ({code} for {action}); wait a minute and run it again"
-_QUOTA = (
-    "the account's limit for spot GPU machines in {region} is reached or 0 ({code}); "
-    f"ask for more of L-3819A6DF at {QUOTA_LINK}"
-)
-_CAPACITY = (
-    "AWS has no free machine of this kind in {region} ({code}); "
-    "try later, another AWS_DEFAULT_REGION, or more MUSICGEN_INSTANCE_TYPES"
-)
-_IMAGE = "AWS does not know this machine image in {region}; correct MUSICGEN_AMI_ID or make one: inv image"
-_KEY_PAIR = "there is no key pair of this name in {region}; correct MUSICGEN_KEY_NAME or run: inv setup"
-_PROFILE = (
-    "EC2 does not see the instance profile (yet); a new one takes up to two minutes: run it again, "
-    "else correct MUSICGEN_INSTANCE_PROFILE or run: inv setup"
-)
-_NETWORK = "no answer from AWS in {region}; check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
-_NAME_TAKEN = "a bucket of this name belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
-
-# AWS's error codes, then the names of botocore's exceptions; a subclass counts as its base.
-ERRORS: dict[str, tuple[type[UserError], str]] = {
-    "NoCredentialsError": (BadInput, _NO_KEYS),
-    "PartialCredentialsError": (BadInput, _NO_KEYS),
-    "ProfileNotFound": (BadInput, "the profile in AWS_PROFILE is not configured; correct or unset it"),
-    "CredentialRetrievalError": (UserError, _EXPIRED),
-    "TokenRetrievalError": (UserError, _EXPIRED),
-    "SSOError": (UserError, _EXPIRED),
-    "ExpiredToken": (UserError, _EXPIRED),
-    "ExpiredTokenException": (UserError, _EXPIRED),
-    "RequestExpired": (UserError, _EXPIRED),
-    "InvalidClientTokenId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
-    "InvalidAccessKeyId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
-    "UnrecognizedClientException": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
-    "SignatureDoesNotMatch": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
-    "AuthFailure": (
-        BadInput,
-        f"AWS does not accept these credentials in {{region}} (is the region enabled?); "
-        f"{_KEYS} or AWS_DEFAULT_REGION",
-    ),
-    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
-        UserError,
-        "the account never rented a spot machine and these credentials may not prepare it; "
-        "allow iam:CreateServiceLinkedRole (docs/aws-operator-policy.json)",
-    ),
-    "OptInRequired": (UserError, "this AWS account is not ready for {action}; finish its registration"),
-    "RequestTimeTooSkewed": (UserError, "this machine's clock is wrong; set it and run it again"),
-    "UnauthorizedOperation": (UserError, _DENIED),
-    "AccessDenied": (UserError, _DENIED),
-    "AccessDeniedException": (UserError, _DENIED),
-    "403": (UserError, _DENIED),
-    "NoRegionError": (BadInput, "AWS_DEFAULT_REGION is not set; set it in .env, like us-east-1"),
-    "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is no region; write it like us-east-1"),
-    "AuthorizationHeaderMalformed": (BadInput, _REGION),
-    "IllegalLocationConstraintException": (BadInput, _REGION),
-    "PermanentRedirect": (BadInput, _REGION),
-    "301": (BadInput, _REGION),
-    "MaxSpotInstanceCountExceeded": (UserError, _QUOTA),
-    "VcpuLimitExceeded": (UserError, _QUOTA),
-    "InstanceLimitExceeded": (UserError, _QUOTA),
-    "SpotMaxPriceTooLow": (
-        UserError,
-        "the highest price is below what spot machines cost now; raise MUSICGEN_MAX_PRICE "
-        "(inv spot-price shows the prices) or wait",
-    ),
-    "InsufficientInstanceCapacity": (UserError, _CAPACITY),
-    "InsufficientHostCapacity": (UserError, _CAPACITY),
-    "UnfulfillableCapacity": (UserError, _CAPACITY),
-    "Unsupported": (UserError, _CAPACITY),
-    "InsufficientFreeAddressesInSubnet": (UserError, _CAPACITY),
-    "InvalidAMIID.NotFound": (BadInput, _IMAGE),
-    "InvalidAMIID.Malformed": (BadInput, _IMAGE),
-    "InvalidAMIID.Unavailable": (BadInput, _IMAGE),
-    "InvalidKeyPair.NotFound": (BadInput, _KEY_PAIR),
-    "InvalidIamInstanceProfile": (UserError, _PROFILE),  # our name: see code_of
-    "InvalidParameterValue": (UserError, "AWS refused {action} ({message}); correct the setting it names"),
-    "BucketAlreadyExists": (BadInput, _NAME_TAKEN),
-    "InvalidBucketName": (BadInput, "that is no name for a bucket; correct MUSICGEN_S3_BUCKET"),
-    "NoSuchBucket": (BadInput, "there is no such bucket; correct MUSICGEN_S3_BUCKET or run: inv setup"),
-    "OperationAborted": (UserError, "the bucket is being changed or deleted; run it again in some minutes"),
-    "VPCIdNotSpecified": (UserError, "region {region} has no default network; make a default VPC there"),
-    "LimitExceeded": (UserError, "an AWS limit stops {action} ({message}); remove what is not needed"),
-    "RequestLimitExceeded": (UserError, _BUSY),
-    "Throttling": (UserError, _BUSY),
-    "ThrottlingException": (UserError, _BUSY),
-    "TooManyRequestsException": (UserError, _BUSY),
-    "SlowDown": (UserError, _BUSY),
-    "ServiceUnavailable": (UserError, _BUSY),
-    "InternalError": (UserError, _BUSY),
-    "EndpointConnectionError": (UserError, _NETWORK),
-    "HTTPClientError": (UserError, _NETWORK),
-    "ConnectionError": (UserError, _NETWORK),
-    "ClientError": (UserError, "AWS refused {action} ({code}: {message}); run it again or see its console"),
-    "BotoCoreError": (UserError, "cannot use AWS ({code}); check the AWS settings"),
-}
-
-# Where the IAM action that a policy must allow is not named like the call.
-_IAM_ACTIONS = {
-    "s3:HeadBucket": "s3:ListBucket",
-    "s3:HeadObject": "s3:GetObject",
-    "s3:ListBuckets": "s3:ListAllMyBuckets",
-    "s3:ListObjectsV2": "s3:ListBucket",
-    "s3:ListObjectVersions": "s3:ListBucketVersions",
-    "s3:GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
-    "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
-    "s3:GetBucketEncryption": "s3:GetEncryptionConfiguration",
-    "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",
-    "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
-    "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
-    "budgets:CreateBudget": "budgets:ModifyBudget",
-    "budgets:UpdateBudget": "budgets:ModifyBudget",
-    "budgets:DeleteBudget": "budgets:ModifyBudget",
-    "budgets:CreateNotification": "budgets:ModifyBudget",
-    "budgets:DeleteNotification": "budgets:ModifyBudget",
-    "budgets:DescribeBudget": "budgets:ViewBudget",
-    "budgets:DescribeNotificationsForBudget": "budgets:ViewBudget",
-    "budgets:DescribeSubscribersForNotification": "budgets:ViewBudget",
-}
-_REFUSED_ACTION = re.compile(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z]+)")
 
 
 @dataclass(frozen=True)
@@ -192,7 +65,7 @@ class Aws:
         if not self._session.region_name:
             raise BadInput(ERRORS["NoRegionError"][1])
         self.region: str = self._session.region_name
-        self._session.events.register("after-call", _name_service)
+        self._session.events.register("after-call", name_service)
 
     def client(self, service: str, region: str = "", attempts: int = 4) -> Any:
         """boto3's client; `attempts` counts the first one. Its errors are raw: use `errors()`."""
@@ -261,7 +134,7 @@ class Aws:
         with errors(self.region):
             found = self._session.get_credentials()
             if found is None:
-                raise BadInput(_NO_KEYS)
+                raise BadInput(NO_KEYS)
             return found.get_frozen_credentials()
 
     @functools.cached_property
@@ -291,44 +164,3 @@ def tag_list(**more: str) -> list[dict[str, str]]:
 def tag_dict(tags: Sequence[dict[str, str]] | None) -> dict[str, str]:
     """Tags as AWS gives them, by name."""
     return {tag["Key"]: tag["Value"] for tag in tags or ()}
-
-
-def code_of(error: Exception) -> str:
-    """AWS's code of an error, or the name of botocore's exception."""
-    if isinstance(error, ClientError):
-        code = str(error.response["Error"].get("Code", ""))
-        # EC2 has no code of its own for this one, and whether to try again hangs on it.
-        if code == "InvalidParameterValue" and "IAM Instance Profile" in str(error):
-            return "InvalidIamInstanceProfile"
-        return code
-    return type(error).__name__
-
-
-def explained(error: Exception, region: str = "") -> UserError:
-    """Our line for an error of boto3: what happened; what to do. Names no credentials."""
-    names = [code_of(error), *(cls.__name__ for cls in type(error).__mro__)]
-    action = message = ""
-    if isinstance(error, ClientError):
-        service = error.response.get("ResponseMetadata", {}).get("Service", "")
-        action = f"{service}:{error.operation_name}" if service else error.operation_name
-        message = str(error.response["Error"].get("Message", ""))
-        refused = _REFUSED_ACTION.search(message)
-        action = refused[1] if refused else action
-        action = _IAM_ACTIONS.get(action, action)
-    kind, text = next(ERRORS[name] for name in names if name in ERRORS)
-    message = " ".join(message.split()).rstrip(".")
-    return kind(text.format(action=action, region=region or "this region", code=names[0], message=message))
-
-
-@contextmanager
-def errors(region: str = "") -> Iterator[None]:
-    """boto3's errors leave the block as UserError or BadInput."""
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise explained(error, region) from None
-
-
-def _name_service(parsed: dict[str, Any], model: Any, **_: Any) -> None:
-    # An error names only the operation; the policy's action needs the service, too.
-    parsed.setdefault("ResponseMetadata", {})["Service"] = model.service_model.signing_name

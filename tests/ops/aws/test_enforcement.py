@@ -16,8 +16,9 @@ from botocore.exceptions import ClientError
 
 from ops.aws import blueprint, bucket, fleet, iam, image, kill, launch, policies, prepare, setup
 from ops.aws.build import Build
+from ops.aws.errors import IAM_ACTIONS
 from ops.aws.prepare import Wish
-from ops.aws.session import _IAM_ACTIONS, Aws
+from ops.aws.session import Aws
 from ops.settings import Settings
 from tests.fakes import enforcing, imds, s3
 from worker import jobs
@@ -84,7 +85,7 @@ def operator_user(us):
     client = us.client("iam")
     client.create_user(UserName="operator")
     # Where AWS asks for an action of another name than the call, moto asks for the call's.
-    calls = [call for call, action in _IAM_ACTIONS.items() if action in actions]
+    calls = [call for call, action in IAM_ACTIONS.items() if action in actions]
     box = ["ec2:StopInstances"]  # a test that plays the build box stops it
     document = json.dumps(policies.policy(policies.allow(actions + calls + box, "*")))
     client.put_user_policy(UserName="operator", PolicyName="operator", PolicyDocument=document)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.aws import policies
-from ops.aws.session import _IAM_ACTIONS, PROJECT
+from ops.aws.errors import IAM_ACTIONS
+from ops.aws.session import PROJECT
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "musicgen-batch-output-test"
@@ -50,7 +51,7 @@ def test_every_action_exists(name, known):
 
 
 def test_every_action_that_an_error_names_exists(known):
-    assert [action for action in _IAM_ACTIONS.values() if action.lower() not in known] == []
+    assert [action for action in IAM_ACTIONS.values() if action.lower() not in known] == []
 
 
 def test_the_list_of_actions_knows_a_wrong_one(known):
@@ -198,4 +199,4 @@ def called():
     prefixes = {"service-quotas": "servicequotas"}
     # The names of operations as botocore has them: `describe_vpcs` is DescribeVpcs, ListObjectsV2 ends in V2.
     names = {f"{prefixes.get(s, s)}:{''.join(word.title() for word in o.split('_'))}" for s, o in calls}
-    return {_IAM_ACTIONS.get(name, name) for name in names if not name.endswith((":GetPaginator", ":Meta"))}
+    return {IAM_ACTIONS.get(name, name) for name in names if not name.endswith((":GetPaginator", ":Meta"))}

@@ -1,0 +1,92 @@
+"""ops/aws/errors.py: what an error of AWS means, in one line with a remedy and an exit code."""
+
+import botocore.exceptions
+import pytest
+from botocore.exceptions import ClientError
+
+from ops.aws.errors import ERRORS, code_of, explained
+from worker.errors import UserError
+
+EXCEPTIONS = {name for name in ERRORS if hasattr(botocore.exceptions, name)}
+
+
+def refused(code, operation="RunInstances", message="no", service="ec2"):
+    metadata = {"HTTPStatusCode": 400, "Service": service}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
+
+
+@pytest.mark.parametrize("code", sorted(set(ERRORS) - EXCEPTIONS))
+def test_each_code_of_aws_is_one_line_with_a_remedy(code):
+    error = explained(refused(code), "us-east-1")
+    happened, remedy = str(error).split("; ", 1)
+    assert happened and remedy and "\n" not in str(error) and "{" not in str(error)
+    assert type(error) is ERRORS[code][0]
+
+
+@pytest.mark.parametrize("name", sorted(EXCEPTIONS - {"ClientError"}))
+def test_each_exception_of_botocore_is_one_line_with_a_remedy(name):
+    cls = getattr(botocore.exceptions, name)
+    error = explained(cls.__new__(cls), "us-east-1")
+    assert "; " in str(error) and "{" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "words"),
+    [
+        ("InvalidClientTokenId", 2, "AWS_ACCESS_KEY_ID"),
+        ("ExpiredToken", 1, "expired"),
+        ("UnauthorizedOperation", 1, "ec2:RunInstances"),
+        ("MaxSpotInstanceCountExceeded", 1, "L-3819A6DF at https://"),
+        ("VcpuLimitExceeded", 1, "L-3819A6DF at https://"),
+        ("SpotMaxPriceTooLow", 1, "MUSICGEN_MAX_PRICE"),
+        ("InsufficientInstanceCapacity", 1, "MUSICGEN_INSTANCE_TYPES"),
+        ("InvalidAMIID.NotFound", 2, "inv image"),
+        ("InvalidAMIID.Malformed", 2, "MUSICGEN_AMI_ID"),
+        ("InvalidKeyPair.NotFound", 2, "inv setup"),
+        ("RequestLimitExceeded", 1, "wait a minute"),
+        ("BucketAlreadyExists", 2, "MUSICGEN_S3_BUCKET"),
+        ("IllegalLocationConstraintException", 2, "AWS_DEFAULT_REGION"),
+        ("AuthFailure", 2, "AWS_DEFAULT_REGION"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", 1, "iam:CreateServiceLinkedRole"),
+        ("SomethingNew", 1, "SomethingNew: no"),
+    ],
+)
+def test_error_of_a_real_call_has_its_sentence_and_exit_code(bare, code, exit_code, words):
+    us = bare(AWS_MAX_ATTEMPTS="1")
+    bare.fake.fail("RunInstances", code, message="no")
+    with pytest.raises(UserError) as caught:
+        us.act("ec2", "run_instances", ImageId="ami-1", MinCount=1, MaxCount=1)
+    assert caught.value.code == exit_code
+    assert words in str(caught.value)
+
+
+def test_fresh_instance_profile_is_told_from_other_wrong_values(bare):
+    bare.fake.fail("RunInstances", "InvalidParameterValue")
+    with pytest.raises(ClientError) as caught:
+        bare().client("ec2", attempts=1).run_instances(ImageId="ami-1", MinCount=1, MaxCount=1)
+    assert code_of(caught.value) == "InvalidIamInstanceProfile"
+    assert "two minutes" in str(explained(caught.value))
+    other = refused("InvalidParameterValue", message="Value () for parameter groupId is invalid.")
+    assert code_of(other) == "InvalidParameterValue"
+    assert "groupId" in str(explained(other))
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "action"),
+    [
+        ("s3", "HeadBucket", "s3:ListBucket"),
+        ("s3", "PutBucketEncryption", "s3:PutEncryptionConfiguration"),
+        ("budgets", "CreateBudget", "budgets:ModifyBudget"),
+        ("iam", "CreateRole", "iam:CreateRole"),
+    ],
+)
+def test_missing_permission_is_named_as_a_policy_must_name_it(service, operation, action):
+    assert f"does not allow {action} " in str(explained(refused("AccessDenied", operation, service=service)))
+
+
+def test_permission_that_aws_names_wins():
+    message = (
+        "User: arn:aws:iam::1:user/me is not authorized to perform: iam:PassRole on resource: arn because no "
+        "identity-based policy allows the iam:PassRole action"
+    )
+    assert "does not allow iam:PassRole " in str(explained(refused("UnauthorizedOperation", message=message)))
