@@ -35,3 +35,10 @@ def ready_account(folder, patch):
             account.set_price("g4dn.xlarge", zone, usd)
         account.furnish(BUCKET)
         yield account
+
+
+def as_user(folder, patch):
+    """What a user has set before the first `inv setup`."""
+    patch.setenv("MUSICGEN_KEY_FILE", str(folder / "keys" / "worker.pem"))
+    patch.setenv("MUSICGEN_SSH_FROM", "203.0.113.7")
+    patch.setenv("MUSICGEN_BUDGET_EMAIL", "me@example.com")

@@ -24,7 +24,7 @@ import tasks
 from ops.aws import release
 from ops.aws.session import Aws, tag_list
 from ops.settings import Settings
-from tests.ops.aws.accounts import new_account, ready_account
+from tests.ops.aws.accounts import as_user, new_account, ready_account
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,9 +78,7 @@ def us(account):
 @pytest.fixture
 def bare(aws, tmp_path, monkeypatch):
     """`aws` before any `inv setup`, and a call that gives it as our code sees it under these settings."""
-    monkeypatch.setenv("MUSICGEN_KEY_FILE", str(tmp_path / "keys" / "worker.pem"))
-    monkeypatch.setenv("MUSICGEN_SSH_FROM", "203.0.113.7")
-    monkeypatch.setenv("MUSICGEN_BUDGET_EMAIL", "me@example.com")
+    as_user(tmp_path, monkeypatch)
 
     def our_view(**env):
         for name, value in env.items():
