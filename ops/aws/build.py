@@ -29,6 +29,8 @@ from worker.errors import Interrupted, UserError
 IMAGE_LIMIT_S = 60 * 60  # 100 GB take half an hour
 FRESH_PROFILE_S = 150
 POLL_S = 15.0
+# EC2 may not show or know a new box everywhere at once.
+UNSEEN_LOOKS, UNSEEN_LOOK_S = 6, 3.0
 TAIL_LINES = 15
 
 Say = Callable[[str], None]
@@ -48,6 +50,8 @@ class Build:
     ) -> None:
         self._aws, self._plan, self._say = aws, plan, say
         self._pause, self._clock = pause, clock
+        self._box = ""
+        self._unheard = False  # an answer is out, so a box may run whose id was never heard
 
     def rehearse(self) -> None:
         """Ask EC2 whether it would take the request, without renting anything. Raises UserError if not."""
@@ -64,7 +68,6 @@ class Build:
         """Rent, build, make the image, record it; always end the box."""
         self._refuse_second_build()
         self._upload_code()
-        box = ""
         with interrupts.terminate_as_interrupt():
             try:
                 box = self._rent()
@@ -77,7 +80,7 @@ class Build:
                 raise Interrupted("the build was given up; run `inv image` again to start anew") from None
             finally:
                 with interrupts.held(self._say, "ending the build box"):
-                    self._end(box)
+                    self._end()
 
     def _refuse_second_build(self) -> None:
         alive = self._boxes()
@@ -106,11 +109,15 @@ class Build:
             with self._aws.audit.action("ec2.run_instances", request) as done:
                 try:
                     with interrupts.held(self._say, "EC2's answer"):
+                        self._unheard = True
                         answer = self._aws.client("ec2", attempts=2).run_instances(**request)
-                        box = str(answer["Instances"][0]["InstanceId"])
+                        # Kept at once: a Ctrl-C that was held is raised at the end of this block.
+                        self._box = box = str(answer["Instances"][0]["InstanceId"])
+                        self._unheard = False
                         done({"InstanceId": box}, instance_id=box, price_usd=self._plan.hourly_usd)
                     return box
                 except (ClientError, BotoCoreError) as error:
+                    self._unheard = isinstance(error, BotoCoreError)
                     fresh = code_of(error) == "InvalidIamInstanceProfile"
                     if not fresh or self._clock() - started_s > FRESH_PROFILE_S:
                         raise explained(error, self._aws.region) from None
@@ -242,20 +249,39 @@ class Build:
         for snapshot in image.snapshots_of(answer["Images"][0]):
             self._aws.act("ec2", "delete_snapshot", SnapshotId=snapshot)
 
-    def _end(self, box: str) -> None:
+    def _end(self) -> None:
         """Terminate the box; also one whose id was lost on the way, which its tag tells."""
-        if box:  # first, whatever else may fail
-            self._terminate(box)
-        for other in self._boxes():
-            if other != box:
-                self._terminate(other)
+        if self._box:  # first, whatever else may fail
+            self._terminate(self._box)
+        for look in range(UNSEEN_LOOKS if self._unheard else 1):
+            if look:
+                self._pause(UNSEEN_LOOK_S)
+            for other in self._boxes():
+                if other != self._box:
+                    self._terminate(other)
 
     def _terminate(self, box: str) -> None:
         try:
-            self._aws.end("ec2", "terminate_instances", InstanceIds=[box])
+            for look in range(UNSEEN_LOOKS):
+                if look:
+                    self._pause(UNSEEN_LOOK_S)
+                if self._taken(box):
+                    break
+            else:
+                raise UserError(
+                    f"EC2 does not know the build box {box} that it has rented; run: inv kill-all"
+                )
         except UserError:
             self._say(f"WARNING: build box {box} may still be running; run: inv kill-all")
             raise
         self._say(f"build box {box} is terminated")
         with suppress(UserError):  # it finds nothing to end, and is then gone
             schedule.remove(self._aws, schedule.name_for(box))
+
+    def _taken(self, box: str) -> bool:
+        """True if EC2 has taken the order to end it."""
+        ids, unseen = [box], ("InvalidInstanceID.NotFound",)
+        with self._aws.audit.action("ec2.terminate_instances", {"InstanceIds": ids}, ends=True) as done:
+            answer = self._aws.ask("ec2", "terminate_instances", absent=unseen, InstanceIds=ids)
+            done(answer, instance_id=box)
+        return answer is not None

@@ -1,7 +1,11 @@
 """inv image: an image only of a box that tested itself; the box is ended whatever happens."""
 
 import json
+import os
 import re
+import signal
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +55,7 @@ def carry_out(us, told, box):
     left = [box]
 
     def pause(seconds):
+        time.sleep(min(seconds, 0.1))
         alive = boxes()
         if left and alive:
             left.pop()(alive[0], plan)
@@ -261,6 +266,17 @@ def test_box_that_never_ends_is_ended(us, told, images_json):
     no_image_and_no_box(images_json)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
+def test_ctrl_c_while_ec2_rents_ends_a_box_that_no_search_shows_yet(account, run, images_json):
+    account.lag_s = 60
+    account.before["RunInstances"] = lambda call: os.kill(os.getpid(), signal.SIGINT)
+    account.fail("TerminateInstances", "InvalidInstanceID.NotFound")
+    with pytest.raises(Interrupted):
+        run(box_that(GOOD))
+    assert account.alive() == []
+    no_image_and_no_box(images_json)
+
+
 def test_alarm_clock_ends_a_box_that_nobody_waits_for(us, run):
     def looked_at(instance, plan):
         clocks.append(boto3.client("scheduler").get_schedule(Name=f"musicgen-{instance}"))
@@ -293,6 +309,7 @@ def test_box_that_cannot_be_ended_is_named(account, run, told):
 
 def test_answer_that_was_lost_on_the_way_leaves_no_box(us, account, run, images_json):
     """EC2 acts, and its answer does not arrive: the box is found by its tag."""
+    account.lag_s = 0.3
     client = us.client("ec2", attempts=2)
     rent = client.run_instances
 
