@@ -1,7 +1,6 @@
 """An AWS account as `inv setup` leaves it, and ways to use it."""
 
 import contextlib
-import functools
 import io
 import os
 import signal
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
-import botocore.session
 import pytest
 from botocore.client import ClientCreator
 from invoke import Collection, Program
@@ -49,7 +47,6 @@ def read_once():
         return packed[content]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         patch.setattr(ClientCreator, "_create_methods", methods)
         patch.setattr(release, "from_tree", pack)
         yield
