@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from tests.fakes import box as boxes
+from tests.fakes import commands as forked
 from tests.fakes import s3
 from worker.store import open_store
 
@@ -73,10 +74,17 @@ def box(tmp_path):
         yield served
 
 
+@pytest.fixture(scope="session")
+def commands():
+    """`fab` and `inv` as processes that need not import everything first."""
+    with forked.serving() as served:
+        yield served
+
+
 @pytest.fixture
-def fab(tmp_path, box):
+def fab(tmp_path, box, commands):
     """The real `fab` with our tasks, in a folder of the user's, with the box in its environment."""
     here = tmp_path / "user"
     here.mkdir()
     (here / "prompts.txt").write_text("rain ; 1 ; rain\nsun ; 2 ; sun\n")
-    return boxes.Fab(here, box)
+    return boxes.Fab(here, box, commands)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.fakes.commands import Commands
 from tests.parts import need
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +226,7 @@ class Fab:
 
     here: Path
     box: FakeBox
+    commands: Commands
     env: dict[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
@@ -240,7 +242,7 @@ class Fab:
         return clean | settings | self.env
 
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """Begin `fab ARGUMENTS`; whoever begins it ends it."""
+        """Begin `fab ARGUMENTS` with an interpreter of its own; whoever begins it ends it."""
         return subprocess.Popen(
             [sys.executable, "-m", "fabric", "--search-root", str(ROOT), *arguments],
             cwd=self.here,
@@ -252,9 +254,11 @@ class Fab:
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `fab ARGUMENTS` to its end."""
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(arguments, process.returncode, out.decode(), err.decode())
+        argv = ("fab", "--search-root", str(ROOT), *arguments)
+        done = self.commands(*argv, cwd=self.here, env=self.environment())
+        return subprocess.CompletedProcess(
+            arguments, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Spy:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, s3_server):
+def whole(tmp_path_factory, s3_server, commands):
     """fab deploy install validate run logs, to the end, into a bucket that did not exist."""
     folder = tmp_path_factory.mktemp("whole")
     with boxes.serving(folder / "box") as box:
@@ -54,7 +54,7 @@ def whole(tmp_path_factory, s3_server):
         here.mkdir()
         (here / "prompts.txt").write_text("rain ; 1 ; rain\nsun ; 2 ; sun\n")
         (here / ".env").write_text(f"HF_TOKEN={HF_TOKEN}\nAWS_SECRET_ACCESS_KEY={SECRET}\n")
-        fab = boxes.Fab(here, box)
+        fab = boxes.Fab(here, box, commands)
         fab.env = {
             "AWS_ENDPOINT_URL": s3_server,
             "AWS_ACCESS_KEY_ID": "AKIAPLANTED",

@@ -1,0 +1,126 @@
+"""`fab` and `inv` as processes of their own, without the second that each would import for.
+
+A parent that has imported everything and done nothing forks a child for each command. The child has its own
+folder, environment, streams and exit code, and reads our tasks anew, like a command that a user types.
+"""
+
+import importlib
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_MODULES = {"fab": "fabric.main", "inv": "invoke.main"}
+_SLOW = ["boto3", "rich.table", "ops.ssh.phases", "ops.ssh.logs", "ops.aws.bucket", "ops.aws.credentials"]
+
+
+class Commands:
+    """The parent, seen from the tests."""
+
+    def __init__(self, address: str, folder: Path):
+        self._address, self._folder = address, folder
+
+    def __call__(
+        self, *argv: str, cwd: Path, env: Mapping[str, str], limit_s: float = 240
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a command line that begins with `fab` or `inv` to its end, without a terminal."""
+        out, err = (Path(self._folder, f"{os.getpid()}.{name}") for name in ("out", "err"))
+        asked = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(limit_s)
+            line.connect(self._address)
+            line.sendall(json.dumps(asked).encode() + b"\n")
+            code = int(line.makefile().readline())
+        return subprocess.CompletedProcess(argv, code, out.read_bytes(), err.read_bytes())
+
+
+@contextmanager
+def serving() -> Iterator[Commands]:
+    """The parent of the commands. It ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="commands-") as folder:  # a socket's path is at most 107 long
+        address = str(Path(folder, "socket"))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen()
+            parent = subprocess.Popen(
+                [sys.executable, "-m", "tests.fakes.commands", str(listener.fileno())],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+            )
+        try:
+            yield Commands(address, Path(folder))
+        finally:
+            parent.stdin.close()
+            parent.wait()
+
+
+def _parent(listener: socket.socket) -> None:
+    for name in (*_MODULES.values(), *_SLOW):
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    # stdin ends when the tests do, however they end
+    while listener in select.select([0, listener], [], [])[0]:
+        line, _ = listener.accept()
+        if os.fork() == 0:
+            _mind(line)
+        line.close()
+
+
+def _mind(line: socket.socket) -> None:
+    """Start one command and answer with its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    asked = json.loads(line.makefile().readline())
+    pid = os.fork()
+    if pid == 0:
+        line.close()
+        _command(**asked)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    line.sendall(f"{code}\n".encode())
+    os._exit(0)
+
+
+def _command(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    code = 1
+    try:
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        for number, path in ((0, os.devnull), (1, out), (2, err)):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(file, number)
+            os.close(file)
+        encoding = env.get("PYTHONIOENCODING", "utf-8")
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding)  # noqa: SIM115
+        sys.stderr = io.TextIOWrapper(
+            open(2, "wb", buffering=0, closefd=False),  # noqa: SIM115
+            encoding,
+            errors="backslashreplace",
+            write_through=True,
+        )
+        sys.argv = argv
+        sys.modules[_MODULES[argv[0]]].program.run(argv)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    os.set_inheritable(number := int(sys.argv[1]), False)
+    _parent(socket.socket(fileno=number))
