@@ -51,6 +51,7 @@ LogLevel ERROR
 _SHELL = """#!/bin/bash
 {exports}
 cd "$HOME"
+echo "${{SSH_ORIGINAL_COMMAND:-}}" >> {folder}/commands.log
 case "${{SSH_ORIGINAL_COMMAND:-}}" in
   "") exec /bin/bash -l ;;
   internal-sftp|{sftp_server}*) exec {sftp_server} -d "$HOME" ;;
@@ -116,6 +117,11 @@ class FakeBox:
         return self.folder / "bin"
 
     @property
+    def commands(self) -> str:
+        """Every command line that was ever sent to it."""
+        return (self.folder / "commands.log").read_text()
+
+    @property
     def address(self) -> str:
         return f"root@{self.host}:{self.port}" if os.getuid() == 0 else f"{self.host}:{self.port}"
 
@@ -131,7 +137,9 @@ class FakeBox:
             "MUSICGEN_BOX_HOME": str(self.box_home),
         }
         exports = "".join(f"export {k}='{v}'\n" for k, v in (exported | self.variables).items())
-        _executable(self.folder / "shell", _SHELL.format(exports=exports, sftp_server=SFTP_SERVER))
+        _executable(
+            self.folder / "shell", _SHELL.format(exports=exports, folder=self.folder, sftp_server=SFTP_SERVER)
+        )
 
     def start(self) -> None:
         """Begin to listen; returns when it does."""
