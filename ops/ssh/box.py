@@ -128,12 +128,7 @@ class Box:
         client.set_missing_host_key_policy(Pin(self.pin_file, self.tell))
         limits = {"banner_timeout": 15, "auth_timeout": 20, "channel_timeout": 15, "timeout": 15}
         try:
-            line = (
-                link.open_gateway()
-                if link.gateway
-                else socket.create_connection((link.host, link.port), CONNECT_S)
-            )
-            ear = Ear(line)
+            ear = Ear(link.open_gateway() if link.gateway else _line(link.host, link.port))
             client.connect(
                 link.host,
                 link.port,
@@ -275,6 +270,13 @@ class Box:
         if ran.code == 66:
             raise BadInput(f"there is no remote/{script} on {self.label}; run: fab deploy")
         return ran
+
+
+def _line(host: str, port: int) -> socket.socket:
+    """A TCP connection that sends each small packet at once: an SSH request is two of them."""
+    line = socket.create_connection((host, port), CONNECT_S)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
 
 
 class _Overdue(Exception):
