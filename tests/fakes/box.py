@@ -42,12 +42,13 @@ UsePAM no
 AllowTcpForwarding yes
 Subsystem sftp {sftp_server}
 ForceCommand {folder}/shell
+SetEnv HOME={home}
 MaxSessions 30
 LogLevel ERROR
 """
 
 # Every session starts here, whatever passwd says. Whatever the test's own environment held is gone: sshd
-# starts each session with a clean one.
+# starts each session with a clean one, and without the .bashrc of whoever runs the tests.
 _SHELL = """#!/bin/bash
 {exports}
 cd "$HOME"
@@ -143,7 +144,7 @@ class FakeBox:
 
     def start(self) -> None:
         """Begin to listen; returns when it does."""
-        config = _CONFIG.format(folder=self.folder, port=self.port, sftp_server=SFTP_SERVER)
+        config = _CONFIG.format(folder=self.folder, home=self.home, port=self.port, sftp_server=SFTP_SERVER)
         (self.folder / "sshd_config").write_text(config)
         assert SSHD
         command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]

@@ -58,11 +58,8 @@ def serving() -> Iterator[Commands]:
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
             )
-        try:
+        with parent:  # its stdin is closed and it is waited for
             yield Commands(address, Path(folder))
-        finally:
-            parent.stdin.close()
-            parent.wait()
 
 
 def _parent(listener: socket.socket) -> None:
@@ -70,7 +67,7 @@ def _parent(listener: socket.socket) -> None:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     # stdin ends when the tests do, however they end
-    while listener in select.select([0, listener], [], [])[0]:
+    while 0 not in select.select([0, listener.fileno()], [], [])[0]:
         line, _ = listener.accept()
         if os.fork() == 0:
             _mind(line)
