@@ -196,7 +196,7 @@ def test_cut_link_is_one_line_and_the_next_command_connects_again(box, tmp_path,
 @pytest.mark.parametrize("waiting", ["command", "sftp"])
 def test_silently_dead_link_is_noticed(box, tmp_path, link, monkeypatch, waiting):
     monkeypatch.setattr(links, "PULSE_S", 0.2)
-    monkeypatch.setattr(links, "SILENCE_S", 1.5)
+    monkeypatch.setattr(links, "SILENCE_S", 1.0)
     with connected(box, tmp_path, link.port) as conn:
         sftp = conn.sftp()
         conn.run("true")
@@ -213,9 +213,9 @@ def test_limits_notice_a_dead_link_within_twenty_seconds():
 
 def test_quiet_but_live_link_is_left_alone(box, tmp_path, link, monkeypatch):
     monkeypatch.setattr(links, "PULSE_S", 0.2)
-    monkeypatch.setattr(links, "SILENCE_S", 1.5)
+    monkeypatch.setattr(links, "SILENCE_S", 1.0)
     with connected(box, tmp_path, link.port) as conn:
-        assert conn.run("sleep 3; echo done").out == "done\n"
+        assert conn.run("sleep 2; echo done").out == "done\n"
         assert link.n_connections == 1
 
 

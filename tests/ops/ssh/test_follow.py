@@ -23,8 +23,8 @@ LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(links, "PULSE_S", 0.2)
-    monkeypatch.setattr(links, "SILENCE_S", 1.5)
+    monkeypatch.setattr(links, "PULSE_S", 0.1)
+    monkeypatch.setattr(links, "SILENCE_S", 0.7)
     monkeypatch.setattr(follow, "PAUSES_S", (0.1, 0.2))
 
 
@@ -64,7 +64,7 @@ def test_finished_run_is_given_whole_with_its_exit_code(box, run, tmp_path):
 def test_log_that_does_not_exist_yet_is_waited_for(box, run, tmp_path):
     got = bytearray()
     with connected(box, tmp_path) as conn:
-        writer = threading.Timer(0.5, write, (run, [b"late\n"], 0))
+        writer = threading.Timer(0.3, write, (run, [b"late\n"], 0))
         writer.start()
         assert follow.follow(conn, str(run), got.extend, print, poll_s=0.1) == 0
     assert got == b"late\n"
@@ -75,8 +75,8 @@ def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tm
     blocks = [rng.randbytes(rng.randrange(1, 20_000)) for _ in range(60)]
     got, told = bytearray(), []
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
-        writer = in_background(run, blocks, 3, 0.1)
-        spoilers = [(0.8, link.reset), (2.0, link.stall), (4.5, link.reset)]
+        writer = in_background(run, blocks, 3, 0.05)
+        spoilers = [(0.5, link.reset), (1.0, link.stall), (2.3, link.reset)]
         timers = [threading.Timer(at_s, act) for at_s, act in spoilers]
         for timer in timers:
             timer.start()
@@ -114,8 +114,8 @@ def ctrl_c_after(delay_s):
 def test_ctrl_c_returns_within_a_second_and_the_worker_goes_on(box, run, tmp_path):
     got = bytearray()
     with connected(box, tmp_path) as conn:
-        writer = in_background(run, [b"x\n"] * 20, 0, 0.1)
-        with ctrl_c_after(0.8), pytest.raises(KeyboardInterrupt):
+        writer = in_background(run, [b"x\n"] * 20, 0, 0.06)
+        with ctrl_c_after(0.5), pytest.raises(KeyboardInterrupt):
             follow.follow(conn, str(run), got.extend, print)
         stopped_at = time.monotonic()
     assert time.monotonic() - stopped_at < 1
@@ -127,15 +127,15 @@ def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monke
     monkeypatch.setattr(links, "SILENCE_S", 30)
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
         conn.run("true")
-        threading.Timer(0.5, link.stall).start()
-        with ctrl_c_after(1.5) as sent, pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.3, link.stall).start()
+        with ctrl_c_after(0.8) as sent, pytest.raises(KeyboardInterrupt):
             follow.follow(conn, str(run), print, print, poll_s=0.1)
         conn.close()
         assert time.monotonic() - sent[0] < 1
 
 
 def test_box_that_stays_away_is_gone(box, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "GONE_AFTER_S", 1)
+    monkeypatch.setattr(follow, "GONE_AFTER_S", 0.5)
     with connected(box, tmp_path) as conn:
         conn.run("true")
         threading.Timer(0.3, box.stop).start()

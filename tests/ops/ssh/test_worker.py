@@ -26,8 +26,9 @@ def works(box, body):
 
 
 @pytest.fixture
-def conn(box, tmp_path):
+def conn(box, tmp_path, monkeypatch):
     """A connection to a box that is deployed to and installed."""
+    monkeypatch.setattr(worker, "_FIRST_S", 0)
     scripts = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").glob("*.sh")}
     files = scripts | {"prompts.txt": b"rain ; 1 ; rain\n", "requirements/worker.txt": REQUIREMENTS}
     works(box, "exit 1")
@@ -38,9 +39,8 @@ def conn(box, tmp_path):
 
 
 @pytest.fixture
-def waiting(fab, box, conn, monkeypatch):
+def waiting(fab, box, conn):
     """A user whose worker on the box counts to a thousand, and stops when it is asked to."""
-    monkeypatch.setattr(worker, "_FIRST_S", 0)
     works(
         box,
         "trap 'echo saved; exit 75' INT TERM\nfor ((n = 0; n < 1000; n++)); do echo line $n; sleep 0.1; done",
@@ -57,13 +57,12 @@ def test_stop_is_gentle_says_so_and_again_succeeds(waiting, box):
     assert waiting("logs").returncode == 75
 
 
-def test_deaf_worker_is_killed_after_the_grace(waiting, box, conn):
-    box.variables["MUSICGEN_STOP_TERM_S"] = "1"
+def test_deaf_worker_is_killed_after_the_grace(fab, box, conn):
+    box.variables["MUSICGEN_STOP_TERM_S"] = "0"
     box.write_shell()
-    worker.stop(conn)
     works(box, "trap '' INT TERM\nwhile :; do sleep 0.1; done")
     worker.start(conn)
-    done = waiting("stop", "--grace", "1s")
+    done = fab("stop", "--grace", "1s")
     assert done.returncode == 0
     assert "did not react and was killed" in done.stderr
 
@@ -95,10 +94,9 @@ def test_ctrl_c_ends_the_following_within_a_second_and_not_the_worker(waiting, b
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        process.wait(10)
-        assert time.monotonic() - began < 1.5  # Python itself takes its time to end
-        assert process.returncode == 0
-        assert b"the worker goes on" in process.stderr.read()
+        assert next(line for line in process.stderr if b"the worker goes on" in line)
+        assert time.monotonic() - began < 1  # Python itself then takes its time to end
+        assert process.wait(10) == 0
     assert list(box.root.glob("state/2*/exit_code")) == []
 
 
