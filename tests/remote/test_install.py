@@ -32,19 +32,18 @@ def wheel(folder, name, version, source=""):
             archive.writestr(path, text)
 
 
-@pytest.fixture
-def bare(box, tmp_path):
-    """A box without environment, and with wheels for what it has to install."""
+def stripped(box, folder):
+    """The box without its environment, and with wheels for what it has to install."""
     uv = shutil.which("uv")
     need("uv", uv is not None)
     shutil.rmtree(box.home / "venv")
-    programs = tmp_path / "bin"
+    programs = folder / "bin"
     programs.mkdir()
     (programs / "uv").write_text(f'#!/bin/sh\nexec "{uv}" "$@"\n')
     (programs / "uv").chmod(0o755)
     (programs / "python3").symlink_to(sys.executable)
     box.env["PATH"] = f"{programs}:{box.env['PATH']}"
-    wheels = tmp_path / "wheels"
+    wheels = folder / "wheels"
     for version in ("1.0", "2.0"):
         wheel(wheels, "songbird", version)
     wheel(wheels, "torch", "2.13.0")
@@ -52,6 +51,26 @@ def bare(box, tmp_path):
     pin(box, "songbird==1.0")
     box.settings(PIP_FIND_LINKS=str(wheels), UV_OFFLINE="1")
     return box
+
+
+@pytest.fixture
+def bare(box, tmp_path):
+    """A box of the test's own, which was never installed on."""
+    return stripped(box, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def used(shared_box, tmp_path_factory):
+    return stripped(shared_box, tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture
+def installed(used):
+    """A box on which songbird 1.0 is installed; what other tests installed there has gone."""
+    pin(used, "songbird==1.0")
+    used.json("install.sh")
+    yield used
+    used.sh("session.sh", "stop", "0")
 
 
 def pin(box, *lines):
@@ -88,35 +107,36 @@ def test_environment_has_what_is_pinned(bare):
     assert version_in(bare, "songbird") == "1.0"
 
 
-def test_second_install_changes_nothing(bare):
-    bare.json("install.sh")
-    made = (bare.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns
-    again = bare.json("install.sh")
+def test_second_install_changes_nothing(installed):
+    made = (installed.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns
+    again = installed.json("install.sh")
     assert not again["changed"] and again["seconds"] < 5
-    assert (bare.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns == made
+    assert (installed.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns == made
 
 
-def test_new_pin_is_installed_and_a_dropped_package_goes(bare):
-    pin(bare, "songbird==1.0", "torch==2.13.0")
-    bare.json("install.sh")
-    pin(bare, "songbird==2.0")
-    assert bare.json("install.sh")["changed"]
-    assert version_in(bare, "songbird") == "2.0" and version_in(bare, "torch") == ""
+def test_new_pin_is_installed_and_a_dropped_package_goes(installed):
+    pin(installed, "songbird==1.0", "torch==2.13.0")
+    installed.json("install.sh")
+    pin(installed, "songbird==2.0")
+    assert installed.json("install.sh")["changed"]
+    assert version_in(installed, "songbird") == "2.0" and version_in(installed, "torch") == ""
 
 
-def test_environment_that_was_damaged_is_made_anew(bare):
-    bare.json("install.sh")
-    (bare.home / "venv" / "bin" / "python").unlink()
-    assert bare.json("install.sh")["changed"]
-    assert version_in(bare, "songbird") == "1.0"
+def test_environment_that_was_damaged_is_made_anew(installed):
+    (installed.home / "venv" / "bin" / "python").unlink()
+    assert installed.json("install.sh")["changed"]
+    assert version_in(installed, "songbird") == "1.0"
 
 
-def test_install_that_was_cut_off_is_done_again(bare):
-    bare.json("install.sh")
-    pin(bare, "songbird==3.0")
-    assert bare.sh("install.sh").returncode == 1
-    pin(bare, "songbird==1.0")
-    assert bare.json("install.sh")["changed"]
+def test_step_that_fails_says_which_and_why_and_is_done_again(installed):
+    pin(installed, "nosuchsong==9.9")
+    done = installed.sh("install.sh")
+    assert done.returncode == 1
+    assert "--- packages" in done.stdout.splitlines()
+    assert "nosuchsong" in done.stderr and "error: step 'packages' failed (exit 1)" in done.stderr
+    assert len(done.stderr.splitlines()) <= 21
+    pin(installed, "songbird==1.0")
+    assert installed.json("install.sh")["changed"]
 
 
 def test_images_torch_is_used_if_it_is_the_pinned_one(bare):
@@ -144,15 +164,6 @@ def test_pinned_torch_does_not_see_the_images_packages(bare):
     assert "include-system-site-packages = false" in (bare.home / "venv" / "pyvenv.cfg").read_text()
 
 
-def test_step_that_fails_says_which_and_why(bare):
-    pin(bare, "nosuchsong==9.9")
-    done = bare.sh("install.sh")
-    assert done.returncode == 1
-    assert "--- packages" in done.stdout.splitlines()
-    assert "nosuchsong" in done.stderr and "error: step 'packages' failed (exit 1)" in done.stderr
-    assert len(done.stderr.splitlines()) <= 21
-
-
 def test_full_disk_is_said_in_one_line(bare):
     uv = Path(bare.env["PATH"].split(":")[0]) / "uv"
     uv.write_text(
@@ -163,14 +174,13 @@ def test_full_disk_is_said_in_one_line(bare):
     assert "the disk is full; free some space or take a larger one" in done.stderr.splitlines()[-1]
 
 
-def test_environment_of_a_running_worker_is_left_alone(bare):
-    bare.json("install.sh")
-    bare.start()
-    assert not bare.json("install.sh")["changed"]
-    pin(bare, "songbird==2.0")
-    done = bare.sh("install.sh")
+def test_environment_of_a_running_worker_is_left_alone(installed):
+    installed.start()
+    assert not installed.json("install.sh")["changed"]
+    pin(installed, "songbird==2.0")
+    done = installed.sh("install.sh")
     assert done.returncode == 4 and "the worker is running" in done.stderr
-    assert version_in(bare, "songbird") == "1.0"
+    assert version_in(installed, "songbird") == "1.0"
 
 
 def few_programs(folder, python):

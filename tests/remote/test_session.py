@@ -314,7 +314,7 @@ def test_box_stays_on_after_stop_with_keep(box):
 
 
 def test_stop_with_keep_calls_off_a_hook_that_counts_down(box):
-    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="3")
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="2")
     box.start("exit", "0")
     box.ended()
     box.json("session.sh", "stop", "--keep")
@@ -323,7 +323,7 @@ def test_stop_with_keep_calls_off_a_hook_that_counts_down(box):
 
 
 def test_new_run_calls_off_a_hook_that_counts_down(box):
-    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="3")
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="2")
     box.start("exit", "0")
     box.ended()
     first = box.state

@@ -14,7 +14,7 @@ from tests.remote.boxes import until
 QUICK = {
     "MUSICGEN_WATCHDOG_POLL_S": "0.1",
     "MUSICGEN_WATCHDOG_GRACE_S": "0",
-    "MUSICGEN_WATCHDOG_RETRY_S": "1",
+    "MUSICGEN_WATCHDOG_RETRY_S": "0.1",
 }
 NEVER = {"MUSICGEN_IDLE_LIMIT_S": "0", "MUSICGEN_NO_PROGRESS_LIMIT_S": "0"}
 
@@ -55,7 +55,7 @@ def test_box_without_worker_goes_off_after_the_idle_limit(guarded):
 def test_working_box_is_not_idle(guarded, box):
     box.start()
     guarded(**NEVER | {"MUSICGEN_IDLE_LIMIT_S": "1"})
-    time.sleep(1.4)
+    time.sleep(1.2)
     assert box.status()["running"] and box.calls("off") == []
 
 
@@ -73,7 +73,7 @@ def test_idle_time_counts_from_the_end_of_the_run(guarded, box):
 def test_kept_alive_box_is_never_idle(guarded, box, kept):
     box.start("exit", "0", options=("--keep-alive",) if kept == "option" else ())
     guarded(MUSICGEN_IDLE_LIMIT_S="1", **({"MUSICGEN_KEEP_ALIVE": "1"} if kept == "setting" else {}))
-    time.sleep(1.4)
+    time.sleep(1.2)
     assert box.calls("off") == []
 
 
@@ -97,7 +97,7 @@ def test_worker_that_never_says_anything_makes_no_progress(guarded):
 def test_worker_with_progress_goes_on(guarded, box):
     box.start("progress")
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
-    time.sleep(1.4)
+    time.sleep(1.2)
     assert box.status()["running"] and box.calls("off") == []
 
 
@@ -138,7 +138,7 @@ def test_box_that_did_not_go_off_is_ended_again(guarded):
 
 def test_run_is_warned_before_it_is_stopped(guarded, box):
     box.start()
-    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="3", MUSICGEN_WATCHDOG_WARN_S="600 2")
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="2", MUSICGEN_WATCHDOG_WARN_S="600 1")
     box.ended()
     log = (box.state / "log").read_text()
     warnings = [line for line in log.splitlines() if "watchdog: in " in line]
@@ -149,7 +149,7 @@ def test_run_is_warned_before_it_is_stopped(guarded, box):
 
 def test_settings_that_come_or_go_later_hold(guarded):
     box = guarded(MUSICGEN_IDLE_LIMIT_S="1", MUSICGEN_KEEP_ALIVE="1")
-    time.sleep(1.3)
+    time.sleep(1.2)
     assert box.calls("off") == []
     box.settings(MUSICGEN_STOP_HOOK=str(box.home / "off"), MUSICGEN_IDLE_LIMIT_S="1")
     until(lambda: box.calls("off"))
@@ -157,12 +157,12 @@ def test_settings_that_come_or_go_later_hold(guarded):
 
 def test_box_that_nothing_can_turn_off_is_left_alone(guarded):
     box = guarded(MUSICGEN_STOP_HOOK="", MUSICGEN_IDLE_LIMIT_S="1")
-    time.sleep(1.5)
+    time.sleep(1.2)
     assert not (box.root / "state" / "watchdog.json").exists()
 
 
 def test_deleted_release_does_not_keep_the_box_on(guarded, box):
-    guarded(MUSICGEN_IDLE_LIMIT_S="2")
+    guarded(MUSICGEN_IDLE_LIMIT_S="1")
     newer = box.release.with_name("bbbb")
     box.make_release(newer)
     (box.root / "current").unlink()
@@ -220,21 +220,21 @@ def test_wrong_clock_does_not_end_a_box_that_has_time_left(guarded, box, tmp_pat
 
 
 def test_broken_deadline_file_changes_nothing(guarded, box):
-    arm(box, 5)
+    arm(box, 2)
     guarded(**NEVER)
-    time.sleep(0.5)
+    time.sleep(0.3)
     (box.home / "deadline").write_text("soon\n")
     (box.home / "lifetime_end").unlink()
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert box.calls("off") == []
     until(lambda: box.calls("off"))
 
 
 def test_extended_deadline_holds(guarded, box):
-    arm(box, 3600, MUSICGEN_DEADLINE_S="4")
+    arm(box, 3600, MUSICGEN_DEADLINE_S="2")
     guarded(**NEVER)
     box.json("deadline.sh", "extend", "600")
-    time.sleep(4.5)
+    time.sleep(2.2)
     assert box.calls("off") == []
 
 
@@ -255,7 +255,7 @@ def test_deadline_at_the_end_of_the_lifetime_cannot_be_extended(box):
 
 
 def test_hand_written_deadline_past_the_lifetime_does_not_hold(guarded, box):
-    arm(box, 2)
+    arm(box, 1)
     (box.home / "deadline").write_text("9999999999\n")
     guarded(**NEVER)
     until(lambda: box.calls("off"))
