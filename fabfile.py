@@ -10,7 +10,7 @@ from invoke import Collection, Exit
 from ops import ui
 from ops.settings import Settings
 from ops.ssh.box import Box
-from ops.ssh.tasks import CONFIG, box_task
+from ops.ssh.tasks import CONFIG, box_task, no_task_is_a_box
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _JSON = "Print rows as JSON"
@@ -227,3 +227,4 @@ def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
 
 ns = Collection(deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch)
 ns.configure(CONFIG)
+no_task_is_a_box()

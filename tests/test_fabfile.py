@@ -28,6 +28,27 @@ def test_empty_variable_after_dash_h_does_not_eat_a_task(fab):
     assert "error: `deploy` was taken for a box, as $RUNPOD_HOST is empty in this shell; " in done.stderr
 
 
+@pytest.mark.parametrize(
+    "given", ["root@", "root@:22", "@203.0.113.7", "box:", "box:abc", "box:99999", "root@203.0.113.7:0", ","]
+)
+def test_what_an_empty_variable_leaves_of_an_address_is_one_line(fab, given):
+    for arguments in (("-H", given, "gpu"), ("gpu", "-H", given)):
+        done = fab(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"error: -H '?\S+ (is no address|names several boxes).*\n", done.stderr)
+
+
+def test_empty_variable_before_the_only_task_is_no_help_text(fab):
+    done = fab("-H", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: `status` was taken for a box")
+
+
+def test_one_box_at_a_time(fab, box):
+    done = fab("-H", f"{box.address},root@203.0.113.7", "stop")
+    assert done.returncode == 2 and "names several boxes" in done.stderr
+
+
 def test_bare_host_takes_the_user_from_the_settings(fab, box):
     fab.env = {"RUNPOD_USER": "nobody-here"}
     done = fab("-H", f"{box.host}:{box.port}", "gpu")

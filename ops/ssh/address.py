@@ -4,6 +4,7 @@ Plain values in, an address out; connects to nothing. Never guesses the local ma
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ops import boxes
@@ -40,13 +41,28 @@ def parse(text: str, what: str) -> Address:
     found = _TEXT.fullmatch(text.strip())
     port = int(found["port"]) if found and found["port"] else None
     if not found or (port is not None and not 0 < port < 65536):
-        raise BadInput(f"{what} {text.strip()!r} is no address; write it like root@203.0.113.7:22001")
+        hint = " (is a variable empty in this shell? RUNPOD_HOST is read from .env)" if what == "-H" else ""
+        raise BadInput(f"{what} {text.strip()!r} is no address{hint}; write it like root@203.0.113.7:22001")
     return Address(found["host"].strip("[]"), found["user"], port)
+
+
+def given(text: str, tasks: Collection[str]) -> Address | None:
+    """The box that -H names; None without one. Raises BadInput for what an empty variable leaves of it."""
+    if not text.strip() or is_unexpanded(text):
+        return None
+    if text in tasks:
+        raise BadInput(
+            f"`{text}` was taken for a box, as $RUNPOD_HOST is empty in this shell; "
+            "leave -H out: RUNPOD_HOST is read from .env"
+        )
+    if "," in text:
+        raise BadInput(f"-H {text} names several boxes; give one, and run it again for the next")
+    return parse(text, "-H")
 
 
 def is_unexpanded(text: str) -> bool:
     """True for what cmd.exe leaves of `$RUNPOD_HOST`, and any shell of `%RUNPOD_HOST%`."""
-    return text[:1] in ("$", "%")
+    return text.rpartition("@")[2][:1] in ("$", "%")
 
 
 def find(given: Address | None, settings: Settings) -> Address:

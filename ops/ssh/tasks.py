@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import fabric
+from fabric.main import program as fab
 
 from ops import boxes, ui
 from ops.settings import Settings
 from ops.ssh import address
 from ops.ssh.address import Address
 from ops.ssh.box import Box
-from worker.errors import BadInput
 
 # What Fabric shall give as the user when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"
@@ -37,11 +37,31 @@ def box_task(**options: Any) -> Callable[[Body], Body]:
             return ui.one_line_errors(lambda: body(_box(context), *args, **kwargs))()
 
         # Fabric takes -H, -i, -S and -t after a task, too.
-        made = fabric.task(auto_shortflags=False, **options)(task)
+        made = fabric.task(auto_shortflags=False, pre=[_one_box], **options)(task)
         _names.add(made.name.replace("_", "-"))
         return cast(Body, made)
 
     return decorate
+
+
+def no_task_is_a_box() -> None:
+    """End with one line where `-H $RUNPOD_HOST` with an empty variable has taken the only task for a box."""
+    core = getattr(fab, "core", None)  # none where fab does not run, as in a test
+    if core and not core.unparsed and _dash_h() in _names:
+        _check_dash_h(None)
+
+
+def _dash_h() -> str:
+    """What -H was given."""
+    return str(fab.core[0].args.hosts.value or "")
+
+
+def _check_dash_h(_: Any) -> None:
+    """Before each task: Fabric makes a connection of -H before ours begins, and fails with a traceback."""
+    ui.one_line_errors(lambda: address.given(_dash_h(), _names))()
+
+
+_one_box = fabric.task(_check_dash_h)
 
 
 def _box(context: Any) -> Box:
@@ -56,18 +76,12 @@ def _box(context: Any) -> Box:
 
 def _given(context: Any) -> Address | None:
     """The address of -H, which Fabric has made a connection of; None without one."""
-    host = getattr(context, "original_host", None)
-    if host is None or address.is_unexpanded(host):
+    given = address.given(_dash_h(), _names)
+    if given is None:
         return None
-    if host in _names:
-        raise BadInput(
-            f"`{host}` was taken for a box, as $RUNPOD_HOST is empty in this shell; "
-            "leave -H out: RUNPOD_HOST is read from .env"
-        )
-    user = None if context.user == NO_USER else context.user
-    given = address.parse(host, "-H")  # Fabric takes [ADDRESS]:PORT for a host's name
-    port = given.port or context.port
+    port = given.port or context.port  # which ~/.ssh/config may have for its name, as the user
     known = boxes.find(given.host, port)
+    user = given.user or (None if context.user == NO_USER else context.user)
     return Address(given.host, user, port, known.key_file if known else None, known.id if known else None)
 
 
