@@ -16,11 +16,18 @@ fail() {
   exit "$1"
 }
 
+# --- is_installed: install.sh came to its end for the requirements of this release
+is_installed() {
+  local wanted=${MUSICGEN_REQUIREMENTS:-$release/requirements/worker.txt} made_from=
+  read -r made_from _ 2> /dev/null < "$MUSICGEN_BOX_HOME/venv.stamp" || true
+  [ -x "$MUSICGEN_BOX_HOME/venv/bin/python" ] && [ "$made_from" = "$(sha256sum < "$wanted" | cut -d ' ' -f 1)" ]
+}
+
 start() {
   local keep=() id began_s=$SECONDS
   if [ "${1:-}" = --keep-alive ]; then keep=(--keep-alive) && shift; fi
   if [ "${1:-}" = -- ]; then shift; fi
-  [ -x "$MUSICGEN_BOX_HOME/venv/bin/python" ] || fail 2 "there is no environment in $MUSICGEN_BOX_HOME; install it first"
+  is_installed || fail 2 "the environment for this release is missing or not complete; install it first"
   [ -r "$release/prompts.txt" ] || fail 2 "there is no prompts.txt in $release; deploy it first"
   command -v tmux > /dev/null || fail 2 "tmux is missing; install it first"
   mkdir -p "$state_root"

@@ -1,5 +1,6 @@
 """A box whose root, home, HOME and tmux server are temporary folders, and whose worker does as it is told."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+
+REQUIREMENTS = "songbird==1.0\n"
 
 # Stands for `python -m worker`: notes what it was given, then does what its arguments say.
 WORKER = """
@@ -79,11 +82,15 @@ class Box:
         python = self.home / "venv" / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.symlink_to(sys.executable)
+        made_from = hashlib.sha256(REQUIREMENTS.encode()).hexdigest()
+        (self.home / "venv.stamp").write_text(f"{made_from}  - python3\n")
 
     @staticmethod
     def make_release(release: Path) -> None:
         shutil.copytree(REPOSITORY / "remote", release / "remote")
         (release / "prompts.txt").write_text("calm ; 1 ; calm\n")
+        (release / "requirements").mkdir()
+        (release / "requirements" / "worker.txt").write_text(REQUIREMENTS)
         (release / "worker").mkdir()
         (release / "worker" / "__main__.py").write_text(WORKER)
 

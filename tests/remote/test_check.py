@@ -190,7 +190,6 @@ def test_package_that_is_not_as_pinned_is_named(asked, box):
         (place / f"{name}-{version}.dist-info").mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         (place / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata)
-    (box.release / "requirements").mkdir()
     (box.release / "requirements" / "worker.txt").write_text(
         "right==1.0\nwrong==1.9\nabsent==1\n"
         "marked==3.0 ; sys_platform == 'linux'\nother==1 ; sys_platform == 'win32'\n"

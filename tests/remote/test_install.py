@@ -37,6 +37,7 @@ def stripped(box, folder):
     uv = shutil.which("uv")
     need("uv", uv is not None)
     shutil.rmtree(box.home / "venv")
+    (box.home / "venv.stamp").unlink()
     programs = folder / "bin"
     programs.mkdir()
     (programs / "uv").write_text(f'#!/bin/sh\nexec "{uv}" "$@"\n')
@@ -47,7 +48,6 @@ def stripped(box, folder):
     for version in ("1.0", "2.0"):
         wheel(wheels, "songbird", version)
     wheel(wheels, "torch", "2.13.0")
-    (box.release / "requirements").mkdir()
     pin(box, "songbird==1.0")
     box.settings(PIP_FIND_LINKS=str(wheels), UV_OFFLINE="1")
     return box

@@ -219,11 +219,24 @@ def test_stopping_what_is_stopped_succeeds(box):
     assert box.json("session.sh", "stop", "5")["needed"] == "nothing"
 
 
-@pytest.mark.parametrize("missing", ["venv/bin/python", "prompts.txt"])
-def test_start_says_what_is_missing(box, missing):
-    ((box.home if "venv" in missing else box.release) / missing).unlink()
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("home/venv/bin/python", "the environment for this release is missing or not complete"),
+        ("home/venv.stamp", "the environment for this release is missing or not complete"),
+        ("root/current/prompts.txt", "there is no prompts.txt"),
+    ],
+)
+def test_start_says_what_is_missing(box, missing, told):
+    (box.home.parent / missing).unlink()
     done = box.sh("session.sh", "start")
-    assert done.returncode == 2 and done.stderr.startswith("error: there is no ")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {told}")
+
+
+def test_environment_of_other_requirements_starts_nothing(box):
+    (box.release / "requirements" / "worker.txt").write_text("songbird==2.0\n")
+    done = box.sh("session.sh", "start")
+    assert done.returncode == 2 and "not complete; install it first" in done.stderr
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "75"])

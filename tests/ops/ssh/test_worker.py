@@ -128,6 +128,15 @@ def test_watchdog_is_started_once_and_status_tells_of_it(conn):
     assert look.look(conn).watchdog["running"]
 
 
+def test_run_on_an_environment_that_was_not_finished_is_refused(fab, box, conn):
+    (box.box_home / "venv.stamp").unlink()
+    done = fab("run")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: the environment for this release is missing or not complete; run: fab install"
+    assert not (box.root / "state" / "current").exists()
+
+
 def test_no_tmux_is_one_line(fab, box, conn):
     box.lack("tmux")
     done = fab("run")
