@@ -60,6 +60,10 @@ class BoxGone(UserError):
     """The box does not answer any more."""
 
 
+class _OwnSide(Exception):
+    """Whoever takes the log cannot: a closed pipe looks like a lost connection and is none."""
+
+
 def beginning(box: Box, run: str = "", lines: str = "", since: str = "") -> tuple[str, int]:
     """The folder of a run (the newest; or one by its id's end) and the byte of its log to begin at.
 
@@ -104,7 +108,10 @@ def follow(
 
     def took(block: bytes) -> None:
         nonlocal offset
-        write(block)
+        try:
+            write(block)
+        except OSError as error:
+            raise _OwnSide from error
         offset += len(block)
 
     while True:
@@ -122,6 +129,8 @@ def follow(
                             worker.status(box)
                         last_heard_s = time.monotonic()
                     time.sleep(0 if grown else poll_s)
+        except _OwnSide as error:
+            raise error.__cause__ or error from None
         except _LOST as error:
             box.close()
             if tries == 0:
@@ -135,13 +144,15 @@ def follow(
 
 def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: int = 0) -> int | None:
     """Give `write` what there is of the log; -> the exit code, or None while the run is on."""
+    blocks: list[bytes] = []
     try:
         with box.sftp() as sftp:
             code = _exit_code(sftp, folder)
-            _read(sftp, f"{folder}/log", offset, write)
-            return code
+            _read(sftp, f"{folder}/log", offset, blocks.append)
     except (paramiko.SSHException, EOFError, OSError):
         raise UserError(f"the connection to {box.label} was lost; run it again") from None
+    write(b"".join(blocks))
+    return code
 
 
 def _exit_code(sftp: paramiko.SFTPClient, folder: str) -> int | None:

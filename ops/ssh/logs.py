@@ -19,6 +19,7 @@ def show(box: Box, settings: Settings, *, run: str, lines: str, since: str, once
     Ctrl-C ends only the following, with 0. Raises UserError if neither box nor bucket has the run.
     """
     stamp = follow.since_when(since, datetime.now(UTC))
+    folder = ""
     try:
         folder, at = follow.beginning(box, run, lines or str(_LINES), stamp)
         if once:
@@ -26,7 +27,8 @@ def show(box: Box, settings: Settings, *, run: str, lines: str, since: str, once
             return 0
         code = follow.follow(box, folder, ui.pour, ui.say, offset=at)
     except (NoAnswer, BoxGone) as error:
-        return _from_bucket(settings, error, run, int(lines or _LINES))
+        # Boxes may share a bucket: the run that was followed is told, not the newest of them all.
+        return _from_bucket(settings, error, folder.rpartition("/")[2] or run, int(lines or _LINES))
     except KeyboardInterrupt:
         ui.say("\nstopped following; the worker goes on (fab stop ends it)")
         return 0

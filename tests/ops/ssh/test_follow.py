@@ -143,6 +143,18 @@ def test_box_that_stays_away_is_gone(box, run, tmp_path, monkeypatch):
             follow.follow(conn, str(run), print, print, poll_s=0.1)
 
 
+@pytest.mark.parametrize("read", [follow.follow, lambda *them: follow.read_to_end(*them[:3])])
+def test_reader_that_went_away_is_no_lost_connection(box, run, tmp_path, read):
+    def closed(_):
+        raise BrokenPipeError
+
+    write(run, [b"one\n"], 0)
+    told = []
+    with connected(box, tmp_path) as conn, pytest.raises(BrokenPipeError):
+        read(conn, str(run), closed, told.append)
+    assert told == []
+
+
 # --- where to begin
 
 
