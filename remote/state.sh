@@ -49,6 +49,13 @@ newest_run() {
   fi
 }
 
+# --- weights_mb: how much of models lies here, also of one that is still coming
+weights_mb() {
+  local mb
+  mb=$(du -sm "$HF_HOME" 2> /dev/null | cut -f 1)
+  printf '%s' "${mb:-0}"
+}
+
 # --- settle RUN_ID: give an exit code to a run of this box that is gone without one
 settle() {
   local state=$state_root/$1

@@ -73,6 +73,21 @@ hand_on() {
 trap 'hand_on INT' INT
 trap 'hand_on TERM' TERM HUP
 
+# --- the hub's client draws its progress on terminals only: tell the log of weights while they come
+tell_of_weights() {
+  local every_s=${MUSICGEN_TELL_S:-10} before now
+  [[ $every_s =~ ^[1-9][0-9]{0,4}$ ]] || every_s=10
+  before=$(weights_mb)
+  while sleep "$every_s"; do
+    ! grep -qsE '"state": ?"(generating|finishing)"' "$state/status.json" || return
+    now=$(weights_mb)
+    if [ "$now" -gt "$before" ]; then
+      echo "--- $(utc) fetching the model: $now MB are here, $(((now - before) / every_s)) MB/s" >> "$state/log"
+    fi
+    before=$now
+  done
+}
+
 echo "--- $(utc) run $run_id of $release" >> "$state/log"
 set -m # job control: its own process group, and SIGINT not ignored as in a plain background job
 (become_worker "$@") >> "$state/log" 2>&1 < /dev/null &
@@ -80,12 +95,15 @@ worker_pid=$!
 set +m
 write_whole "$worker_run" "$run_id $$ $worker_pid"
 [ -z "$asked" ] || hand_on "$asked"
+tell_of_weights 9>&- > /dev/null 2>&1 < /dev/null &
+teller_pid=$!
 
 while kill -0 "$worker_pid" 2> /dev/null; do
   wait "$worker_pid" # a signal to us ends a wait early
 done
 wait "$worker_pid"
 code=$?
+kill "$teller_pid" 2> /dev/null
 kill -KILL -- "-$worker_pid" 2> /dev/null # what it may have left behind holds the GPU's memory
 
 # --- the account: last line of the log, what happens next, and then the exit code

@@ -37,8 +37,8 @@ for word in doing:
     if word.startswith("status="):
         (state / "status.json").write_text(word.partition("=")[2])
 print("working", flush=True)
-(state / "ready").touch()
 try:
+    (state / "ready").touch()
     while "progress" in doing:
         (state / "status.json").write_text(json.dumps({"progress": time.time_ns()}))
         time.sleep(0.05)

@@ -101,6 +101,19 @@ def test_worker_with_progress_goes_on(guarded, box):
     assert box.status()["running"] and box.calls("off") == []
 
 
+def test_model_that_is_still_coming_is_progress(guarded, box):
+    box.start()
+    weights = box.root / "cache" / "huggingface" / "weights"
+    weights.parent.mkdir(parents=True)
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
+    with weights.open("ab", buffering=0) as file:
+        for _ in range(8):
+            file.write(bytes(2 << 20))
+            time.sleep(0.2)
+    assert box.status()["running"] and box.calls("off") == []
+    until(lambda: box.calls("off"))
+
+
 def test_stuck_worker_of_a_kept_alive_box_is_stopped_and_the_box_stays(guarded, box):
     box.start()
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1", MUSICGEN_WATCHDOG_GRACE_S="10", MUSICGEN_KEEP_ALIVE="1")
