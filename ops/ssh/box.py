@@ -53,6 +53,10 @@ class NoAnswer(UserError):
     """Nothing answers at the box's address."""
 
 
+class OtherKey(UserError):
+    """Another machine than the box answers at its address, or its host key was changed."""
+
+
 class LinkLost(UserError):
     """The connection died in the middle of something; the box may go on with it."""
 
@@ -94,14 +98,24 @@ class Place:
 
 
 class Box:
-    """One box. `id` names its folder in `.boxes`; `label` is what messages call it."""
+    """One box. `label` is what messages call it; `moved` may know its address if it is not where it was."""
 
-    def __init__(self, link: fabric.Connection, pin_file: Path, tell: Tell) -> None:
+    def __init__(
+        self,
+        link: fabric.Connection,
+        pin_file: Path,
+        tell: Tell,
+        moved: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.link = link
         self.pin_file = pin_file
         self.tell = tell
-        self.label = f"{link.user}@{link.host}:{link.port}"
+        self._moved: Callable[[], str | None] | None = moved
         self._transport: paramiko.Transport | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.link.user}@{self.link.host}:{self.link.port}"
 
     # --- the connection
 
@@ -109,7 +123,16 @@ class Box:
     def transport(self) -> paramiko.Transport:
         """The live connection, made if need be. Raises NoAnswer, BadInput or UserError."""
         if self._transport is None or not self._transport.is_active():
-            self._transport = self._connect()
+            try:
+                self._transport = self._connect()
+            except (NoAnswer, OtherKey):
+                moved, self._moved = self._moved, None  # asked once: it may take seconds
+                host = moved() if moved else None
+                if not host or host == self.link.host:
+                    raise
+                self.tell(f"the box is no longer at {self.link.host} but at {host}")
+                self.link.host = host
+                self._transport = self._connect()
         return self._transport
 
     def close(self) -> None:
@@ -149,7 +172,7 @@ class Box:
         where = self.label
         match error:
             case BadHostKeyException():
-                return UserError(
+                return OtherKey(
                     f"the host key of {where} has CHANGED (now {error.key.fingerprint}, pinned "
                     f"{error.expected_key.fingerprint}), so it is not trusted; if you replaced this "
                     f"machine, delete {self.pin_file}"

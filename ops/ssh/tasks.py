@@ -17,6 +17,7 @@ from ops.settings import Settings
 from ops.ssh import address
 from ops.ssh.address import Address
 from ops.ssh.box import Box
+from ops.ssh.moved import address_now
 
 # What Fabric shall give as the user when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"
@@ -66,11 +67,13 @@ _one_box = fabric.task(_check_dash_h)
 
 def _box(context: Any) -> Box:
     settings = Settings.load()
-    found = address.find(_given(context), settings)
+    given = _given(context)
+    found = address.find(given, settings)
     link = _link(found, settings, context.config)
     key = (link.user, link.host, link.port)
     if key not in _boxes:
-        _boxes[key] = Box(link, _pin_file(found, link), ui.say)
+        known = boxes.load(found.id) if found.id and not given else None  # -H means what it says
+        _boxes[key] = Box(link, _pin_file(found, link), ui.say, lambda: address_now(known, settings))
     return _boxes[key]
 
 
