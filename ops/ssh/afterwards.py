@@ -32,7 +32,7 @@ def last_run(place: str, run_id: str = "", n_lines: int = 20) -> Ended | None:
     except status.Unreadable as error:
         raise UserError(f"{error}; see runs/{found[-1]} in {store.location}") from None
     try:
-        log = store.read(f"runs/{found[-1]}/worker.log").decode("utf-8", "replace")
+        log = store.read(f"runs/{found[-1]}/worker.log").decode("utf-8", "replace").splitlines()
     except Missing:
-        log = ""
-    return Ended(found[-1], last.state, last.exit_code, log.splitlines()[-n_lines:])
+        log = []
+    return Ended(found[-1], last.state, last.exit_code, log[max(0, len(log) - n_lines) :])

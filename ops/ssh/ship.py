@@ -8,6 +8,7 @@ A release appears whole or not at all; three are kept, and any that an unfinishe
 import gzip
 import hashlib
 import io
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterable
@@ -25,6 +26,8 @@ PROMPTS = "prompts.txt"
 _PARTS = ("worker", "remote", "ops", "requirements", "examples", "pyproject.toml", "tasks.py", "fabfile.py")
 _NEVER = (".env", ".runpod.env", ".boxes", ".git", "out")
 _SECRET_SUFFIXES = (".pem", ".key")
+# By whatever name, also one that git does not know yet: id_ed25519, pod.ppk.
+_PRIVATE_KEY = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-)")
 
 # $1 root, $2 release name, $3 how many to keep, $4 home. stdin: the tar stream.
 _RECEIVE = r"""
@@ -100,7 +103,8 @@ def pack(prompts: Path, root: Path = ROOT) -> Release:
             f"the code to ship has {sum(sizes.values()) / 1e6:.0f} MB, over {MAX_BYTES / 1e6:.0f}; "
             f"put what is no code into .gitignore (largest: {largest})"
         )
-    return bundle({name: as_shipped(path.read_bytes()) for name, path in files.items()})
+    contents = {name: as_shipped(path.read_bytes()) for name, path in files.items()}
+    return bundle({name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)})
 
 
 def bundle(contents: dict[str, bytes]) -> Release:

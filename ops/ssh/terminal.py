@@ -15,7 +15,8 @@ def ssh_command(box: Box, program: str = "ssh") -> list[str]:
     for option in options:
         command += ["-o", option]
     for key_file in box.link.connect_kwargs.get("key_filename", []):
-        command += ["-i", str(key_file)]
+        # Only this key: sshd hangs up after six of an agent's.
+        command += ["-o", "IdentitiesOnly=yes", "-i", str(key_file)]
     return [*command, f"{box.link.user}@{box.link.host}"]
 
 

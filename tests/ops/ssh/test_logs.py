@@ -75,6 +75,11 @@ def test_newest_run_is_told_where_none_was_followed(place):
     assert afterwards.last_run(place, "ab12").exit_code == 3
 
 
+@pytest.mark.parametrize(("n_lines", "n_shown"), [(0, 0), (1, 1), (20, 2)])
+def test_as_many_lines_are_shown_as_were_asked_for(place, n_lines, n_shown):
+    assert len(afterwards.last_run(place, "ab12", n_lines).tail) == n_shown
+
+
 def test_damaged_status_is_one_line_that_names_the_run(place):
     open_store(place).write(f"runs/{OTHER}/status.json", b"{")
     with pytest.raises(UserError, match=rf"status\.json is damaged .*; see runs/{OTHER} in s3://"):

@@ -67,6 +67,12 @@ def test_what_may_hold_a_secret_stays_even_where_git_tracks_it(tree, name):
     assert name not in contents(pack(tree))
 
 
+@pytest.mark.parametrize("line", ["-----BEGIN OPENSSH PRIVATE KEY-----", "PuTTY-User-Key-File-3: x"])
+def test_private_key_stays_whatever_its_name(tree, line):
+    (tree / "worker" / "pod_key").write_text(f"{line}\nhush\n")
+    assert "worker/pod_key" not in contents(pack(tree))
+
+
 def test_new_file_goes_along(tree):
     (tree / "worker" / "new.py").write_text("")
     assert "worker/new.py" in contents(pack(tree))
