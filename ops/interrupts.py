@@ -40,6 +40,30 @@ def held(tell: Callable[[str], None], waiting_for: str) -> Iterator[None]:
 
 
 @contextmanager
+def remembered() -> Iterator[Callable[[], None]]:
+    """Ctrl-C as ever, and a check that raises it anew: inside a `__del__` of a library Python drops it."""
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
     """Within the block SIGTERM raises KeyboardInterrupt, so that it cleans up, too."""
     if threading.current_thread() is not threading.main_thread():

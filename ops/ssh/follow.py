@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import paramiko
 
 from ops import durations
+from ops.interrupts import remembered
 from ops.ssh import worker
 from ops.ssh.box import Box, LinkLost, NoAnswer
 from ops.ssh.link import Tell
@@ -114,32 +115,34 @@ def follow(
             raise _OwnSide from error
         offset += len(block)
 
-    while True:
-        try:
-            with box.sftp() as sftp:
-                while True:
-                    code = _exit_code(sftp, folder)  # before the log: nothing written after it is missed
-                    if grown := _read(sftp, f"{folder}/log", offset, took):
-                        last_heard_s = time.monotonic()
-                    tries = 0
-                    if code is not None and not grown:
-                        return code
-                    if time.monotonic() - last_heard_s > _ASK_AFTER_S:
-                        with suppress(UserError):  # it only settles what is lost
-                            worker.status(box)
-                        last_heard_s = time.monotonic()
-                    time.sleep(0 if grown else poll_s)
-        except _OwnSide as error:
-            raise error.__cause__ or error from None
-        except _LOST as error:
-            box.close()
-            if tries == 0:
-                since_s = time.monotonic()
-                tell(f"the connection was lost after byte {offset}; following again as soon as it is back")
-            if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
-                raise BoxGone(f"{box.label} does not answer any more; run it again to go on") from None
-            time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
-            tries += 1
+    with remembered() as check:
+        while True:
+            try:
+                with box.sftp() as sftp:
+                    while True:
+                        code = _exit_code(sftp, folder)  # before the log: nothing written after it is missed
+                        if grown := _read(sftp, f"{folder}/log", offset, took):
+                            last_heard_s = time.monotonic()
+                        tries = 0
+                        check()
+                        if code is not None and not grown:
+                            return code
+                        if time.monotonic() - last_heard_s > _ASK_AFTER_S:
+                            with suppress(UserError):  # it only settles what is lost
+                                worker.status(box)
+                            last_heard_s = time.monotonic()
+                        time.sleep(0 if grown else poll_s)
+            except _OwnSide as error:
+                raise error.__cause__ or error from None
+            except _LOST as error:
+                box.close()
+                if tries == 0:
+                    since_s = time.monotonic()
+                    tell(f"the connection was lost after byte {offset}; following again when it is back")
+                if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
+                    raise BoxGone(f"{box.label} does not answer any more; run it again to go on") from None
+                time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
+                tries += 1
 
 
 def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: int = 0) -> int | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from ops import ui
+from ops.interrupts import remembered
 from ops.ssh.box import LinkLost, NoAnswer
 
 PAUSE_S = 2.0
@@ -15,12 +16,14 @@ def again(show: Callable[[], None], watch: bool) -> None:
         show()
         return
     try:
-        while True:
-            try:
-                show()
-            except (LinkLost, NoAnswer) as error:
-                ui.say(f"{error}; trying again")
-            time.sleep(PAUSE_S)
+        with remembered() as check:
+            while True:
+                try:
+                    show()
+                except (LinkLost, NoAnswer) as error:
+                    ui.say(f"{error}; trying again")
+                check()
+                time.sleep(PAUSE_S)
     except KeyboardInterrupt:
         return
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.parts import need
+
 ROOT = Path(__file__).resolve().parents[2]
 _MODULES = {"fab": "fabric.main", "inv": "invoke.main"}
 _SLOW = ["boto3", "rich.table", "ops.ssh.phases", "ops.ssh.logs", "ops.aws.bucket", "ops.aws.credentials"]
@@ -46,7 +48,8 @@ class Commands:
 
 @contextmanager
 def serving() -> Iterator[Commands]:
-    """The parent of the commands. It ends with the block."""
+    """The parent of the commands. It ends with the block. Skips on a system that cannot fork."""
+    need("fork", hasattr(os, "fork"))
     with tempfile.TemporaryDirectory(prefix="commands-") as folder:  # a socket's path is at most 107 long
         address = str(Path(folder, "socket"))
         with socket.socket(socket.AF_UNIX) as listener:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -121,6 +122,22 @@ def test_ctrl_c_returns_within_a_second_and_the_worker_goes_on(box, run, tmp_pat
     assert time.monotonic() - stopped_at < 1
     writer.join()
     assert (run / "log").read_bytes() == b"x\n" * 20
+
+
+def test_ctrl_c_that_python_drops_inside_a_library_ends_the_following_all_the_same(box, run, tmp_path):
+    class Closed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def take(_):
+        unraisable = sys.unraisablehook
+        sys.unraisablehook = lambda _: None  # where Python tells of what it drops
+        Closed()
+        sys.unraisablehook = unraisable
+
+    write(run, [b"x\n"], 0)
+    with connected(box, tmp_path) as conn, pytest.raises(KeyboardInterrupt):
+        follow.follow(conn, str(run), take, print)
 
 
 def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monkeypatch):
