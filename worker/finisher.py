@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 
-from worker import qc, records
+from worker import records
 from worker.audio import Unplayable, write_wav
 from worker.engine import Abandoned, Engine, Finished
 from worker.errors import UserError
@@ -123,6 +123,8 @@ class Finisher:
             decode_s = time.monotonic() - began
             with disk_errors(path):
                 wav = write_wav(path, audio, job.seconds, engine.sample_rate)
+            from worker import qc  # here: SciPy takes a second, and a run may have nothing to make
+
             quality = qc.measure(
                 audio[: wav.n_samples], engine.sample_rate, job.seconds, engine.joins(job.seconds)
             )

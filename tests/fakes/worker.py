@@ -109,7 +109,8 @@ def _parent() -> None:
     import torch
     from botocore.loaders import Loader
 
-    import worker.__main__  # noqa: F401 - what takes the time
+    import worker.__main__
+    import worker.qc  # noqa: F401 - what takes the time
     from worker.musicgen import Engine, pretrained
 
     loader = Loader()  # one for all: it remembers S3's long description

@@ -10,18 +10,19 @@ from ops.boxes import Known
 from ops.settings import Settings
 from ops.ssh.box import NoAnswer, OtherKey
 from ops.ssh.moved import address_now
+from tests.ops.aws.accounts import new_account
 from tests.ops.ssh.connect import connected, opened
 
 ELSEWHERE = "127.0.0.2"  # nothing listens there
 
 
 @pytest.fixture
-def machine(aws, tmp_path, monkeypatch):
+def machine(tmp_path, monkeypatch):
     """A machine in the account, and what we knew of it before it moved."""
-    monkeypatch.chdir(tmp_path)
-    (image,) = boto3.client("ec2").describe_images(MaxResults=5)["Images"][:1]
-    made = boto3.client("ec2").run_instances(ImageId=image["ImageId"], MinCount=1, MaxCount=1)
-    return Known(made["Instances"][0]["InstanceId"], "ec2", "192.0.2.1", user="ubuntu", region="us-east-1")
+    with new_account(tmp_path, monkeypatch) as account:
+        ec2 = boto3.client("ec2")
+        made = ec2.run_instances(ImageId=account.image(), MinCount=1, MaxCount=1)["Instances"][0]
+        yield Known(made["InstanceId"], "ec2", "192.0.2.1", user="ubuntu", region="us-east-1")
 
 
 def test_aws_knows_the_new_address_and_the_box_is_kept_with_it(machine):
