@@ -23,27 +23,34 @@ class NoCompiler(RuntimeError):
     """The kernel cannot be built here."""
 
 
-@functools.cache
 def build(
     source: str, name: str, argument_types: tuple[type, ...], flags: tuple[str, ...] = ()
 ) -> "ctypes._NamedFuncPointer":
     """The function `name` of a C file beside this one, without a result. Raises NoCompiler."""
+    function = _built(source, name, flags)
+    if isinstance(function, NoCompiler):
+        raise NoCompiler(str(function))
+    function.argtypes, function.restype = argument_types, None
+    return function
+
+
+@functools.cache  # a failure too: a model has hundreds of layers
+def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler or os.name == "nt":
-        raise NoCompiler("no C compiler")
+        return NoCompiler("no C compiler")
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         built, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        always = ["-O3", "-march=native", "-fopenmp", "-fPIC"]
+        always = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-pipe"]
         try:
             _run([compiler, *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
             # Without -fopenmp: the symbols are found in the OpenMP that torch has loaded. A second
             # one would bring threads of its own, which fight with torch's for the cores.
             _run([compiler, "-shared", str(built), "-lm", "-o", str(library)])
             function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(library)), name)
+            return function
         except (OSError, subprocess.SubprocessError) as error:
-            raise NoCompiler(f"{compiler}: {error}") from None
-    function.argtypes, function.restype = argument_types, None
-    return function
+            return NoCompiler(f"{compiler}: {error}")
 
 
 def _run(argv: list[str]) -> None:

@@ -67,6 +67,8 @@ class CompiledLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear. A row does not depend on the others, nor on their number."""
+        if x.dtype != torch.float32 or x.ndim != 2 or x.shape[1] != self._n_in:
+            raise ValueError(f"{x.dtype} {list(x.shape)} is not float32 [rows, {self._n_in}]")
         x = x.contiguous()
         y = torch.empty(len(x), self._n_out)
         self._multiply(x.data_ptr(), self._panels.data_ptr(), y.data_ptr(), len(x), self._n_in, self._n_out)

@@ -144,9 +144,9 @@ def test_a_row_does_not_depend_on_the_bucket_that_the_longest_needs(compiled, va
 @pytest.fixture
 def unbuilt():
     """No kernel is built yet, nor afterwards."""
-    kernels.build.cache_clear()
+    kernels._built.cache_clear()
     yield
-    kernels.build.cache_clear()
+    kernels._built.cache_clear()
 
 
 def test_compiled_is_chosen_where_there_is_a_compiler(compiled):

@@ -129,9 +129,9 @@ def vectors(monkeypatch):
 @pytest.fixture
 def unbuilt():
     """No kernel is built yet, nor afterwards."""
-    kernels.build.cache_clear()
+    kernels._built.cache_clear()
     yield
-    kernels.build.cache_clear()
+    kernels._built.cache_clear()
 
 
 def test_with_avx2_alone_it_is_compiled(compiled, vectors):
@@ -144,6 +144,23 @@ def test_without_a_compiler_it_is_onednns(unbuilt, vectors, monkeypatch):
     vectors("AVX2")
     monkeypatch.setenv("CC", "/no/such/compiler")
     assert isinstance(pack(torch.zeros(8, 8)), PackedLinear)
+
+
+def test_compiler_that_fails_is_asked_once(unbuilt, vectors, monkeypatch, tmp_path):
+    vectors("AVX2")
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    for _ in range(3):
+        pack(torch.zeros(8, 8))
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 7), torch.zeros(2, 8, dtype=torch.float64), torch.zeros(8)])
+def test_compiled_refuses_what_it_would_misread(compiled, x):
+    with pytest.raises(ValueError, match="float32"):
+        compiled(torch.zeros(8, 8))(x)
 
 
 def test_with_avx512_it_is_onednns(vectors):
