@@ -7,7 +7,8 @@ MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_CLAIM_TTL_S, MUSICG
 MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
 The closing table goes to stdout, all else to stderr. A log and status.json are kept in
 MUSICGEN_STATE_DIR and under runs/RUN_ID in the output place.
-Ctrl-C or SIGTERM saves what is in work and ends; a second one ends at once.
+Ctrl-C, SIGTERM or a terminal that is closed saves what is in work and ends; a second Ctrl-C or
+SIGTERM ends at once.
 Exit codes: 0 done, 1 a song or the store failed, 2 bad input or settings, 75 interrupted.
 """
 

@@ -65,7 +65,9 @@ class Finisher:
         patience: Patience,
         account: Callable[[Outcome], None],
     ):
-        self._order, self._store, self._scratch = order, store, scratch
+        from worker import qc  # here: SciPy takes a second, and a run may have nothing to make
+
+        self._order, self._store, self._scratch, self._measure = order, store, scratch, qc.measure
         self._patience, self._account = patience, account
         self._given_up = Event()
         self._under_way: deque[Future[Outcome]] = deque()
@@ -123,9 +125,7 @@ class Finisher:
             decode_s = time.monotonic() - began
             with disk_errors(path):
                 wav = write_wav(path, audio, job.seconds, engine.sample_rate)
-            from worker import qc  # here: SciPy takes a second, and a run may have nothing to make
-
-            quality = qc.measure(
+            quality = self._measure(
                 audio[: wav.n_samples], engine.sample_rate, job.seconds, engine.joins(job.seconds)
             )
             price, described = self._order.price, engine.describe()

@@ -4,7 +4,7 @@
 
 Raises UserError only for what is certain: songs that cannot fit, a clock that was never set. What
 may go well is a warning, one line. Checked elsewhere, before the first song: the store's
-permissions (Store.check_writable), the model's files (worker/musicgen/pretrained.py), the device
+permissions (worker/claims.py), the model's files (worker/musicgen/pretrained.py), the device
 and its memory (worker/musicgen/device.py).
 """
 

@@ -43,10 +43,11 @@ _GLANCE_S = 0.1
 _SAME_SIGNAL_S = 0.5
 _TOKEN_LIFE_S = 6 * 3600  # the longest there is
 
+_HANGUP = "the terminal is gone"
 _SIGNALS = {
     "SIGINT": "Ctrl-C",
     "SIGTERM": "SIGTERM",
-    "SIGHUP": "the terminal is gone",  # not on Windows
+    "SIGHUP": _HANGUP,  # not on Windows
     "SIGBREAK": "Ctrl-Break",  # on Windows alone
 }
 
@@ -178,16 +179,18 @@ def _signals_heard(interruption: Interruption, tell: Callable[[str], None]) -> I
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in names}
     heard_s: float | None = None
 
-    def restore() -> None:
+    def restore(*, hangup: bool = True) -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if hangup or names[number] != _HANGUP:
+                signal.signal(number, handler)
 
     def hear(number: int, _frame: FrameType | None) -> None:
         nonlocal heard_s
         if heard_s is not None:
-            if time.monotonic() - heard_s < _SAME_SIGNAL_S:
+            # A closing terminal may say so twice, and means no more than it did at first.
+            if time.monotonic() - heard_s < _SAME_SIGNAL_S or names[number] == _HANGUP:
                 return
-            restore()
+            restore(hangup=False)
             raise KeyboardInterrupt
         heard_s = time.monotonic()
         interruption.end(Notice(names[number], "signal"))

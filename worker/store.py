@@ -109,7 +109,6 @@ class Store(ABC):
 
     def check_writable(self) -> None:
         """Write, read back and delete a probe; raises the UserError that a real write would."""
-        # Where a worker may delete: it may not elsewhere, but for checkpoints.
         key = f"claims/.probe-{uuid.uuid4().hex}"
         self.write(key, key.encode())
         try:

@@ -49,6 +49,5 @@ def make_lasting() -> None:
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=True,
-                write_through=True,
             )
             setattr(sys, name, lasting)

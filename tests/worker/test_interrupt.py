@@ -117,6 +117,23 @@ def test_first_signal_is_a_notice_and_raises_nothing(child, number, name):
 
 
 @posix_only
+@pytest.mark.parametrize("first", ["SIGINT", "SIGHUP"])
+def test_terminal_that_is_closed_while_a_run_saves_changes_nothing(child, first):
+    process = child(GOES_ON)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, first))
+    assert process.stderr.readline().startswith("stopping: ")
+    for _ in range(2):
+        time.sleep(interrupt._SAME_SIGNAL_S + 0.1)
+        process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert out == "cleaned\nstopped\n"
+
+
+@posix_only
 @pytest.mark.parametrize(
     ("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
 )

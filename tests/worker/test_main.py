@@ -287,11 +287,13 @@ def loaded_once():
 
     from worker.musicgen import pretrained
 
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     loaded, load = pretrained.load("rehearsal"), pretrained.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrained, "load", lambda model: loaded if model == "rehearsal" else load(model))
         yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,7 @@ def wait_until(condition, timeout_s=60.0):
 
 
 def test_spot_notice_with_only_long_songs_ends_the_worker_soon_and_the_next_run_finishes(workers, tmp_path):
-    prompts, place = listed(tmp_path, "long ; 15 ; long\nlonger ; 16 ; longer"), str(tmp_path / "out")
+    prompts, place = listed(tmp_path, "long ; 25 ; long\nlonger ; 26 ; longer"), str(tmp_path / "out")
     with imds.serving() as metadata:
         env = {
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
