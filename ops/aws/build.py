@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ops import interrupts
 from ops.aws import image, schedule
 from ops.aws.blueprint import BOX_NAME, BUILD_LIMIT_MIN, BuildPlan
-from ops.aws.errors import code_of, explained
+from ops.aws.errors import AGAIN, code_of, explained
 from ops.aws.image import Image
 from ops.aws.session import PROJECT, Aws, tag_list
 from worker.errors import Interrupted, UserError
@@ -117,7 +117,8 @@ class Build:
                         done({"InstanceId": box}, instance_id=box, price_usd=self._plan.hourly_usd)
                     return box
                 except (ClientError, BotoCoreError) as error:
-                    self._unheard = isinstance(error, BotoCoreError)
+                    # Of two attempts the first may have rented it, unheard, and the second been refused.
+                    self._unheard = isinstance(error, BotoCoreError) or code_of(error) in AGAIN
                     fresh = code_of(error) == "InvalidIamInstanceProfile"
                     if not fresh or self._clock() - started_s > FRESH_PROFILE_S:
                         raise explained(error, self._aws.region) from None
@@ -245,20 +246,28 @@ class Build:
         answer = self._aws.ask("ec2", "describe_images", absent=("InvalidAMIID.NotFound",), ImageIds=[ami])
         if not answer or not answer["Images"]:
             return
-        self._aws.act("ec2", "deregister_image", ImageId=ami)
+        self._aws.end("ec2", "deregister_image", ImageId=ami)
         for snapshot in image.snapshots_of(answer["Images"][0]):
-            self._aws.act("ec2", "delete_snapshot", SnapshotId=snapshot)
+            self._aws.end("ec2", "delete_snapshot", SnapshotId=snapshot)
 
     def _end(self) -> None:
         """Terminate the box; also one whose id was lost on the way, which its tag tells."""
         if self._box:  # first, whatever else may fail
             self._terminate(self._box)
-        for look in range(UNSEEN_LOOKS if self._unheard else 1):
+        n_looks = UNSEEN_LOOKS if self._unheard else 1
+        for look in range(n_looks):
             if look:
                 self._pause(UNSEEN_LOOK_S)
-            for other in self._boxes():
-                if other != self._box:
-                    self._terminate(other)
+            try:
+                others = [box for box in self._boxes() if box != self._box]
+            except UserError:
+                if look + 1 < n_looks:
+                    continue
+                if self._unheard:
+                    self._say("WARNING: a build box may be running; run: inv kill-all")
+                raise
+            for other in others:
+                self._terminate(other)
 
     def _terminate(self, box: str) -> None:
         try:

@@ -12,6 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.errors import BadInput, UserError
 
+# The same request may succeed in a moment, and an attempt before it may have.
+AGAIN = {"RequestLimitExceeded", "Throttling", "ServiceUnavailable", "Unavailable", "InternalError"}
+
 QUOTA_LINK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF"
 
 _KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

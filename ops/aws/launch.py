@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
 from ops.aws import machines, network, regions, schedule, verify
-from ops.aws.errors import code_of, explained
+from ops.aws.errors import AGAIN, code_of, explained
 from ops.aws.lease import LaunchLease
 from ops.aws.machines import Machine
 from ops.aws.order import Candidate, Order
@@ -34,8 +34,6 @@ NEXT = {
     "InsufficientFreeAddressesInSubnet": "its network has no free address",
     "SpotMaxPriceTooLow": "its price went over the highest price",
 }
-# The same request may succeed in a moment.
-AGAIN = {"RequestLimitExceeded", "Throttling", "ServiceUnavailable", "Unavailable", "InternalError"}
 # EC2 sees a new instance profile some time after IAM does.
 FRESH_PROFILE = "InvalidIamInstanceProfile"
 

@@ -12,7 +12,7 @@ from ops.aws.step import Step
 from worker.errors import UserError
 
 SPOT_G = "L-3819A6DF"
-_COUNTED = re.compile(r"(g|vt)[0-9]")
+_COUNTED = re.compile(r"(gr?|vt)[0-9]")
 
 
 def is_counted(instance_type: str) -> bool:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from ops.aws import blueprint, build, image
 from ops.aws.blueprint import BASES, BOX_NAME, CANDIDATES
@@ -319,6 +320,23 @@ def test_answer_that_was_lost_on_the_way_leaves_no_box(us, account, run, images_
 
     client.run_instances = lost
     with pytest.raises(Interrupted):
+        run(box_that(GOOD))
+    no_image_and_no_box(images_json)
+
+
+def test_box_of_an_attempt_whose_answer_was_lost_is_ended_when_the_next_is_refused(
+    us, account, run, images_json
+):
+    account.lag_s = 0.3
+    client = us.client("ec2", attempts=2)
+    rent = client.run_instances
+
+    def busy(**request):
+        rent(**request)
+        raise ClientError({"Error": {"Code": "RequestLimitExceeded", "Message": "slower"}}, "RunInstances")
+
+    client.run_instances = busy
+    with pytest.raises(UserError, match="RequestLimitExceeded"):
         run(box_that(GOOD))
     no_image_and_no_box(images_json)
 
