@@ -85,7 +85,8 @@ look_at_worker() {
     id=$(newest_run)
     if [ -r "$state_root/$id/status.json" ]; then text=$(< "$state_root/$id/status.json"); fi
     if [[ $text =~ \"progress\":\ ?([0-9]+) ]]; then key=${BASH_REMATCH[1]}; fi
-    key+=" $(weights_mb)" # a model that is still coming is progress, too
+    # A model that is still coming is progress too; later the weights may grow for somebody else.
+    [[ -n $text && ! $text =~ \"state\":\ ?\"starting\" ]] || key+=" $(weights_mb)"
     if [ "$id $key" != "$progress" ]; then
       progress="$id $key" progress_at_ms=$now_ms
     fi

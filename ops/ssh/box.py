@@ -8,6 +8,7 @@ a command line. Does not decide which box is meant, and knows nothing of the wor
 import functools
 import json
 import logging
+import math
 import shlex
 import socket
 import time
@@ -32,6 +33,8 @@ from worker.errors import BadInput, UserError
 ROOT = Path(__file__).resolve().parents[2]
 
 CONNECT_S = 10
+# Asking where the box is now may take seconds.
+_ASK_AGAIN_S = 30.0
 # How often a wait looks up: on Windows a Ctrl-C is seen only then.
 _LOOK_S = 0.2
 _BLOCK = 32768
@@ -110,7 +113,7 @@ class Box:
         self.link = link
         self.pin_file = pin_file
         self.tell = tell
-        self._moved: Callable[[], str | None] | None = moved
+        self._moved, self._asked_s = moved, -math.inf
         self._transport: paramiko.Transport | None = None
 
     @property
@@ -126,8 +129,10 @@ class Box:
             try:
                 self._transport = self._connect()
             except (NoAnswer, OtherKey):
-                moved, self._moved = self._moved, None  # asked once: it may take seconds
-                host = moved() if moved else None
+                if time.monotonic() - self._asked_s < _ASK_AGAIN_S:
+                    raise
+                host = self._moved()
+                self._asked_s = time.monotonic()
                 if not host or host == self.link.host:
                     raise
                 self.tell(f"the box is no longer at {self.link.host} but at {host}")
@@ -179,6 +184,9 @@ class Box:
                 )
             case PasswordRequiredException():
                 return BadInput("the SSH key has a passphrase; load it first: ssh-add KEYFILE")
+            case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
+                # Nobody refused anything: the link died meanwhile.
+                return NoAnswer(f"{where} ended the connection; run it again")
             case AuthenticationException():
                 return BadInput(
                     f"{where} refused our SSH key; put its public half on the box, "

@@ -141,6 +141,7 @@ def follow(
                     tell(f"the connection was lost after byte {offset}; following again when it is back")
                 if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
                     raise BoxGone(f"{box.label} does not answer any more; run it again to go on") from None
+                check()
                 time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
                 tries += 1
 

@@ -4,10 +4,13 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import paramiko
 import pytest
 from paramiko.ssh_exception import SSHException
 
@@ -134,6 +137,27 @@ def test_same_key_is_fine_under_another_address(box, tmp_path, link):
 
 
 # --- what can go wrong on the way
+
+
+def test_link_that_dies_while_the_key_is_shown_is_no_refusal(box, tmp_path):
+    class Dies(paramiko.ServerInterface):
+        def get_allowed_auths(self, username):
+            return "publickey"
+
+        def check_auth_publickey(self, username, key):
+            server.close()
+            return paramiko.AUTH_FAILED
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conn = opened(box, tmp_path, listener.getsockname()[1])
+        with ThreadPoolExecutor(1) as threads:
+            ran = threads.submit(conn.run, "true")
+            server = paramiko.Transport(listener.accept()[0])
+            server.add_server_key(paramiko.ECDSAKey.generate())
+            server.start_server(server=Dies())
+            with pytest.raises(NoAnswer, match="ended the connection; run it again"):
+                ran.result(30)
+        server.close()
 
 
 def test_nobody_listening_is_one_line(box, tmp_path):

@@ -52,6 +52,8 @@ def test_box_that_has_moved_is_connected_to_where_it_is(box, tmp_path):
 def test_machine_at_the_new_address_needs_the_pinned_key(box, tmp_path):
     with connected(box, tmp_path) as conn:
         conn.run("true")
+    pin = tmp_path / "pins" / "known_hosts"  # as pinned at an address that it has left
+    pin.write_text(pin.read_text().replace(box.host, "192.0.2.1"))
     box.rekey()
     with pytest.raises(OtherKey, match="has CHANGED"):
         opened(box, tmp_path, host=ELSEWHERE, moved=lambda: box.host).run("true")
