@@ -6,6 +6,7 @@ folder, environment, streams and exit code, and reads our tasks anew, like a com
 
 import importlib
 import io
+import itertools
 import json
 import os
 import select
@@ -30,19 +31,26 @@ class Commands:
     """The parent, seen from the tests."""
 
     def __init__(self, address: str, folder: Path):
-        self._address, self._folder = address, folder
+        self._address, self._folder, self._count = address, folder, itertools.count()
 
     def __call__(
         self, *argv: str, cwd: Path, env: Mapping[str, str], limit_s: float = 240
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a command line that begins with `fab` or `inv` to its end, without a terminal."""
-        out, err = (Path(self._folder, f"{os.getpid()}.{name}") for name in ("out", "err"))
+        own = f"{os.getpid()}-{next(self._count)}"
+        out, err = (Path(self._folder, f"{own}.{name}") for name in ("out", "err"))
         asked = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(limit_s)
             line.connect(self._address)
             line.sendall(json.dumps(asked).encode() + b"\n")
-            code = int(line.makefile().readline())
+            answers = line.makefile()
+            pid = int(answers.readline())
+            try:
+                code = int(answers.readline())
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise
         return subprocess.CompletedProcess(argv, code, out.read_bytes(), err.read_bytes())
 
 
@@ -78,13 +86,14 @@ def _parent(listener: socket.socket) -> None:
 
 
 def _mind(line: socket.socket) -> None:
-    """Start one command and answer with its exit code."""
+    """Start one command and answer with its process, then its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     asked = json.loads(line.makefile().readline())
     pid = os.fork()
     if pid == 0:
         line.close()
         _command(**asked)
+    line.sendall(f"{pid}\n".encode())
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     line.sendall(f"{code}\n".encode())
     os._exit(0)
@@ -117,8 +126,10 @@ def _command(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
 
 
 if __name__ == "__main__":
