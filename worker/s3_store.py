@@ -23,6 +23,7 @@ _DENIED = "{action} on bucket {bucket} was denied; allow it in the policy of the
 _REGION = "bucket {bucket} is in another region; correct AWS_DEFAULT_REGION"
 _BUSY = "S3 is failing or overloaded ({code}); run the same command again later"
 _NETWORK = "no answer from S3 for bucket {bucket}; check the network and AWS_ENDPOINT_URL, then run it again"
+_BROKEN = "an answer of S3 for bucket {bucket} broke off; check the network, then run it again"
 # S3's error codes, then the names of botocore's exceptions; a subclass counts as its base.
 _S3_ERRORS: dict[str, tuple[type[UserError], str]] = {
     "NoSuchBucket": (BadInput, "there is no bucket {bucket}; correct its name or make it first"),
@@ -49,6 +50,7 @@ _S3_ERRORS: dict[str, tuple[type[UserError], str]] = {
     "CredentialRetrievalError": (Unreachable, _EXPIRED),
     "TokenRetrievalError": (Unreachable, _EXPIRED),
     "SSOError": (Unreachable, _EXPIRED),
+    "no body": (Unreachable, _BROKEN),
     "HTTPClientError": (Unreachable, _NETWORK),
     "ConnectionError": (Unreachable, _NETWORK),
     "IncompleteReadError": (Unreachable, _NETWORK),
@@ -214,6 +216,7 @@ def _explained(error: Exception, bucket: str) -> UserError:
     if "ClientError" in names:
         code = error.response["Error"]["Code"]  # type: ignore[attr-defined]
         call = error.operation_name  # type: ignore[attr-defined]
-        names.insert(0, code)
+        # The status alone, where what S3 says of it did not arrive: a 404 may be of the object or the bucket.
+        names.insert(0, "no body" if code.isdigit() and code not in _S3_ERRORS else code)
     kind, text = next(_S3_ERRORS[name] for name in names if name in _S3_ERRORS)
     return kind(text.format(bucket=bucket, action=f"s3:{_IAM_ACTIONS.get(call, call)}", code=names[0]))

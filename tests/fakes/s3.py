@@ -9,15 +9,28 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from botocore.loaders import Loader
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 _LOADER = Loader()
+
+_ONE_PUT = threading.Lock()
+
+
+def _put_at_once(response: S3Response, put: Any = S3Response.put_object) -> Any:
+    """moto looks whether a PUT's condition holds, and writes later; S3 does both at once."""
+    with _ONE_PUT:
+        return put(response)
+
+
+S3Response.put_object = _put_at_once
 
 
 @contextmanager
@@ -69,11 +82,12 @@ def fill(bucket: str, keys: Iterable[str]) -> None:
 
 @contextmanager
 def refusing(status: int, code: str) -> Iterator[str]:
-    """The URL of an S3 that answers every request with this error."""
+    """The URL of an S3 that answers every request with this error; with no code, with its status alone."""
 
     class Refusal(_Quiet):
         def answer(self, body: bytes) -> None:
-            self.reply(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+            told = f"<Error><Code>{code}</Code><Message>no</Message></Error>" if code else ""
+            self.reply(status, told.encode())
 
     with _http(Refusal) as url:
         yield url

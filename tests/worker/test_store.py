@@ -676,6 +676,7 @@ def test_answer_that_breaks_off_is_asked_again(bucket, s3_url, monkeypatch, tmp_
         (400, "IllegalLocationConstraintException", 2, "another region; correct AWS_DEFAULT_REGION"),
         (404, "NoSuchBucket", 2, "there is no bucket some-bucket"),
         (503, "SlowDown", 1, "overloaded (SlowDown)"),
+        (404, "", 1, "an answer of S3 for bucket some-bucket broke off"),
         (418, "Teapot", 1, "refused s3:PutObject on bucket some-bucket (Teapot)"),
     ],
 )
