@@ -18,9 +18,7 @@ def scratch_folder() -> Iterator[Path]:
     root = Path(tempfile.gettempdir())
     for left in root.glob(f"{_PREFIX}*"):
         _remove_if_dead(left)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = FileLock(folder / _LOCK)
-    lock.acquire()
+    folder, lock = _locked_folder(root)
     try:
         yield folder
     finally:
@@ -38,6 +36,18 @@ def temporary_in_scratch() -> Iterator[None]:
             yield
         finally:
             tempfile.tempdir = before
+
+
+def _locked_folder(root: Path) -> tuple[Path, FileLock]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        lock = FileLock(folder / _LOCK)
+        # Between the making of the lock file and its locking, another start may take us for dead.
+        with suppress(FileNotFoundError):
+            lock.acquire()
+            if (folder / _LOCK).exists():
+                return folder, lock
+            lock.release()
 
 
 def _remove_if_dead(folder: Path) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,6 +172,8 @@ def _child(asked: dict[str, object]) -> None:
         code = main(list(asked["argv"]), os.environ)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

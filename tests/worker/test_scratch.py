@@ -1,11 +1,13 @@
 """Temporary folders, and those that killed processes leave."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from worker.scratch import scratch_folder, temporary_in_scratch
 
@@ -40,6 +42,25 @@ def holder(temporary):
     yield process, Path(process.stdout.readline().strip())
     process.kill()
     process.communicate()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_start_that_another_one_takes_for_dead_has_a_folder_all_the_same(temporary, monkeypatch, when):
+    acquire, robbed = FileLock.acquire, []
+
+    def robbed_once(lock):
+        if when == "after" or robbed:
+            acquire(lock)
+        if not robbed:
+            robbed.append(lock)
+            shutil.rmtree(Path(lock.lock_file).parent)
+            if when == "before":
+                acquire(lock)
+
+    monkeypatch.setattr(FileLock, "acquire", robbed_once)
+    with scratch_folder() as folder:
+        assert robbed and (folder / "lock").is_file()
+    assert list(temporary.iterdir()) == []
 
 
 def test_folder_goes_with_its_content(temporary):
