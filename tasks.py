@@ -201,7 +201,7 @@ def launch(
     """
     from ops import durations
     from ops.aws import cli
-    from ops.aws.prepare import Wish
+    from ops.aws.launch.prepare import Wish
 
     wish = Wish(
         prompts=prompts,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import BadInput, UserError
-from worker.records import REPORT_KEY, Damaged, Record, read_all, song_of
-from worker.store import Missing, Store, open_store
+from worker.songs.records import REPORT_KEY, Damaged, Record, read_all, song_of
+from worker.store.base import Missing, Store, open_store
 
 
 @dataclass

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops import ui
-from worker import jobs, records
-from worker.jobs import Job
-from worker.store import open_store
+from worker.songs import jobs, records
+from worker.songs.jobs import Job
+from worker.store.base import open_store
 
 TO_MAKE = "to make"
 

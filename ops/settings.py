@@ -18,8 +18,8 @@ from typing import Any, get_args
 from dotenv.parser import parse_stream
 
 from ops import ui
-from worker import jobs
 from worker.errors import BadInput
+from worker.songs import jobs
 
 ENV_FILE = Path(".env")
 

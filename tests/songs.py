@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worker import jobs, records
-from worker.jobs import Job
-from worker.records import Record
-from worker.store import Store
+from worker.songs import jobs, records
+from worker.songs.jobs import Job
+from worker.songs.records import Record
+from worker.store.base import Store
 
 RATE = 32_000
 

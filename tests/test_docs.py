@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker import jobs
-from worker.order import Summary
-from worker.records import REPORT_COLUMNS, Record
+from worker.run.request import Summary
+from worker.songs import jobs
+from worker.songs.records import REPORT_COLUMNS, Record
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -30,20 +30,20 @@ from typing import TextIO
 
 from rich.console import Console
 
-from worker import jobs
-from worker.batch import run
-from worker.claims import TTL_S
 from worker.engine import Engine, Sampling
 from worker.errors import BadInput, Interrupted, UserError
-from worker.heartbeat import Heartbeat
-from worker.interrupt import Interruption, watching
-from worker.journal import Journal
-from worker.order import Order, Price, Summary, Watches
-from worker.progress import ProgressDisplay, show_summary
-from worker.records import model_name
-from worker.scratch import scratch_folder, temporary_in_scratch
-from worker.store import Store, open_store
-from worker.streams import make_lasting
+from worker.host.scratch import scratch_folder, temporary_in_scratch
+from worker.host.signals import Interruption, watching
+from worker.host.streams import make_lasting
+from worker.observe.console import ProgressDisplay, show_summary
+from worker.observe.heartbeat import Heartbeat
+from worker.observe.run_log import Journal
+from worker.run.batch import run
+from worker.run.claims import TTL_S
+from worker.run.request import Order, Price, Summary, Watches
+from worker.songs import jobs
+from worker.songs.records import model_name
+from worker.store.base import Store, open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
 

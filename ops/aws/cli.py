@@ -9,17 +9,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ops import boxes, ui
-from ops.aws import blueprint, fleet, image, kill, machines, prepare, prices, regions, runs
-from ops.aws import launch as launching
-from ops.aws import setup as account
-from ops.aws.build import Build
+from ops.aws import machines, prices, regions, runs
+from ops.aws.account import setup as account
+from ops.aws.account.step import Step
+from ops.aws.fleet import kill
+from ops.aws.fleet import status as fleet
+from ops.aws.images import plan as blueprint
+from ops.aws.images import registry as image
+from ops.aws.images.build import Build
+from ops.aws.launch import launch as launching
+from ops.aws.launch import prepare
+from ops.aws.launch.prepare import Wish
 from ops.aws.machines import Machine
-from ops.aws.prepare import Wish
 from ops.aws.session import Aws
-from ops.aws.step import Step
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
-from worker.store import Store, open_store
+from worker.store.base import Store, open_store
 
 SSH_USER = "ubuntu"
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more

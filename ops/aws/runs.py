@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from ops.aws.machines import Machine
-from ops.aws.userdata import log_key
-from worker import status
-from worker.status import Status
-from worker.store import Missing, Store
+from ops.aws.user_data import log_key
+from worker.songs import status
+from worker.songs.status import Status
+from worker.store.base import Missing, Store
 
 # Runs that are looked through for the one of a machine.
 _NEWEST = 8

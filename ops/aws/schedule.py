@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from ops.aws.iam import SCHEDULER_ROLE
+from ops.aws.account.iam import SCHEDULER_ROLE
 from ops.aws.session import Aws
 
 PREFIX = "musicgen-"

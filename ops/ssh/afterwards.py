@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from worker import status
 from worker.errors import UserError
-from worker.store import Missing, open_store
+from worker.songs import status
+from worker.store.base import Missing, open_store
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import paramiko
 
 from ops.ssh.box import Box
 from worker.errors import UserError
-from worker.store import SCRATCH, Missing, Store, Stored
+from worker.store.base import SCRATCH, Missing, Store, Stored
 
 _LOST = (paramiko.SSHException, EOFError)
 _NO_WRITES = "songs are fetched from a box, never put there"

@@ -87,8 +87,8 @@ def configure(box: Box, settings: Settings, *, use_my_keys: bool = False) -> Con
     has_role = box.place.platform == "ec2" and not use_my_keys
     lent, made = None, False
     if bucket:
-        from ops.aws import bucket as buckets
-        from ops.aws import credentials
+        from ops.aws.account import bucket as buckets
+        from ops.aws.account import credentials
         from ops.aws.session import Aws
 
         aws = Aws(settings, "install")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ops.ssh.box import ROOT, Box
-from worker import jobs
 from worker.errors import BadInput, UserError
+from worker.songs import jobs
 
 MAX_BYTES = 50_000_000
 KEEP = 3

@@ -24,7 +24,14 @@ from tests.parts import need
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULES = {"fab": "fabric.main", "inv": "invoke.main"}
-_SLOW = ["boto3", "rich.table", "ops.ssh.phases", "ops.ssh.logs", "ops.aws.bucket", "ops.aws.credentials"]
+_SLOW = [
+    "boto3",
+    "rich.table",
+    "ops.ssh.phases",
+    "ops.ssh.logs",
+    "ops.aws.account.bucket",
+    "ops.aws.account.credentials",
+]
 
 
 class Commands:

@@ -110,8 +110,6 @@ def _parent() -> None:
     import torch
     from botocore.loaders import Loader
 
-    import worker.__main__
-    import worker.qc  # noqa: F401 - what takes the time
     from worker.musicgen import Engine, pretrained
 
     loader = Loader()  # one for all: it remembers S3's long description
@@ -182,7 +180,7 @@ def _child(asked: dict[str, object]) -> None:
 
 def _record_frames(path: str) -> None:
     """Have each progress event in a file, at once: what a killed worker had made is known exactly."""
-    from worker.progress import ProgressDisplay
+    from worker.observe.console import ProgressDisplay
 
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     shown = ProgressDisplay.progress

@@ -11,9 +11,9 @@ from ops import fetch as fetching
 from ops.fetch import fetch
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, record_of, tree, wav_bytes
-from worker import records
 from worker.errors import BadInput, UserError
-from worker.store import open_store
+from worker.songs import records
+from worker.store.base import open_store
 
 RAIN, SUN = listed("rain ; 1 ; rain", "sun ; 1 ; sun")
 SONG = wav_bytes(level=7)

@@ -5,7 +5,7 @@ import pytest
 from ops.plan import closing_line, plan
 from tests.songs import finish, listed
 from worker.errors import BadInput
-from worker.jobs import BadPrompts
+from worker.songs.jobs import BadPrompts
 
 LINES = ["rain; on a window ; 12.5 ; rain", "sun ; 240 ; sun ; seed=7", "fog ; 2.5 ; fog"]
 RAIN, SUN, FOG = listed(*LINES)

@@ -18,8 +18,8 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from ops.aws import userdata
-from ops.aws.release import Release
+from ops.aws import user_data as userdata
+from ops.release import Release
 from ops.ssh import ship
 from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket

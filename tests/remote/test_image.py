@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from ops.aws.userdata import with_values
+from ops.aws.user_data import with_values
 from tests.fakes import imds, s3
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.remote.boxes import until
-from worker.interrupt import spot_notice
+from worker.host.signals import spot_notice
 
 SECRET = "swordfish"
 

@@ -14,9 +14,9 @@ import pytest
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, tree
 from worker import __main__ as worker
-from worker.heartbeat import Heartbeat
-from worker.journal import Journal
-from worker.store import open_store
+from worker.observe.heartbeat import Heartbeat
+from worker.observe.run_log import Journal
+from worker.store.base import open_store
 
 ROOT = Path(__file__).parents[2]
 

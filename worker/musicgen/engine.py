@@ -42,7 +42,7 @@ from worker.musicgen.model import Cache, Model, Place, Shape
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
-from worker.unfinished import Unusable
+from worker.songs.checkpoint_file import Unusable
 
 log = logging.getLogger(__name__)
 

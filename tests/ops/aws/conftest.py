@@ -19,7 +19,7 @@ from botocore.client import ClientCreator
 from invoke import Collection, Program
 
 import tasks
-from ops.aws import release
+from ops import release
 from ops.aws.session import Aws, tag_list
 from ops.settings import Settings
 from tests.ops.aws.accounts import as_user, new_account, ready_account

@@ -14,18 +14,23 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from ops.aws import blueprint, bucket, fleet, iam, image, kill, launch, policies, prepare, setup
-from ops.aws.build import Build
+from ops.aws.account import bucket, iam, policies, setup
 from ops.aws.errors import IAM_ACTIONS
-from ops.aws.prepare import Wish
+from ops.aws.fleet import kill
+from ops.aws.fleet import status as fleet
+from ops.aws.images import plan as blueprint
+from ops.aws.images import registry as image
+from ops.aws.images.build import Build
+from ops.aws.launch import launch, prepare
+from ops.aws.launch.prepare import Wish
 from ops.aws.session import Aws
 from ops.settings import Settings
 from tests.fakes import enforcing, imds, s3
-from worker import jobs
-from worker import records as records_
 from worker.__main__ import main
 from worker.errors import UserError
-from worker.store import Missing, open_store
+from worker.songs import jobs
+from worker.songs import records as records_
+from worker.store.base import Missing, open_store
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "musicgen-batch-output-test"

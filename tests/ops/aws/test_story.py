@@ -4,7 +4,7 @@ import json
 
 import boto3
 
-from ops.aws import kill
+from ops.aws.fleet import kill
 from ops.aws.session import PROJECT
 from tests.fakes.aws import user_data
 

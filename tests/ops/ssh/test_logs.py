@@ -9,8 +9,8 @@ from ops.ssh import afterwards, follow, logs
 from tests.fakes import s3
 from tests.ops.ssh.connect import connected
 from worker.errors import UserError
-from worker.status import Frames, GpuMemory, Songs, Status
-from worker.store import open_store
+from worker.songs.status import Frames, GpuMemory, Songs, Status
+from worker.store.base import open_store
 
 MINE, OTHER = "20261122T195059Z-ab12", "20261122T205059Z-cd34"
 

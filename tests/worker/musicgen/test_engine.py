@@ -19,7 +19,7 @@ from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Son
 from worker.errors import BadInput, UserError
 from worker.musicgen import Engine
 from worker.musicgen.stepper import Stepper
-from worker.unfinished import Unusable, from_bytes, to_bytes
+from worker.songs.checkpoint_file import Unusable, from_bytes, to_bytes
 
 pytestmark = pytest.mark.xdist_group("engine")
 

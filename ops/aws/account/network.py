@@ -1,0 +1,224 @@
+"""The network a machine stands in: the firewall that lets only SSH in, and the subnet of each zone.
+
+SSH is open to one address or network, by default the caller's own; to nobody if that cannot be found.
+"""
+
+import ipaddress
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from ops.aws.account.step import ABSENT, KEEP, Step, step
+from ops.aws.session import Aws, tag_dict, tag_list
+from ops.settings import Settings
+from worker.errors import BadInput, UserError
+
+GROUP = "musicgen-worker"
+SSH_PORT = 22
+NOBODY = "none"
+# Marks the rules that are ours to replace when the address changes.
+_OUR_RULE = "musicgen setup"
+
+
+# --- where SSH may come from
+
+
+@dataclass(frozen=True)
+class SshSource:
+    """A network in CIDR form, or None for nobody; `why` says where it is from."""
+
+    cidr: str | None
+    why: str
+
+
+def ssh_source(settings: Settings, option: str = "") -> SshSource:
+    """The option, else MUSICGEN_SSH_FROM, else this machine's public address, else nobody.
+
+    Raises BadInput for what is no network and for the whole internet.
+    """
+    asked = (option or settings.ssh_from or "").strip()
+    if asked.lower() == NOBODY:
+        return SshSource(None, "closed, as asked")
+    if asked:
+        return SshSource(_network(asked), "as asked")
+    address = public_address(settings.address_url)
+    if not address:
+        return SshSource(None, "closed: this machine's address was not found; give --ssh-from")
+    return SshSource(_network(address), "this machine's address")
+
+
+def public_address(url: str, timeout_s: float = 5.0) -> str | None:
+    """This machine's address as the page at `url` sees it; None if there is no such answer."""
+    if not url.startswith(("https://", "http://")):
+        raise BadInput("MUSICGEN_ADDRESS_URL is no web address; write it like https://checkip.amazonaws.com")
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  checked above
+            return str(ipaddress.ip_address(answer.read(64).decode("ascii").strip()))
+    except (OSError, ValueError):
+        return None
+
+
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise BadInput(f"{text} is no address or network for SSH; write it like 203.0.113.7/32") from None
+    if network.prefixlen == 0:
+        raise BadInput(f"{text} opens SSH to everybody; give your own address, like 203.0.113.7/32")
+    return str(network)
+
+
+# --- the firewall
+
+
+def group_id(aws: Aws) -> str | None:
+    """The id of our security group in the default VPC, if there is one."""
+    found = _group(aws, _default_vpc(aws))
+    return str(found["GroupId"]) if found else None
+
+
+def group_step(aws: Aws, source: SshSource) -> Step:
+    """What the firewall lacks: the group, or the right address; rules of others are only shown."""
+    vpc = _default_vpc(aws)
+    found = _group(aws, vpc)
+    wanted = f"SSH from {source.cidr}" if source.cidr else f"no way in ({source.why})"
+    drift = []
+    also = ""
+    if found is None:
+        drift = [ABSENT]
+    else:
+        ours, others = _rules(found)
+        # Unknown is not the same as unwanted: an address that was let in stays when ours is not found.
+        if source.cidr is None and source.why != "closed, as asked" and ours:
+            return Step(f"security group {GROUP}", f"SSH from {', '.join(ours)}", "the same: " + source.why)
+        if ours != ([source.cidr] if source.cidr else []):
+            drift = [f"SSH from {', '.join(ours) or 'nowhere'}"]
+        also = f"; also open, by somebody else: {', '.join(others)}" if others else ""
+    made = step(f"security group {GROUP}", ", ".join(drift), wanted, lambda: ensure_group(aws, source))
+    return Step(made.thing, made.now + also, made.wanted, made.action, made.act)
+
+
+def ensure_group(aws: Aws, source: SshSource) -> str:
+    """The id of the security group, made if need be, with the one way in that is wanted."""
+    vpc = _default_vpc(aws)
+    found = _group(aws, vpc)
+    if found is None:
+        made = aws.act(
+            "ec2",
+            "create_security_group",
+            GroupName=GROUP,
+            Description="SSH to MusicGen machines",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tag_list()}],
+        )
+        group, ours = str(made["GroupId"]), []
+    else:
+        group, ours = str(found["GroupId"]), _rules(found)[0]
+    # First the new way in, then the old one out: a failure between leaves too much, not nothing.
+    if source.cidr and source.cidr not in ours:
+        aws.act(
+            "ec2",
+            "authorize_security_group_ingress",
+            GroupId=group,
+            IpPermissions=[_permission(source.cidr, describe=True)],
+        )
+    for cidr in ours:
+        if cidr != source.cidr:
+            aws.act(
+                "ec2",
+                "revoke_security_group_ingress",
+                GroupId=group,
+                IpPermissions=[_permission(cidr, describe=False)],
+            )
+    return group
+
+
+def group_removal(aws: Aws) -> Step | None:
+    """The removal of our security group, if it is there and ours."""
+    vpc = _find_default_vpc(aws)
+    found = _group(aws, vpc) if vpc else None
+    if not found:
+        return None
+    if "Project" not in tag_dict(found.get("Tags")):
+        return Step(f"security group {GROUP}", "there, not made by setup (no tag)", "kept", KEEP)
+    used = aws.ask(
+        "ec2",
+        "describe_instances",
+        Filters=[
+            {"Name": "instance.group-id", "Values": [found["GroupId"]]},
+            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+        ],
+    )["Reservations"]
+    if used:
+        return Step(f"security group {GROUP}", "a machine uses it", "kept; end it first: inv kill-all", KEEP)
+    return Step(
+        f"security group {GROUP}",
+        "there",
+        ABSENT,
+        "delete",
+        lambda: aws.act("ec2", "delete_security_group", GroupId=found["GroupId"]),
+    )
+
+
+def _group(aws: Aws, vpc: str) -> dict[str, Any] | None:
+    filters = [{"Name": "group-name", "Values": [GROUP]}, {"Name": "vpc-id", "Values": [vpc]}]
+    found = aws.ask("ec2", "describe_security_groups", Filters=filters)["SecurityGroups"]
+    return dict(found[0]) if found else None
+
+
+def _rules(group: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The networks that our rules let in, and the rules of others."""
+    ours, others = [], []
+    for rule in group["IpPermissions"]:
+        ports = f"{rule.get('FromPort', 'all')}-{rule.get('ToPort', 'all')}/{rule['IpProtocol']}"
+        for entry in [*rule.get("IpRanges", ()), *rule.get("Ipv6Ranges", ())]:
+            cidr = entry.get("CidrIp") or entry.get("CidrIpv6")
+            ssh = rule["IpProtocol"] == "tcp" and rule.get("FromPort") == rule.get("ToPort") == SSH_PORT
+            if ssh and entry.get("Description") == _OUR_RULE:
+                ours.append(cidr)
+            else:
+                others.append(f"{ports} from {cidr}")
+        others += [f"{ports} from {peer['GroupId']}" for peer in rule.get("UserIdGroupPairs", ())]
+    return sorted(ours), others
+
+
+def _permission(cidr: str, describe: bool) -> dict[str, Any]:
+    described = {"Description": _OUR_RULE} if describe else {}
+    permission: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": SSH_PORT, "ToPort": SSH_PORT}
+    if ":" in cidr:
+        return permission | {"Ipv6Ranges": [{"CidrIpv6": cidr} | described]}
+    return permission | {"IpRanges": [{"CidrIp": cidr} | described]}
+
+
+# --- subnets
+
+
+def subnets(aws: Aws, region: str = "") -> dict[str, str]:
+    """zone -> the subnet of the default VPC in it. A zone without one cannot be rented in."""
+    vpc = _default_vpc(aws, region)
+    found = aws.pages(
+        "ec2",
+        "describe_subnets",
+        "Subnets",
+        region=region,
+        Filters=[{"Name": "vpc-id", "Values": [vpc]}, {"Name": "state", "Values": ["available"]}],
+    )
+    # The default one of a zone last, so that it wins: it gives public addresses.
+    ordered = sorted(found, key=lambda subnet: (bool(subnet.get("DefaultForAz")), subnet["SubnetId"]))
+    return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in ordered}
+
+
+def _default_vpc(aws: Aws, region: str = "") -> str:
+    found = _find_default_vpc(aws, region)
+    if not found:
+        raise UserError(
+            f"region {region or aws.region} has no default VPC; make one "
+            "(`aws ec2 create-default-vpc`) or choose another AWS_DEFAULT_REGION"
+        )
+    return found
+
+
+def _find_default_vpc(aws: Aws, region: str = "") -> str | None:
+    filters = [{"Name": "is-default", "Values": ["true"]}]
+    found = aws.ask("ec2", "describe_vpcs", region=region, Filters=filters)["Vpcs"]
+    return str(found[0]["VpcId"]) if found else None

@@ -1,0 +1,68 @@
+"""How many virtual CPUs of spot GPU machines the account may have at once, and what a machine takes.
+
+New accounts have 0 of L-3819A6DF ("All G and VT Spot Instance Requests"): better known before a launch
+than from its failure. A second zone cannot help; only AWS can raise it.
+"""
+
+import re
+
+from ops.aws.account.step import Step
+from ops.aws.errors import QUOTA_LINK
+from ops.aws.session import Aws
+from worker.errors import UserError
+
+SPOT_G = "L-3819A6DF"
+_COUNTED = re.compile(r"(gr?|vt)[0-9]")
+
+
+def is_counted(instance_type: str) -> bool:
+    """True for the types that this limit is about; others have limits of their own."""
+    return bool(_COUNTED.match(instance_type))
+
+
+def spot_vcpus(aws: Aws, region: str = "") -> float | None:
+    """The limit; None if these credentials may not ask, or the service does not know it."""
+    absent = ("NoSuchResourceException", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+    found = aws.ask(
+        "service-quotas",
+        "get_service_quota",
+        region=region,
+        absent=absent,
+        ServiceCode="ec2",
+        QuotaCode=SPOT_G,
+    )
+    return float(found["Quota"]["Value"]) if found else None
+
+
+def vcpus(aws: Aws, instance_types: list[str]) -> dict[str, int]:
+    """Virtual CPUs of each machine type. Raises BadInput for a type that is not in this region."""
+    found = aws.pages(
+        "ec2",
+        "describe_instance_types",
+        "InstanceTypes",
+        Filters=[{"Name": "instance-type", "Values": instance_types}],
+    )
+    return {item["InstanceType"]: int(item["VCpuInfo"]["DefaultVCpus"]) for item in found}
+
+
+def refuse_if_short(aws: Aws, needed: int, region: str = "") -> None:
+    """Raises UserError if the limit is known and below the virtual CPUs needed."""
+    limit = spot_vcpus(aws, region)
+    if limit is not None and limit < needed:
+        raise UserError(
+            f"the account may have {limit:g} virtual CPUs of spot GPU machines in "
+            f"{region or aws.region}, {needed} are needed; ask for more at {QUOTA_LINK}"
+        )
+
+
+def quota_step(aws: Aws) -> Step:
+    """What is short; nothing that setup could do about it."""
+    needs = vcpus(aws, aws.settings.instance_type_list)
+    needed = max((vcpus for name, vcpus in needs.items() if is_counted(name)), default=0)
+    limit = spot_vcpus(aws)
+    thing, wanted = f"spot quota {SPOT_G}", f"{needed} vCPUs or more"
+    if limit is None:
+        return Step(thing, "not known", f"{wanted}; see {QUOTA_LINK}")
+    if limit < needed:
+        return Step(thing, f"{limit:g} vCPUs", f"{wanted}; ask AWS: {QUOTA_LINK}")
+    return Step(thing, f"{limit:g} vCPUs", wanted)

@@ -1,0 +1,83 @@
+"""What the account needs before the first launch: shown step by step, carried out, and taken away again.
+
+    steps = plan(aws)                 # asks only; each step: how it is, how it should be
+    carry_out(steps, say)             # changes only what differs; again: nothing to do
+    carry_out(removal(aws), say)      # only what setup made, never a bucket with content
+
+Nothing here rents a machine or costs anything but the bucket's content.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from ops.aws.account import bucket, budget, iam, keys, network, quota
+from ops.aws.account.step import KEEP, Step
+from ops.aws.session import Aws
+from worker.errors import UserError
+
+
+def plan(aws: Aws, name: str, ssh_from: str = "") -> list[Step]:
+    """Every thing the account needs, as it is now; `name` is the bucket's (see bucket.choose)."""
+    prefix = (aws.settings.prefix or "").strip("/")
+    source = network.ssh_source(aws.settings, ssh_from)
+    roles = iam.wanted_roles(aws, name, prefix)
+    return [
+        bucket.bucket_step(aws, name),
+        *(iam.role_step(aws, role) for role in roles),
+        iam.profile_step(aws),
+        keys.key_step(aws, aws.settings),
+        network.group_step(aws, source),
+        budget.budget_step(aws),
+        quota.quota_step(aws),
+    ]
+
+
+def bucket_name(aws: Aws) -> str:
+    """The bucket that setup would use: settled, found, or a new random name."""
+    return bucket.choose(aws, secrets.token_hex(5))
+
+
+def removal(aws: Aws) -> list[Step]:
+    """Everything of ours that is there, last made first, and what becomes of it."""
+    names = [aws.settings.bucket] if aws.settings.bucket else sorted(bucket.owned(aws))
+    steps = [
+        budget.budget_removal(aws),
+        network.group_removal(aws),
+        keys.key_removal(aws, aws.settings),
+        *iam.removal_steps(aws),
+        *(bucket.removal_step(aws, name) for name in names),
+    ]
+    return [step for step in steps if step]
+
+
+def n_changes(steps: Sequence[Step]) -> int:
+    """How many steps would change something."""
+    return sum(step.action != KEEP for step in steps)
+
+
+def carry_out(steps: Sequence[Step], say: Callable[[str], None]) -> int:
+    """Do what there is to do, in order; -> how many steps changed something.
+
+    A step that fails ends it with its error. What was done stays, and the next run goes on from there.
+    """
+    to_do = [step for step in steps if step.act and step.action != KEEP]
+    for number, step in enumerate(to_do, 1):
+        say(f"[{number}/{len(to_do)}] {step.action} {step.thing}")
+        assert step.act  # noqa: S101  filtered above
+        try:
+            step.act()
+        except UserError:
+            say(f"stopped: {number - 1} of {len(to_do)} done, which stays; run it again to go on from there")
+            raise
+    return len(to_do)
+
+
+def env_lines(aws: Aws, name: str) -> str:
+    """What belongs into .env after a setup; name is the bucket's."""
+    values = {
+        "AWS_DEFAULT_REGION": aws.region,
+        "MUSICGEN_S3_BUCKET": name,
+        "MUSICGEN_INSTANCE_PROFILE": iam.WORKER_ROLE,
+        "MUSICGEN_KEY_NAME": aws.settings.key_name,
+    }
+    return "".join(f"{setting}={value}\n" for setting, value in values.items())

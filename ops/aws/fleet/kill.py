@@ -1,0 +1,110 @@
+"""End everything of ours: machines, spot requests, volumes, schedules. And look again until it is gone.
+
+Spot requests go first: a persistent one would start another machine in place of the ended.
+What cannot be ended is named, and nothing is called gone before AWS no longer lists it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ops.aws import machines, schedule
+from ops.aws.fleet import status as fleet
+from ops.aws.fleet.status import Region
+from ops.aws.session import Aws
+from worker.errors import UserError
+
+Tell = Callable[[str], None]
+
+# At least so often, however slow AWS is; and a region that did not answer once may do so again.
+_LOOKS = 3
+_KINDS = ("spot request", "volume", "schedule")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds between two looks, and until it is given up."""
+
+    look: float = 3.0
+    whole: float = 300.0
+
+
+PATIENCE = Patience()
+
+
+@dataclass
+class Ended:
+    """What was ended, what is left, and the regions that do not answer."""
+
+    ended: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+def rows(found: dict[str, Region]) -> list[dict[str, Any]]:
+    """Everything that would be ended."""
+    shown: list[dict[str, Any]] = []
+    for region, here in found.items():
+        for machine in here.machines:
+            since = machines.stamp(machine.launched_at)
+            detail = f"{machine.instance_type}, {machine.state}, launched {since}"
+            shown.append({"what": "machine", "id": machine.id, "region": region, "detail": detail})
+        shown += [
+            {"what": left.what, "id": left.id, "region": left.region, "detail": left.detail}
+            for left in here.leftovers
+        ]
+    return shown
+
+
+def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None = None) -> Ended:
+    """End all of it, and list again until nothing is left or patience is."""
+    patience = patience or PATIENCE
+    end_s = time.monotonic() + patience.whole
+    done = Ended()
+    warned: set[str] = set()
+    looks = 0
+    while True:
+        found = fleet.survey(aws, regions)
+        done.complaints = found.complaints()
+        here = {region: answer for region, answer in found.answers.items() if not answer.empty}
+        done.left = [row["id"] for row in rows(here)]
+        looks += 1
+        if not here and (not done.complaints or looks >= _LOOKS):
+            return done
+        if looks > _LOOKS and time.monotonic() > end_s:
+            return done
+        for region, answer in here.items():
+            for what, call in _calls(aws, region, answer):
+                try:
+                    call()
+                except UserError as error:
+                    if what not in warned:
+                        tell(f"warning: {what}: {error}")
+                    warned.add(what)
+                else:
+                    if what not in done.ended:
+                        tell(f"ending {what}")
+                        done.ended.append(what)
+        time.sleep(patience.look)
+
+
+def _calls(aws: Aws, region: str, here: Region) -> list[tuple[str, Callable[[], object]]]:
+    """What ends each thing, in the right order."""
+    calls: list[tuple[str, Callable[[], object]]] = []
+
+    def end(operation: str, **request: object) -> Callable[[], object]:
+        return lambda: aws.end("ec2", operation, region=region, **request)
+
+    by_kind = {kind: [left.id for left in here.leftovers if left.what == kind] for kind in _KINDS}
+    for request in by_kind["spot request"]:
+        calls.append((request, end("cancel_spot_instance_requests", SpotInstanceRequestIds=[request])))
+    # One by one: a single one that AWS protects must not save the others.
+    for machine in here.machines:
+        if machine.state != "shutting-down":
+            calls.append((machine.id, end("terminate_instances", InstanceIds=[machine.id])))
+    for volume in by_kind["volume"]:
+        calls.append((volume, end("delete_volume", VolumeId=volume)))
+    for name in by_kind["schedule"]:
+        calls.append((name, lambda name=name: schedule.remove(aws, name, region)))  # type: ignore[misc]
+    return calls

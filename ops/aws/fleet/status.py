@@ -1,0 +1,231 @@
+"""What of ours is in AWS, in every region, and what it costs: machines, and what they left behind.
+
+Looks only. Found by tag, so it does not matter who started it and from where.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from ops import ui
+from ops.aws import machines, runs, schedule
+from ops.aws import regions as everywhere
+from ops.aws.machines import Machine
+from ops.aws.regions import Everywhere
+from ops.aws.session import PROJECT, Aws
+from ops.settings import Settings
+from worker.errors import UserError
+from worker.songs import status as worker
+from worker.store.base import open_store
+
+SILENT_S = 180.0  # the worker writes every 5 s
+BOOT_S = 1200.0  # first boot, packages and model included
+ENDED_S = 300.0  # the stop hook comes 60 s after the end
+# Instances on their way out still hold their disks.
+LEAVING = (*machines.ALIVE, "shutting-down")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something of ours that is no machine and may cost money or bring one back."""
+
+    what: str  # spot request, volume, schedule
+    id: str
+    region: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """Everything of ours in one region."""
+
+    machines: list[Machine]
+    leftovers: list[Leftover]
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing is left."""
+        return not self.machines and not self.leftovers
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One machine as `inv status` shows it."""
+
+    id: str
+    instance_type: str
+    zone: str
+    state: str
+    address: str | None
+    age_s: float
+    per_hour_usd: float | None
+    cost_usd: float | None
+    ends_at: str | None
+    run: str | None
+    eta_s: float | None
+    remark: str
+    overdue: bool
+
+
+def survey(aws: Aws, regions: Sequence[str]) -> Everywhere[Region]:
+    """All that is ours, by region."""
+    return everywhere.each(regions, lambda region: look(aws, region))
+
+
+def look(aws: Aws, region: str) -> Region:
+    """All that is ours in one region."""
+    found = machines.in_region(aws, region, LEAVING)
+    alive = {machine.id for machine in found}
+    tagged = {"Name": "tag:Project", "Values": [PROJECT]}
+    leftovers = []
+    asked = aws.pages(
+        "ec2",
+        "describe_spot_instance_requests",
+        "SpotInstanceRequests",
+        region=region,
+        Filters=[tagged, {"Name": "state", "Values": ["open", "active", "disabled"]}],
+    )
+    for request in asked:
+        holder = request.get("InstanceId")
+        # A one-time request goes with its machine. An open or a persistent one starts another.
+        if request["State"] != "active" or request.get("Type") == "persistent" or holder not in alive:
+            detail = f"{request.get('Type', 'one-time')}, {request['State']}"
+            leftovers.append(Leftover("spot request", request["SpotInstanceRequestId"], region, detail))
+    free = {"Name": "status", "Values": ["available", "error"]}
+    for volume in aws.pages("ec2", "describe_volumes", "Volumes", region=region, Filters=[tagged, free]):
+        leftovers.append(
+            Leftover("volume", volume["VolumeId"], region, f"{volume['Size']} GiB, still billed")
+        )
+    with suppress(UserError):  # not every region has the scheduler, and a schedule costs nothing
+        for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
+            leftovers.append(Leftover("schedule", name, region, "its machine is gone"))
+    return Region(found, leftovers)
+
+
+def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
+    """A machine with its cost so far and what there is to say about it."""
+    overdue = machine.overdue(now)
+    return Shown(
+        id=machine.id,
+        instance_type=machine.instance_type + ("" if machine.spot else " (on-demand)"),
+        zone=machine.zone,
+        state=machine.state,
+        address=machine.address,
+        age_s=machine.age_s(now),
+        per_hour_usd=machine.hourly_usd,
+        cost_usd=machine.cost_usd(now),
+        ends_at=machines.stamp(machine.expires_at) if machine.expires_at else None,
+        run=_progress(beat) if beat else None,
+        eta_s=beat.eta_s if beat else None,
+        remark=_remark(machine, now, beat),
+        overdue=overdue,
+    )
+
+
+def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
+    if machine.overdue(now) and machine.expires_at:
+        late = ui.seconds((now - machine.expires_at).total_seconds())
+        return f"OVERDUE by {late}; run: inv kill-all"
+    if machine.expires_at is None:
+        return "no end date; run: inv kill-all"
+    if machine.builds_image:
+        return (
+            "builds the machine image" if machine.state in machines.WORKING else "its disk becomes the image"
+        )
+    if machine.state in ("stopping", "stopped"):
+        return "stopped, its disk is still billed; run: inv kill-all"
+    if machine.state != "running":
+        return ""
+    if beat is None:
+        return "idle: no run has begun; see: inv logs" if machine.age_s(now) > BOOT_S else "booting"
+    quiet_s = (now - worker.when(beat.updated_at)).total_seconds()
+    if beat.exit_code is not None and quiet_s > ENDED_S:
+        return f"idle: its run ended {ui.seconds(quiet_s)} ago"
+    if worker.is_stale(beat, now, SILENT_S):
+        return f"silent for {ui.seconds(quiet_s)}; see: inv logs"
+    return ""
+
+
+def _progress(beat: worker.Status) -> str:
+    """`generating, 3 of 10 songs`."""
+    failed = f", {beat.songs.failed} failed" if beat.songs.failed else ""
+    return f"{beat.state}, {beat.songs.done} of {beat.songs.asked} songs{failed}"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole fleet: rows for the eyes and for --json, and whether something is wrong."""
+
+    machines: list[Shown]
+    leftovers: list[Leftover]
+    complaints: list[str]
+    n_regions: int  # that answered
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Machines, then what is left behind, in one list."""
+        listed = [{"what": "machine"} | asdict(machine) for machine in self.machines]
+        return listed + [asdict(leftover) for leftover in self.leftovers]
+
+    @property
+    def wrong(self) -> bool:
+        """True if a machine is overdue, or a region did not answer."""
+        return bool(self.complaints) or any(machine.overdue for machine in self.machines)
+
+    def closing_line(self) -> str:
+        """`2 machines, $0.41 per hour, $1.02 so far; 1 volume`."""
+        hourly = sum(machine.per_hour_usd or 0 for machine in self.machines)
+        spent = sum(machine.cost_usd or 0 for machine in self.machines)
+        left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
+        if not self.machines:
+            where = "1 region" if self.n_regions == 1 else f"{self.n_regions} regions"
+            return f"no machine of ours in {where}{left}"
+        n = "1 machine" if len(self.machines) == 1 else f"{len(self.machines)} machines"
+        return f"{n}, {ui.usd(hourly)} per hour, {ui.usd(spent)} so far{left}"
+
+
+def status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> Status:
+    """How everything of ours stands. What cannot be asked is told, not hidden."""
+    found = survey(aws, regions)
+    here, leftovers = [], []
+    for region in found.answers.values():
+        for machine in region.machines:
+            if machine.state != "shutting-down":
+                here.append(shown(machine, now, _beat(machine, tell)))
+        leftovers += region.leftovers
+    return Status(here, leftovers, found.complaints(), len(found.answers))
+
+
+def _beat(machine: Machine, tell: Callable[[str], None]) -> worker.Status | None:
+    if not machine.output:
+        return None
+    try:
+        return runs.of_machine(open_store(machine.output), machine)
+    except UserError as error:
+        tell(f"warning: no progress of {machine.id}: {error}")
+        return None
+
+
+def console(aws: Aws, instance: str, region: str) -> str:
+    """What a machine wrote to its console, newest as far as EC2 gives it. Raises UserError."""
+    unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
+    # `Latest` is for machines of the Nitro kind, as all GPU types of today are.
+    answer = aws.ask(
+        "ec2", "get_console_output", region=region, absent=unknown, InstanceId=instance, Latest=True
+    )
+    if answer is None:
+        raise UserError(f"no machine {instance} in {region}; see: inv status")
+    text = answer.get("Output") or ""
+    try:  # botocore decodes it; a look-alike may leave that to us
+        return base64.b64decode(text, validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return str(text)
+
+
+def address(settings: Settings, instance: str, region: str | None = None) -> str | None:
+    """The public address of one of our machines now; None if it has none or is gone."""
+    aws = Aws(settings)
+    found = machines.in_region(aws, region or aws.region)
+    return next((machine.address for machine in found if machine.id == instance), None)

@@ -1,0 +1,155 @@
+"""The worker's machine images: which there are, which is the newest, and how old ones go.
+
+AWS's own list, by tag, is what counts; images.json beside tasks.py keeps the ids under version control, so
+that a launch knows its image without asking and a reader sees from which commit it was made.
+An image that is removed takes its snapshots along: they are what costs.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ops.aws.account.step import ABSENT, Step
+from ops.aws.session import PROJECT, Aws, tag_dict
+from worker.errors import BadInput
+from worker.songs.records import json_bytes
+
+FILE = Path(__file__).resolve().parents[3] / "images.json"
+NAME_START = "musicgen-worker-v"
+SCHEMA = 1
+SNAPSHOT_USD_PER_GIB_MONTH = 0.05  # us-east-1, 2026; the upper bound, as snapshots hold used blocks only
+
+_VERSION = re.compile(re.escape(NAME_START) + r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: what AWS calls it, and what it was made from."""
+
+    name: str
+    region: str
+    ami: str
+    made_at: str  # UTC
+    commit: str
+    requirements: str  # first 16 hex digits of the SHA-256 of requirements/worker.txt
+    model: str
+    base: str  # the image it was built on
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An image as it is in the account."""
+
+    name: str
+    ami: str
+    region: str
+    state: str
+    made_at: str
+    commit: str
+    model: str
+    disk_gib: int
+    month_usd: float
+    snapshots: str
+
+
+def recorded() -> list[Image]:
+    """The images of images.json, oldest first. Raises BadInput if it cannot be read."""
+    if not FILE.exists():
+        return []
+    try:
+        content = json.loads(FILE.read_text("utf-8"))
+        names = [field.name for field in fields(Image)]
+        return [Image(**{name: str(entry[name]) for name in names}) for entry in content["images"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{FILE} is damaged; restore it from git") from None
+
+
+def newest(region: str) -> str | None:
+    """The id of the image made last for this region."""
+    here = [image for image in recorded() if image.region == region]
+    return max(here, key=lambda image: image.made_at).ami if here else None
+
+
+def record(image: Image) -> None:
+    """Add an image to images.json."""
+    _write([*recorded(), image])
+
+
+def forget(ami: str) -> None:
+    """Take an image out of images.json."""
+    kept = [image for image in recorded() if image.ami != ami]
+    if len(kept) != len(recorded()):
+        _write(kept)
+
+
+def _write(images: Sequence[Image]) -> None:
+    FILE.write_bytes(json_bytes({"schema": SCHEMA, "images": [asdict(image) for image in images]}))
+
+
+def found(aws: Aws) -> list[Listed]:
+    """Our images in this region, oldest first, with what their snapshots cost at most."""
+    filters = [{"Name": "tag:Project", "Values": [PROJECT]}]
+    images = aws.ask("ec2", "describe_images", Owners=["self"], Filters=filters)["Images"]
+    return sorted((_listed(aws.region, image) for image in images), key=lambda image: image.made_at)
+
+
+def next_name(aws: Aws) -> str:
+    """`musicgen-worker-vN`, one above every image that is there or was recorded."""
+    names = [image.name for image in found(aws)] + [image.name for image in recorded()]
+    versions = [int(match[1]) for name in names if (match := _VERSION.fullmatch(name))]
+    return f"{NAME_START}{max(versions, default=0) + 1}"
+
+
+def removal(aws: Aws, names: Sequence[str]) -> list[Step]:
+    """The removal of images by name or id; `old` is all but the newest. Raises BadInput for unknown ones."""
+    there = found(aws)
+    chosen = []
+    for name in names:
+        matches = there[:-1] if name == "old" else [i for i in there if name in (i.name, i.ami)]
+        if not matches and name != "old":
+            raise BadInput(f"there is no image {name} of ours in {aws.region}; inv image --list shows them")
+        chosen += [image for image in matches if image not in chosen]
+    return [_removal(aws, image) for image in chosen]
+
+
+def _removal(aws: Aws, image: Listed) -> Step:
+    now = f"{image.ami}, {image.disk_gib} GiB"
+    wanted = f"{ABSENT}, and its snapshots {image.snapshots}"
+    return Step(f"image {image.name}", now, wanted, "delete", lambda: remove(aws, image))
+
+
+def remove(aws: Aws, image: Listed) -> None:
+    """Deregister an image, delete its snapshots, take it out of images.json."""
+    aws.act("ec2", "deregister_image", ImageId=image.ami)
+    for snapshot in image.snapshots.split():
+        aws.act("ec2", "delete_snapshot", SnapshotId=snapshot)
+    forget(image.ami)
+
+
+def snapshots_of(image: dict[str, Any]) -> list[str]:
+    """The snapshots an image, as EC2 describes it, consists of."""
+    return [
+        disk["Ebs"]["SnapshotId"]
+        for disk in image.get("BlockDeviceMappings", [])
+        if disk.get("Ebs", {}).get("SnapshotId")
+    ]
+
+
+def _listed(region: str, image: dict[str, Any]) -> Listed:
+    tags = tag_dict(image.get("Tags"))
+    size_gib = sum(disk["Ebs"].get("VolumeSize", 0) for disk in image["BlockDeviceMappings"] if "Ebs" in disk)
+    return Listed(
+        name=image.get("Name", ""),
+        ami=image["ImageId"],
+        region=region,
+        state=image["State"],
+        made_at=image["CreationDate"],
+        commit=tags.get("Commit", ""),
+        model=tags.get("Model", ""),
+        disk_gib=size_gib,
+        month_usd=round(size_gib * SNAPSHOT_USD_PER_GIB_MONTH, 2),
+        snapshots=" ".join(snapshots_of(image)),
+    )

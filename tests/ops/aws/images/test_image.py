@@ -1,0 +1,400 @@
+"""inv image: an image only of a box that tested itself; the box is ended whatever happens."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from ops.aws.images import build
+from ops.aws.images import plan as blueprint
+from ops.aws.images import registry as image
+from ops.aws.images.build import Build
+from ops.aws.images.plan import BASES, BOX_NAME, CANDIDATES
+from ops.aws.session import PROJECT, Aws
+from ops.settings import Settings
+from tests.fakes.aws import tags, user_data
+from tests.ops.aws.accounts import BUCKET, ready_account
+from worker.errors import BadInput, Interrupted, UserError
+
+ROOT = Path(__file__).parents[4]
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+GOOD = {"schema": 1, "ok": True, "step": "ready", "exit_code": 0, "driver": "570.1", "torch": "2.13.0"}
+
+
+@pytest.fixture
+def images_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(image, "FILE", tmp_path / "images.json")
+    return tmp_path / "images.json"
+
+
+def offer_bases(account):
+    """AWS offers one of the base images that we know, and another one."""
+    account.parameters = {
+        CANDIDATES[1]: account.image(),
+        f"{BASES}/other/latest/ami-id": "ami-0ther",
+        f"{BASES}/x/notes": "y",
+    }
+
+
+@pytest.fixture
+def us(account, images_json):
+    """The account of `inv setup`, in which AWS offers a base image."""
+    offer_bases(account)
+    return Aws(Settings.load(), task="image")
+
+
+def carry_out(us, told, box):
+    """Carry out a build; while it waits, `box(instance, plan)` plays the machine, once."""
+    plan = blueprint.plan_build(us, ROOT, NOW)
+    left = [box]
+
+    def pause(seconds):
+        time.sleep(min(seconds, 0.1))
+        alive = boxes()
+        if left and alive:
+            left.pop()(alive[0], plan)
+
+    return Build(us, plan, told, pause=pause).carry_out()
+
+
+@pytest.fixture
+def run(us, told):
+    return lambda box: carry_out(us, told, box)
+
+
+def boxes():
+    filters = [
+        {"Name": "tag:Name", "Values": [BOX_NAME]},
+        {"Name": "instance-state-name", "Values": ["pending", "running", "stopped"]},
+    ]
+    answer = boto3.client("ec2").describe_instances(Filters=filters)
+    return [box["InstanceId"] for r in answer["Reservations"] for box in r["Instances"]]
+
+
+def box_that(answers, log="one\ntwo\n"):
+    """A machine that leaves this answer in the bucket and stops."""
+
+    def box(instance, plan):
+        s3 = boto3.client("s3")
+        if answers is not None:
+            s3.put_object(Bucket=plan.bucket, Key=plan.result_key, Body=json.dumps(answers))
+            s3.put_object(Bucket=plan.bucket, Key=plan.log_key, Body=log)
+        boto3.client("ec2").stop_instances(InstanceIds=[instance])
+
+    return box
+
+
+# --- the plan
+
+
+def test_plan_rents_nothing(us, account):
+    plan = blueprint.plan_build(us, ROOT, NOW)
+    assert account.sent("RunInstances") == [] and boxes() == []
+    text = str(plan.rows())
+    assert CANDIDATES[1] in text and "$0.526 per hour" in text and "$0.789 at most" in text
+
+
+def test_dry_run_asks_ec2_without_renting(us, account, told):
+    Build(us, blueprint.plan_build(us, ROOT, NOW), told).rehearse()
+    (sent,) = account.sent("RunInstances")
+    assert sent["DryRun"] == "true" and boxes() == []
+
+
+def test_dry_run_names_the_missing_permission(us, account, told):
+    account.fail("RunInstances", "UnauthorizedOperation", status=403)
+    with pytest.raises(UserError, match="ec2:RunInstances"):
+        Build(us, blueprint.plan_build(us, ROOT, NOW), told).rehearse()
+
+
+def test_base_image_can_be_named(us, monkeypatch):
+    assert blueprint.resolve_base(us)[0] == CANDIDATES[1]
+    us.settings.__dict__["base_image"] = "ami-0123"
+    assert blueprint.resolve_base(us) == ("ami-0123", "ami-0123")
+    us.settings.__dict__["base_image"] = f"{BASES}/other/latest/ami-id"
+    assert blueprint.resolve_base(us)[1] == "ami-0ther"
+
+
+def test_unknown_base_image_says_where_to_look(us, account):
+    account.parameters = {}
+    with pytest.raises(BadInput, match="inv image --bases"):
+        blueprint.resolve_base(us)
+
+
+def test_bases_lists_the_candidates(us):
+    assert [row["name"] for row in blueprint.bases(us)] == [CANDIDATES[1], f"{BASES}/other/latest/ami-id"]
+
+
+def test_user_data_fits_and_ends_the_box_first(us):
+    plan = blueprint.plan_build(us, ROOT, NOW)
+    assert len(plan.user_data.encode()) <= 16 * 1024
+    commands = [line for line in plan.user_data.splitlines() if re.match("[a-z]", line) and "=" not in line]
+    assert commands[0].startswith("shutdown -P ") or "shutdown -P" in plan.user_data.split("set -euo")[0]
+
+
+def test_user_data_holds_no_secret(us):
+    text = blueprint.plan_build(us, ROOT, NOW).user_data
+    assert us.settings.aws_secret_access_key not in re.sub("MODEL=.*|DEVICE=.*", "", text)
+
+
+# --- a good build
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """One good build: the image, the request for its box, and what it left in the account."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch, ready_account(folder, patch) as account:
+        patch.setattr(image, "FILE", folder / "images.json")
+        offer_bases(account)
+        us = Aws(Settings.load(), task="image")
+        made = carry_out(us, lambda line: None, box_that(GOOD))
+        (sent,) = account.sent("RunInstances")
+        ec2 = boto3.client("ec2")
+        described = ec2.describe_images(ImageIds=[made.ami])["Images"][0]
+        (snapshot,) = ec2.describe_snapshots(SnapshotIds=image.snapshots_of(described))["Snapshots"]
+        code = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="album/code/")["Contents"]
+        yield SimpleNamespace(
+            image=made,
+            sent=sent,
+            described=described,
+            snapshot=snapshot,
+            listed=image.found(us),
+            boxes=boxes(),
+            schedules=boto3.client("scheduler").list_schedules()["Schedules"],
+            code=[entry["Key"] for entry in code],
+            folder=folder,
+        )
+
+
+def test_build_box_is_on_demand_tagged_dated_and_stops(built):
+    sent = built.sent
+    assert "InstanceMarketOptions.MarketType" not in sent
+    assert sent["InstanceInitiatedShutdownBehavior"] == "stop"
+    assert sent["MetadataOptions.HttpTokens"] == "required"
+    found = tags(sent)
+    assert (found["Project"], found["Name"], found["ExpiresAt"]) == (
+        PROJECT,
+        BOX_NAME,
+        "2026-11-22T13:30:00Z",
+    )
+    assert found["LaunchedBy"].startswith("arn:aws:") and found["HourlyUsd"] == "0.526000"
+    assert user_data(sent).startswith("#!/usr/bin/env bash\n")
+
+
+def test_image_bears_what_it_was_made_from(built):
+    found = {tag["Key"]: tag["Value"] for tag in built.described["Tags"]}
+    assert found["Project"] == PROJECT and found["Requirements"] == blueprint.requirements_hash(ROOT)
+    assert found["Commit"] == blueprint.commit(ROOT) != ""
+    assert {"Key": "Project", "Value": PROJECT} in built.snapshot["Tags"]
+
+
+def test_image_is_recorded_and_is_the_newest(built, monkeypatch):
+    monkeypatch.setattr(image, "FILE", built.folder / "images.json")
+    assert image.newest("us-east-1") == built.image.ami and image.newest("eu-west-1") is None
+    (recorded,) = image.recorded()
+    assert recorded.name == "musicgen-worker-v1"
+
+
+def test_box_and_its_alarm_clock_are_gone_after_the_image(built):
+    assert (built.boxes, built.schedules) == ([], [])
+
+
+def test_code_is_in_the_bucket_under_its_checksum(built):
+    (key,) = built.code
+    assert re.fullmatch(r"album/code/[0-9a-f]{64}\.tar\.gz", key)
+
+
+def test_images_are_listed_with_what_they_cost(built):
+    (row,) = built.listed
+    assert (row.name, row.state, row.model) == ("musicgen-worker-v1", "available", "facebook/musicgen-small")
+    assert row.month_usd == pytest.approx(row.disk_gib * 0.05)
+
+
+# --- whatever happens
+
+
+def no_image_and_no_box(images_json):
+    assert boxes() == []
+    assert boto3.client("ec2").describe_images(Owners=["self"])["Images"] == []
+    assert not images_json.exists()
+
+
+def test_failed_step_is_named_with_the_end_of_its_log(us, run, told, images_json):
+    bad = GOOD | {"ok": False, "step": "model", "exit_code": 1}
+    with pytest.raises(UserError, match="failed at `model`"):
+        run(box_that(bad, log="a\nno kernel image is available\n"))
+    assert "no kernel image is available" in str(told)
+    no_image_and_no_box(images_json)
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"ok": False}], ids=["none", "empty", "short"])
+def test_box_without_a_whole_answer_makes_no_image(us, run, images_json, answer):
+    with pytest.raises(UserError, match="without an answer"):
+        run(box_that(answer))
+    no_image_and_no_box(images_json)
+
+
+def test_box_that_somebody_ended_makes_no_image(us, run, images_json):
+    def ended(instance, plan):
+        boto3.client("ec2").terminate_instances(InstanceIds=[instance])
+
+    with pytest.raises(UserError, match="terminated by somebody else"):
+        run(ended)
+    no_image_and_no_box(images_json)
+
+
+def test_ctrl_c_ends_the_box(us, run, images_json):
+    def pressed(instance, plan):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run(pressed)
+    no_image_and_no_box(images_json)
+
+
+def test_box_that_never_ends_is_ended(us, told, images_json):
+    ticks = iter(range(0, 10**9, 600))
+    plan = blueprint.plan_build(us, ROOT, NOW)
+    with pytest.raises(UserError, match="did not finish"):
+        Build(us, plan, told, pause=lambda s: None, clock=lambda: next(ticks)).carry_out()
+    no_image_and_no_box(images_json)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
+def test_ctrl_c_while_ec2_rents_ends_a_box_that_no_search_shows_yet(account, run, images_json):
+    account.lag_s = 60
+    account.before["RunInstances"] = lambda call: os.kill(os.getpid(), signal.SIGINT)
+    account.fail("TerminateInstances", "InvalidInstanceID.NotFound")
+    with pytest.raises(Interrupted):
+        run(box_that(GOOD))
+    assert account.alive() == []
+    no_image_and_no_box(images_json)
+
+
+def test_alarm_clock_ends_a_box_that_nobody_waits_for(us, run):
+    def looked_at(instance, plan):
+        clocks.append(boto3.client("scheduler").get_schedule(Name=f"musicgen-{instance}"))
+        raise KeyboardInterrupt
+
+    clocks = []
+    with pytest.raises(Interrupted):
+        run(looked_at)
+    at = datetime.fromisoformat(clocks[0]["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
+    # Not while AWS may still copy its disk.
+    left = at - datetime.now(UTC)
+    assert (
+        timedelta(minutes=blueprint.BUILD_LIMIT_MIN, seconds=build.IMAGE_LIMIT_S) < left < timedelta(hours=3)
+    )
+    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
+
+
+def test_build_without_the_alarm_clock_is_told_and_goes_on(account, run, told):
+    account.fail("CreateSchedule", "AccessDeniedException")
+    assert run(box_that(GOOD))
+    assert "warning: no alarm clock outside of the build box" in str(told)
+
+
+def test_box_that_cannot_be_ended_is_named(account, run, told):
+    account.fail("TerminateInstances", "UnauthorizedOperation")
+    with pytest.raises(UserError, match="ec2:TerminateInstances"):
+        run(box_that(GOOD))
+    assert f"WARNING: build box {boxes()[0]} may still be running" in str(told)
+
+
+def test_answer_that_was_lost_on_the_way_leaves_no_box(us, account, run, images_json):
+    """EC2 acts, and its answer does not arrive: the box is found by its tag."""
+    account.lag_s = 0.3
+    client = us.client("ec2", attempts=2)
+    rent = client.run_instances
+
+    def lost(**request):
+        rent(**request)
+        raise KeyboardInterrupt
+
+    client.run_instances = lost
+    with pytest.raises(Interrupted):
+        run(box_that(GOOD))
+    no_image_and_no_box(images_json)
+
+
+def test_box_of_an_attempt_whose_answer_was_lost_is_ended_when_the_next_is_refused(
+    us, account, run, images_json
+):
+    account.lag_s = 0.3
+    client = us.client("ec2", attempts=2)
+    rent = client.run_instances
+
+    def busy(**request):
+        rent(**request)
+        raise ClientError({"Error": {"Code": "RequestLimitExceeded", "Message": "slower"}}, "RunInstances")
+
+    client.run_instances = busy
+    with pytest.raises(UserError, match="RequestLimitExceeded"):
+        run(box_that(GOOD))
+    no_image_and_no_box(images_json)
+
+
+def test_image_that_fails_is_taken_back(us, account, run, images_json):
+    account.fail("CreateTags", "InternalFailure")
+    with pytest.raises(UserError):
+        run(box_that(GOOD))
+    no_image_and_no_box(images_json)
+
+
+def test_fresh_profile_is_waited_for(account, run):
+    account.fail("RunInstances", "InvalidParameterValue", times=2)
+    assert run(box_that(GOOD)).name == "musicgen-worker-v1"
+    assert len(account.sent("RunInstances")) == 3
+
+
+def test_second_build_at_once_is_refused(us, told):
+    plan = blueprint.plan_build(us, ROOT, NOW)
+    boto3.client("ec2").run_instances(**plan.request)
+    with pytest.raises(UserError, match="a build box already"):
+        Build(us, plan, told).carry_out()
+    assert len(boxes()) == 1
+
+
+# --- old images
+
+
+def test_removed_image_takes_its_snapshots_and_its_record_along(us, run, images_json):
+    made = run(box_that(GOOD))
+    (row,) = image.found(us)
+    (step,) = image.removal(us, [made.name])
+    step.act()
+    assert image.found(us) == [] and image.recorded() == []
+    left = boto3.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert set(row.snapshots.split()).isdisjoint(snapshot["SnapshotId"] for snapshot in left)
+
+
+def test_versions_count_up_and_old_is_all_but_the_newest(us, run):
+    first, second = (run(box_that(GOOD)).name for _ in range(2))
+    assert (first, second) == ("musicgen-worker-v1", "musicgen-worker-v2")
+    assert [step.thing.split()[1] for step in image.removal(us, ["old"])] == [first]
+    assert [step.thing.split()[1] for step in image.removal(us, ["old", first])] == [first]
+
+
+def test_unknown_image_is_bad_input(us):
+    with pytest.raises(BadInput, match="inv image --list"):
+        image.removal(us, ["musicgen-worker-v9"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{}]}'])
+def test_damaged_record_is_bad_input(images_json, text):
+    images_json.write_text(text)
+    with pytest.raises(BadInput, match="restore it from git"):
+        image.newest("us-east-1")
+
+
+def test_limits_outlast_the_box_s_own():
+    assert build.IMAGE_LIMIT_S >= 40 * 60 and blueprint.BUILD_LIMIT_MIN >= 30

@@ -1,0 +1,689 @@
+"""inv launch: one machine, with a price cap and a death date, or none; whatever happens on the way."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+
+from ops.aws import cli, machines
+from ops.aws.images import registry as image
+from ops.aws.images.plan import CANDIDATES
+from ops.aws.launch import launch, lease, prepare
+from ops.aws.launch.launch import Patience
+from ops.aws.launch.prepare import Wish
+from ops.aws.session import PROJECT, Aws
+from ops.settings import Settings
+from tests.fakes.aws import tags, user_data
+from tests.ops.aws.accounts import BUCKET, ready_account
+from worker.errors import BadInput, UserError
+from worker.songs import jobs
+from worker.store.base import open_store
+
+QUICK = Patience(look=0.02, lease=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Short patience wherever a launch is begun."""
+    monkeypatch.setattr(launch, "PATIENCE", QUICK)
+
+
+@pytest.fixture
+def plan(us, told):
+    """An order as `inv launch` would make it now."""
+    return lambda **wish: prepare.prepare(us, Wish(**wish), datetime.now(UTC), told).order
+
+
+@pytest.fixture
+def rent(us, told, plan):
+    """Plan a launch and carry it out."""
+    return lambda another=False, **wish: launch.carry_out(us, plan(**wish), another, told)
+
+
+def requests(account):
+    return [params for params in account.sent("RunInstances") if params.get("DryRun") != "true"]
+
+
+def audit(folder):
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
+# --- what is asked of EC2
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """One launch: the machine, the request that was sent, and what else it left in the account."""
+    folder = tmp_path_factory.mktemp("launched")
+    with pytest.MonkeyPatch.context() as patch, ready_account(folder, patch) as account:
+        us = Aws(Settings.load(), task="launch")
+        long_ago = datetime.now(UTC) - timedelta(hours=3)
+        wish = Wish(lifetime=timedelta(hours=2), keep_alive=True)
+        order = prepare.prepare(us, wish, long_ago, lambda line: None).order
+        machine = launch.carry_out(us, order, False, lambda line: None, QUICK).started
+        (sent,) = requests(account)
+        yield SimpleNamespace(
+            machine=machine,
+            sent=sent,
+            env=env_of(sent),
+            user_data=user_data(sent),
+            clock=boto3.client("scheduler").get_schedule(Name=f"musicgen-{machine.id}"),
+            code=list(open_store(f"s3://{BUCKET}").list("album/code/")),
+            audit=audit(folder),
+        )
+
+
+def test_the_highest_price_goes_to_ec2_and_to_the_cost_report(launched):
+    assert launched.sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.4000"
+    assert launched.env["HOURLY_COST_USD"] == "0.4"
+    assert launched.env["MUSICGEN_PRICE_PAID_USD"] == "0.190000"
+
+
+def test_an_explicit_hourly_cost_wins_in_the_report_and_not_at_ec2(account, monkeypatch, told):
+    monkeypatch.setenv("HOURLY_COST_USD", "0.33")
+    us = Aws(Settings.load())
+    order = prepare.prepare(us, Wish(max_price_usd=0.3), datetime.now(UTC), told).order
+    request = order.request(order.candidates[0])
+    assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "0.3000"
+    assert "HOURLY_COST_USD='\"'\"'0.33'" in request["UserData"]
+
+
+def test_the_spot_request_is_one_time_and_ends_with_an_interruption(launched):
+    options = "InstanceMarketOptions.SpotOptions."
+    assert launched.sent["InstanceMarketOptions.MarketType"] == "spot"
+    assert launched.sent[options + "SpotInstanceType"] == "one-time"
+    assert launched.sent[options + "InstanceInterruptionBehavior"] == "terminate"
+
+
+def test_a_shutdown_inside_ends_the_machine_and_its_encrypted_disk(launched):
+    assert launched.sent["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert launched.sent["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
+    assert launched.sent["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
+
+
+def test_metadata_needs_a_token_and_stays_on_the_machine(launched):
+    assert launched.sent["MetadataOptions.HttpTokens"] == "required"
+    assert launched.sent["MetadataOptions.HttpPutResponseHopLimit"] == "1"
+
+
+@pytest.mark.parametrize("resource", ["instance", "volume", "network-interface", "spot-instances-request"])
+def test_everything_rented_has_our_tags(launched, resource):
+    found = tags(launched.sent, resource)
+    assert found["Project"] == PROJECT
+    assert found["Name"].startswith("musicgen-")
+    assert found["LaunchedBy"].startswith("arn:aws:")
+    assert found["ExpiresAt"] == machines.stamp(launched.machine.expires_at)
+
+
+def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(launched):
+    life = launched.machine.expires_at - launched.machine.launched_at
+    assert abs(life - timedelta(hours=2)) < timedelta(minutes=1)
+
+
+def test_profile_firewall_and_key_pair_are_those_of_setup(launched):
+    assert launched.sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
+    assert launched.sent["KeyName"] == "musicgen-worker"
+    assert launched.sent["SecurityGroupId.1"].startswith("sg-")
+
+
+def test_nothing_secret_is_sent_with_the_machine(launched):
+    assert "testing" not in launched.user_data
+
+
+def test_the_alarm_clock_outside_ends_it_after_its_end_date(launched):
+    clock, ends = launched.clock, launched.machine.expires_at
+    at = datetime.fromisoformat(clock["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
+    assert ends <= at <= ends + timedelta(minutes=15)
+    assert clock["ActionAfterCompletion"] == "DELETE"
+    assert json.loads(clock["Target"]["Input"]) == {"InstanceIds": [launched.machine.id]}
+    assert clock["Target"]["RoleArn"].endswith(":role/musicgen-scheduler-role")
+
+
+def test_the_code_is_in_the_bucket_under_its_checksum(launched):
+    (key,) = launched.code
+    assert f"CODE_KEY={key}\n" in launched.user_data
+    assert f"CODE_SHA256={Path(key).name.partition('.')[0]}\n" in launched.user_data
+
+
+def test_keep_alive_reaches_the_worker_inside_the_lifetime(launched):
+    assert launched.env["MUSICGEN_KEEP_ALIVE"] == "1"
+    assert "\nMUSICGEN_DEADLINE=" in launched.user_data
+
+
+def test_every_change_is_in_the_audit_log_with_its_price(launched):
+    phases = [(line["action"], line["phase"]) for line in launched.audit]
+    for action in ("s3.put_object", "ec2.run_instances", "scheduler.create_schedule"):
+        assert phases.count((action, "intent")) == phases.count((action, "result")) == 1
+    intent, result = (line for line in launched.audit if line["action"] == "ec2.run_instances")
+    assert (result["instance_id"], result["price_usd"]) == (launched.machine.id, 0.19)
+    assert set(intent["request"]["UserData"]) == {"sha256", "bytes"}
+
+
+def test_without_the_alarm_clock_it_is_told_and_goes_on(account, rent, told):
+    account.fail("CreateSchedule", "AccessDeniedException", times=9)
+    assert rent().started
+    assert "warning: no alarm clock outside" in str(told)
+
+
+def test_on_demand_has_no_market_and_is_held_to_the_cap_too(account, rent):
+    with pytest.raises(UserError, match=r"no offer .* at \$0.40 per hour or less; the cheapest is \$0.526"):
+        rent(on_demand=True)
+    outcome = rent(on_demand=True, max_price_usd=0.6)
+    (sent,) = requests(account)
+    assert "InstanceMarketOptions.MarketType" not in sent
+    assert not outcome.started.spot
+    assert sent["InstanceInitiatedShutdownBehavior"] == "terminate"
+
+
+def env_of(sent):
+    """The environment file that the user data would write."""
+    values = shlex.split(user_data(sent).split("\n# First boot")[0][20:])
+    assigned = dict(part.split("=", 1) for part in values)
+    return dict(line.split("=", 1) for line in shlex.split(assigned["WORKER_ENV"]))
+
+
+# --- zones, prices and refusals
+
+
+def test_the_cheapest_zone_is_asked_first_and_then_the_next(account, rent, told):
+    account.capacity["us-east-1b"] = 0
+    machine = rent().started
+    assert machine.zone == "us-east-1a"
+    assert "g4dn.xlarge in us-east-1b ...\n  refused: no free machine there now" in str(told)
+
+
+def test_a_server_error_for_no_capacity_is_not_asked_twice(account, rent):
+    account.capacity.update(dict.fromkeys(("us-east-1a", "us-east-1b", "us-east-1c"), 0))
+    with pytest.raises(UserError, match="none of 3 offers could be rented, nothing is running"):
+        rent()
+    assert len(requests(account)) == 3
+
+
+def test_a_zone_without_the_type_is_passed_by(account, rent, told):
+    account.unsupported.add(("g4dn.xlarge", "us-east-1b"))
+    assert rent().started.zone == "us-east-1a"
+    assert "this type is not offered in that zone" in str(told)
+
+
+def test_several_types_are_one_list_of_offers(account, rent):
+    account.set_price("g5.xlarge", "us-east-1c", 0.15)
+    assert rent(types="g4dn.xlarge,g5.xlarge").started.instance_type == "g5.xlarge"
+
+
+def test_zones_over_the_cap_are_never_asked(account, rent):
+    account.capacity["us-east-1b"] = 0
+    with pytest.raises(UserError, match="none of 1 offers"):
+        rent(max_price_usd=0.2)
+    assert len(requests(account)) == 1
+
+
+def test_a_price_that_jumps_over_the_cap_passes_the_zone_by(account, us, plan, told):
+    order = plan()
+    account.set_price("g4dn.xlarge", "us-east-1b", 0.9, ago=timedelta(0))
+    assert launch.carry_out(us, order, False, told).started.zone == "us-east-1a"
+    assert "its price went over the highest price (SpotMaxPriceTooLow)" in str(told)
+
+
+def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rent):
+    with pytest.raises(
+        UserError, match=r"no offer for g4dn.xlarge in us-east-1 at \$0.10 .* cheapest is \$0.19"
+    ):
+        rent(max_price_usd=0.1)
+    assert requests(account) == []
+
+
+REFUSALS = {
+    "MaxSpotInstanceCountExceeded": "limit for spot GPU machines in us-east-1 is reached or 0",
+    "VcpuLimitExceeded": "L-3819A6DF",
+    "UnauthorizedOperation": "AWS does not allow ec2:RunInstances",
+    "InvalidAMIID.NotFound": "AWS does not know this machine image",
+    "InvalidKeyPair.NotFound": "there is no key pair",
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": "iam:CreateServiceLinkedRole",
+    "OptInRequired": "not ready for ec2:RunInstances",
+    "SomethingNew": "AWS refused ec2:RunInstances",
+}
+
+
+def test_what_another_zone_cannot_mend_stops_at_once(account, us, plan, told):
+    order = plan()
+    for n, (code, sentence) in enumerate(REFUSALS.items(), 1):
+        account.fail("RunInstances", code)
+        with pytest.raises(UserError, match=sentence):
+            launch.carry_out(us, order, False, told)
+        assert len(requests(account)) == n
+    assert account.alive() == []
+    assert "ending what" not in str(told)  # a refusal leaves nothing to wait for
+
+
+def test_a_fresh_profile_is_waited_for_in_the_same_zone(account, rent, told):
+    account.fail("RunInstances", "InvalidParameterValue", times=3)
+    assert rent().started.zone == "us-east-1b"
+    assert len(requests(account)) == 4
+    assert len({sent["ClientToken"] for sent in requests(account)}) == 1
+
+
+def test_throttling_is_tried_again_with_the_same_token(account, rent):
+    account.fail("RunInstances", "RequestLimitExceeded", times=2, status=503)
+    assert rent().started
+    assert len({sent["ClientToken"] for sent in requests(account)}) == 1
+
+
+def test_a_lost_answer_does_not_rent_twice(account, rent):
+    account.lose_answers["RunInstances"] = 1
+    assert rent().started
+    assert len(account.alive()) == 1
+
+
+def test_an_answer_that_never_comes_leaves_nothing_running(account, rent):
+    account.lose_answers["RunInstances"] = 99
+    with pytest.raises(UserError, match="no answer from AWS"):
+        rent()
+    assert account.alive() == []
+
+
+def test_a_zero_quota_is_found_before_anything_is_asked(account, rent):
+    account.quotas["ec2", "L-3819A6DF"] = 0.0
+    with pytest.raises(UserError, match="may have 0 virtual CPUs of spot GPU machines"):
+        rent()
+    assert account.sent("RunInstances") == []
+
+
+def test_types_too_large_for_the_quota_are_left_out(account, plan, told):
+    account.set_price("g4dn.2xlarge", "us-east-1a", 0.1)
+    account.quotas["ec2", "L-3819A6DF"] = 4.0
+    assert {offer.instance_type for offer in plan(types="g4dn.2xlarge,g4dn.xlarge").candidates} == {
+        "g4dn.xlarge"
+    }
+    assert "g4dn.2xlarge is left out: it has 8 virtual CPUs, the account may have 4" in str(told)
+
+
+def test_a_type_that_the_gpu_quota_does_not_count_needs_none_of_it(account, plan):
+    account.set_price("c5.xlarge", "us-east-1a", 0.1)
+    account.quotas["ec2", "L-3819A6DF"] = 0.0
+    assert plan(types="c5.xlarge").candidates[0].instance_type == "c5.xlarge"
+
+
+# --- what comes back is checked
+
+
+LIES = {
+    "InstanceMarketOptions.MarketType": "it is on-demand, not spot",
+    "MetadataOptions.HttpTokens": "its metadata needs no token",
+    "IamInstanceProfile.Name": "it has no instance profile",
+    "BlockDeviceMapping.1.Ebs.Encrypted": "its disk is not encrypted",
+    "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "its disk would stay",
+    "InstanceInitiatedShutdownBehavior": "a shutdown would not end it",
+}
+
+
+def test_a_machine_that_is_not_what_was_asked_for_is_ended(account, us, plan, told):
+    order = plan()
+    for n, (lie, sentence) in enumerate(LIES.items(), 1):
+        account.ignored = {lie}
+        order = replace(order, run_id=f"another-{n}")
+        with pytest.raises(
+            UserError, match=rf"is not what was asked for \([^;]*{sentence}[^;]*\); it was ended"
+        ):
+            launch.carry_out(us, order, False, told)
+        assert (len(requests(account)), account.alive()) == (n, [])
+
+
+def test_a_price_over_the_cap_right_after_the_launch_ends_it(account, rent):
+    account.after["RunInstances"] = lambda call: account.set_price(
+        "g4dn.xlarge", "us-east-1b", 0.5, ago=timedelta(0)
+    )
+    with pytest.raises(UserError, match=r"its price is 0.5000 by now, over 0.4000"):
+        rent()
+    assert account.alive() == []
+
+
+def test_a_machine_that_ec2_takes_back_at_once_is_an_error(account, rent):
+    def take_back(call):
+        (instance,) = account.alive()
+        boto3.client("ec2").terminate_instances(InstanceIds=[instance])
+
+    account.after["CreateSchedule"] = take_back
+    account.pending_s = 0.5
+    with pytest.raises(UserError, match=r"EC2 ended i-\w+ at once"):
+        rent()
+
+
+def test_the_launch_waits_until_everybody_can_see_the_machine(account, rent):
+    account.lag_s = 0.4
+    assert rent().started
+
+
+def test_a_machine_that_never_shows_is_ended_by_its_id(account, rent):
+    account.lag_s = 3
+    with pytest.raises(UserError, match="EC2 does not show i-"):
+        rent()
+    assert account.alive() == []
+
+
+# --- one machine only
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_a_machine_of_ours_in_any_region_stands_in_the_way(account, rent, machine, state, told):
+    there = machine("eu-west-1")
+    if state == "stopped":
+        boto3.client("ec2", region_name="eu-west-1").stop_instances(InstanceIds=[there])
+    outcome = rent()
+    assert outcome.started is None and [each.id for each in outcome.there] == [there]
+    assert requests(account) == []
+
+
+def test_a_machine_of_somebody_else_does_not(account, rent, machine):
+    machine(project=False)
+    assert rent().started
+
+
+def test_the_build_box_of_an_image_does_not(account, rent, machine):
+    building = machine(Name=machines.BUILD_BOX)
+    assert rent().started.id != building
+
+
+def test_another_launches_beside_it(account, rent, machine):
+    there = machine()
+    assert rent(another=True).started.id != there
+    assert len(account.alive(PROJECT)) == 2
+
+
+def test_six_launches_at_once_in_different_orders_end_in_one_machine(account, plan):
+    outcomes, failures = [], []
+    gate, order = threading.Barrier(6), plan()
+
+    def one(n):
+        try:
+            mine = Aws(Settings.load(), task="launch")
+            turned = [*order.candidates[n % 3 :], *order.candidates[: n % 3]]
+            gate.wait()
+            one_of_six = replace(order, run_id=f"{order.run_id}{n}", candidates=turned)
+            outcomes.append(launch.carry_out(mine, one_of_six, False, lambda line: None))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(account.alive(PROJECT)) == 1
+    started = [outcome.started for outcome in outcomes if outcome.started]
+    assert [each.id for each in started] == account.alive(PROJECT)
+    assert len(requests(account)) == 1
+
+
+def test_should_the_lease_fail_the_younger_machine_is_ended(account, rent, machine):
+    older = []
+
+    def rent_without_our_lease(call):
+        if not account.alive():
+            del account.before["RunInstances"]
+            older.append(machine())
+            time.sleep(1)  # EC2 tells launch times in whole seconds
+
+    account.before["RunInstances"] = rent_without_our_lease
+    outcome = rent()
+    assert outcome.started is None
+    assert account.alive(PROJECT) == older
+
+
+def test_a_lease_left_by_a_dead_launch_is_taken_over(account, told):
+    store = open_store(f"s3://{BUCKET}")
+    store.create(lease.KEY, b"what a dead one wrote")
+    with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.3) as held:
+        held.check()
+    assert "another launch is under way; waiting for it" in str(told)
+    assert store.list("locks/") == {}
+
+
+def test_a_lease_that_is_renewed_is_waited_for(account, told):
+    store = open_store(f"s3://{BUCKET}")
+    order = []
+
+    def second():
+        with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.6):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with lease.LaunchLease(store, told, ttl_s=0.6):
+        waiting.start()
+        waiting.join(1.0)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_a_lease_that_could_not_be_renewed_in_time_is_no_permission(account, told):
+    with lease.LaunchLease(open_store(f"s3://{BUCKET}"), told, ttl_s=0.3) as held:
+        held.check()
+        account.fail(f"PUT /{BUCKET}/{lease.KEY}", "AccessDenied", times=99, status=403)
+        time.sleep(0.4)
+        with pytest.raises(UserError, match="another launch may have begun"):
+            held.check()
+
+
+# --- without setup
+
+
+def test_everything_that_setup_makes_is_named_when_it_is_missing(account, monkeypatch, told):
+    monkeypatch.setenv("MUSICGEN_S3_BUCKET", "musicgen-batch-output-other")
+    monkeypatch.setenv("MUSICGEN_INSTANCE_PROFILE", "nobody")
+    monkeypatch.setenv("MUSICGEN_KEY_NAME", "no-key")
+    monkeypatch.setenv("MUSICGEN_AMI_ID", "ami-00000000")
+    with pytest.raises(BadInput) as caught:
+        prepare.prepare(Aws(Settings.load()), Wish(), datetime.now(UTC), told)
+    missing = str(caught.value).splitlines()
+    for what in ("bucket musicgen-batch-output-other", "instance profile nobody", "key pair no-key"):
+        assert any(f"there is no {what}" in line and "inv setup" in line for line in missing)
+    assert any("image ami-00000000" in line for line in missing)
+
+
+def test_a_missing_firewall_is_made_for_our_address_alone(account, us, told, monkeypatch):
+    ec2 = boto3.client("ec2")
+    named = [{"Name": "group-name", "Values": ["musicgen-worker"]}]
+    old = ec2.describe_security_groups(Filters=named)["SecurityGroups"][0]["GroupId"]
+    ec2.delete_security_group(GroupId=old)
+    monkeypatch.setenv("MUSICGEN_SSH_FROM", "203.0.113.7")
+    mine = Aws(Settings.load(), task="launch")
+    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
+    launch.dry_run(mine, order, told)
+    assert ec2.describe_security_groups(Filters=named)["SecurityGroups"] == []
+    assert launch.carry_out(mine, order, False, told).started
+    (made,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+    assert requests(account)[0]["SecurityGroupId.1"] == made["GroupId"]
+    assert [r["CidrIp"] for rule in made["IpPermissions"] for r in rule["IpRanges"]] == ["203.0.113.7/32"]
+
+
+def test_without_an_image_of_ours_aws_s_own_will_do(account, us, told, monkeypatch, tmp_path):
+    monkeypatch.delenv("MUSICGEN_AMI_ID")
+    monkeypatch.setattr(image, "FILE", tmp_path / "images.json")
+    mine = Aws(Settings.load(), task="launch")
+    with pytest.raises(BadInput, match=r"there is no machine image for us-east-1: .*inv image --bases"):
+        prepare.prepare(mine, Wish(), datetime.now(UTC), told)
+    account.parameters = {CANDIDATES[0]: account.image()}
+    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
+    assert order.ready.image == account.image()
+    assert "the first boot installs all" in str(order.rows())
+    assert "in 41 min 0 s" in str(order.rows())  # of them 30 for that
+
+
+def test_a_hub_token_is_said_not_to_go_along(account, told, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    mine = Aws(Settings.load(), task="launch")
+    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
+    assert "HF_TOKEN is not sent along" in str(told)
+    assert "hf_0123456789" not in order.user_data(order.candidates[0])
+
+
+def test_without_a_bucket_it_says_so_before_any_network(monkeypatch, account):
+    monkeypatch.delenv("MUSICGEN_S3_BUCKET")
+    with pytest.raises(BadInput, match="MUSICGEN_S3_BUCKET is not set"):
+        cli.launch(Settings.load(), Wish(), another=False, dry_run=False, yes=True, json=False)
+    assert account.calls == []
+
+
+def test_a_wrong_list_is_refused_before_any_network(account, tmp_path):
+    (tmp_path / "prompts.txt").write_text("nothing else\n")
+    with pytest.raises(BadInput, match=r"prompts.txt:1: "):
+        cli.launch(Settings.load(), Wish(), another=False, dry_run=False, yes=True, json=False)
+    assert account.calls == []
+
+
+# --- as the user sees it
+
+
+def test_launch_shows_zones_plan_and_hardest_case_and_then_the_machine(account, inv, tmp_path):
+    done = inv("launch", "--yes")
+    assert done.code == 0, done.err
+    (instance,) = account.alive(PROJECT)
+    for part in (
+        "us-east-1c",
+        "$0.40 per hour",
+        "$3.20 (whole lifetime at the highest price)",
+        "2 songs, 1 min 30 s",
+    ):
+        assert part in done.out
+    assert instance in done.out
+    assert "end it now  inv kill-all" in done.err
+    box = json.loads((tmp_path / ".boxes" / instance / "box.json").read_text())
+    assert (box["kind"], box["user"], box["region"]) == ("ec2", "ubuntu", "us-east-1")
+    assert (tmp_path / ".boxes" / "current").read_text().strip() == instance
+
+
+def test_a_second_launch_shows_the_first_and_is_no_error(account, inv):
+    assert inv("launch", "--yes").code == 0
+    again = inv("launch", "--yes")
+    assert again.code == 0
+    assert "there is a machine already, nothing was launched: i-" in again.err
+    assert len(account.alive(PROJECT)) == 1
+
+
+def test_dry_run_asks_ec2_and_creates_nothing(account, inv):
+    done = inv("launch", "--dry-run")
+    assert done.code == 0, done.err
+    assert "EC2 would accept the request for g4dn.xlarge in us-east-1b" in done.err
+    assert [sent["DryRun"] for sent in account.sent("RunInstances")] == ["true"]
+    assert account.alive() == []
+    writes = ("Create", "Put", "Delete", "PUT", "DELETE", "POST", "Terminate")
+    assert [call.action for call in account.calls if call.action.startswith(writes)] == []
+
+
+def test_dry_run_without_permission_is_1(account, inv):
+    account.fail("RunInstances", "UnauthorizedOperation")
+    done = inv("launch", "--dry-run")
+    assert done.code == 1
+    assert "error: AWS does not allow ec2:RunInstances" in done.err
+
+
+def test_without_a_terminal_and_without_yes_it_refuses(account, inv):
+    done = inv("launch")
+    assert done.code == 3
+    assert account.sent("RunInstances") == []
+
+
+def test_nothing_left_to_make_launches_nothing(account, us, told, tmp_path):
+    store = open_store(f"s3://{BUCKET}/album")
+    for job in jobs.load(tmp_path / "prompts.txt"):
+        store.write(job.song, b"a song of somebody else")
+    assert prepare.prepare(us, Wish(), datetime.now(UTC), told) is None
+
+
+def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
+    store = open_store(f"s3://{BUCKET}/album")
+    for run, device, factor in (("2025", "cuda:0", 4.0), ("2026", "cpu", 0.5)):
+        summary = {"run_id": run, "real_time_factor": factor, "engine": {"device": device}}
+        store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
+    work = prepare.prepare(us, Wish(), datetime.now(UTC), told).order.work
+    assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025", 90.0)
+
+
+# --- Ctrl-C
+
+
+MOMENTS = {
+    "while the prices are asked": ("before", "DescribeSpotPriceHistory"),
+    "while EC2 works on the request": ("before", "RunInstances"),
+    "after EC2 has acted, before its answer": ("after", "RunInstances"),
+    "while the alarm clock is set": ("before", "CreateSchedule"),
+    "while the machine is checked": ("before", "DescribeVolumes"),
+}
+
+
+def press(account, moment, pressed):
+    """At this moment of the next launch call `pressed`, once."""
+    side, action = MOMENTS[moment]
+    hit = threading.Event()
+
+    def hook(call):
+        if not hit.is_set() and call.params.get("DryRun") != "true":
+            hit.set()
+            pressed()
+
+    getattr(account, side)[action] = hook
+    return hit
+
+
+def assert_nothing_is_left(account, err):
+    assert account.alive() == []
+    assert "Traceback" not in err
+    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
+    assert open_store(f"s3://{BUCKET}").list("locks/") == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        *((signal.SIGINT, moment) for moment in MOMENTS),
+        # once where a signal is held back, once where it is not
+        (signal.SIGTERM, "after EC2 has acted, before its answer"),
+        (signal.SIGTERM, "while the alarm clock is set"),
+    ],
+)
+def test_a_launch_that_is_stopped_leaves_nothing(account, inv, moment, number):
+    hit = press(account, moment, lambda: os.kill(os.getpid(), number))
+    done = inv("launch", "--yes")
+    assert hit.is_set()
+    assert done.code == 75, done.err
+    assert_nothing_is_left(account, done.err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to another process")
+def test_a_launch_of_its_own_process_that_is_stopped_leaves_nothing(account, start):
+    process = []
+    ready = threading.Event()
+
+    def pressed():
+        ready.wait()
+        process[0].send_signal(signal.SIGINT)
+
+    hit = press(account, "while EC2 works on the request", pressed)
+    process.append(start("launch", "--yes"))
+    ready.set()
+    _, err = process[0].communicate(timeout=60)
+    assert hit.is_set()
+    assert process[0].returncode == 75, err
+    assert_nothing_is_left(account, err)
+
+
+def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rent, told):
+    account.after["RunInstances"] = lambda call: account.undying.update(account.alive())
+    account.fail("CreateSchedule", "AccessDeniedException")
+    account.ignored.add("MetadataOptions.HttpTokens")
+    with pytest.raises(UserError):
+        rent()
+    assert f"WARNING: {account.alive()[0]} may still be running" in str(told)
+    assert "inv kill-all" in str(told)

@@ -1,0 +1,362 @@
+"""The run when a store hangs or goes away, when it is asked to end meanwhile, and what is left behind."""
+
+import threading
+import time
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from tests.fakes.proxy import proxying
+from tests.fakes.s3 import fresh_bucket
+from tests.songs import Recording, finish
+from tests.worker.run.test_batch import (
+    FOUR,
+    JOBS,
+    ONE,
+    THREE,
+    TWO,
+    Listener,
+    Scripted,
+    Telling,
+    order,
+    reported,
+    wavs,
+)
+from tests.worker.run.test_batch import run as run_list
+from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Unfinished
+from worker.errors import Interrupted, Unreachable
+from worker.host.signals import Interruption, Notice
+from worker.run import asking, batch
+from worker.run import ledger as account
+from worker.run import runner as making
+from worker.run.checkpoints import key_of
+from worker.run.claims import Claims, claim_key
+from worker.songs.records import Record, record_key
+from worker.store import retry as patience
+from worker.store.base import open_store
+
+STOP = Notice("Ctrl-C", "signal")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return open_store(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def spare(tmp_path):
+    return open_store(str(tmp_path / "spare"))
+
+
+class Windowed(Scripted):
+    """An engine of one slot whose songs take 20 frames, each `frame_s`, in windows of 5."""
+
+    def __init__(self, frame_s=0.01, at=None):
+        super().__init__(at=at, frame_s=frame_s)
+        self.work = None
+
+    def stream(self, songs, sampling):
+        for song in songs:
+            self.taken.append(song.key)
+            tokens = np.full((4, 20), TO_GENERATE, np.int16)
+            for n in range(20):
+                self.work = Unfinished(song, tokens, 0.1 * n, Sampling(), "rehearsal", "0123456789ab", 5, 3)
+                if self.at:
+                    self.at((song.key, n))
+                time.sleep(self.frame_s)
+                tokens[:, n] = n
+                yield Progress({song.key: (n + 1, 20)})
+                if n % 5 == 4:
+                    yield self.work
+            self.work = None
+            yield Finished(song.key, np.ones((4, -(-round(song.seconds * 32_000) // 640)), np.int16), 2.0)
+
+    def unfinished(self):
+        return [self.work] if self.work else []
+
+
+class Troubled(Recording):
+    """A store that stops answering: it hangs until `back` is set, or says that it is unreachable."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.hangs, self.away, self.back = False, False, threading.Event()
+
+    def _trouble(self):
+        if self.hangs:
+            self.back.wait(8)
+        if self.away or self.hangs:
+            raise Unreachable("no answer from S3; check the network")
+
+    def list(self, prefix=""):
+        self._trouble()
+        return super().list(prefix)
+
+    def read_tagged(self, key):
+        self._trouble()
+        return super().read_tagged(key)
+
+    def write(self, key, content):
+        self._trouble()
+        return super().write(key, content)
+
+    def create(self, key, content):
+        self._trouble()
+        return super().create(key, content)
+
+    def create_file(self, key, path):
+        self._trouble()
+        return super().create_file(key, path)
+
+    def replace(self, key, content, etag):
+        self._trouble()
+        return super().replace(key, content, etag)
+
+    def delete(self, key):
+        self._trouble()
+        super().delete(key)
+
+
+@pytest.fixture
+def troubled(folder):
+    store = Troubled(folder)
+    yield store
+    store.back.set()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Waits that are a bucket's in earnest."""
+    monkeypatch.setattr(patience, "_PAUSES_S", (0.02,))
+    for module, name in ((making, "_SAVE_S"), (account, "_LAST_ACCOUNT_S"), (making, "_GRACE_S")):
+        monkeypatch.setattr(module, name, 0.3)
+    monkeypatch.setattr("worker.run.claims._LEAVE_S", 0.3)
+
+
+def run(store, engine, interruption=None, watch=None, **more):
+    return batch.run(order(), store, lambda _: engine, watch or Listener(), interruption=interruption, **more)
+
+
+# --- a store that goes away
+
+
+def test_windows_are_kept_on_this_machine_however_long_the_store_is_away(troubled, spare, quick):
+    def away(at):
+        troubled.away = troubled.away or at == (ONE.song, 2)
+        if at[1] == 14:
+            assert spare.list(), "the window before was not kept"
+            raise RuntimeError("enough")
+
+    # The claims have run out when the first window is complete.
+    with pytest.raises(RuntimeError, match="enough"):
+        run(troubled, Windowed(0.05, away), spare=spare, claim_ttl_s=0.1)
+
+
+def test_song_in_work_goes_on_while_the_next_one_cannot_be_claimed(troubled, quick, monkeypatch):
+    monkeypatch.setattr(asking, "_ASK_S", 0.1)
+    ahead = {}
+
+    class TakesAhead(Windowed):
+        def stream(self, songs, sampling):
+            songs = iter(songs)
+            first = next(songs)
+            for event in super().stream([first], sampling):
+                yield event
+                if "next" not in ahead:
+                    troubled.hangs = True
+                    ahead["next"] = next(songs, None)
+            troubled.hangs = False
+            troubled.back.set()
+            yield from super().stream(songs, sampling)
+
+    engine = TakesAhead()
+    began = time.monotonic()
+    assert run(troubled, engine).state == "done"
+    assert time.monotonic() - began < 10
+    assert sorted(engine.taken) == sorted(job.song for job in JOBS)
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "away"])
+@pytest.mark.parametrize("moment", [(ONE.song, 7), (TWO.song, 0), (TWO.song, 12)])
+def test_run_that_is_stopped_while_the_store_is_gone_ends_soon_with_75_and_keeps_all(
+    troubled, spare, quick, trouble, moment
+):
+    interruption = Interruption()
+
+    def at(where):
+        if where == moment:
+            setattr(troubled, trouble, True)
+            threading.Timer(0.1, interruption.end, [STOP]).start()
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="Ctrl-C") as caught:
+        run(troubled, Windowed(0.03, at), interruption, spare=spare)
+    assert caught.value.code == 75
+    assert time.monotonic() - began < 5
+    assert key_of(JOBS[[ONE.song, TWO.song].index(moment[0])].stem) in spare.list()
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "away"])
+def test_run_that_is_stopped_while_it_waits_for_a_claim_ends_soon_with_75(troubled, quick, trouble):
+    interruption = Interruption()
+
+    class Gone(Windowed):
+        def stream(self, songs, sampling):
+            setattr(troubled, trouble, True)
+            threading.Timer(0.1, interruption.end, [STOP]).start()
+            yield from super().stream(songs, sampling)
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="4 songs to make"):
+        run(troubled, Gone(), interruption)
+    assert time.monotonic() - began < 5
+
+
+def test_last_account_waits_for_a_store_that_is_away_for_a_moment(folder, quick):
+    class Away(Recording):
+        n = 0
+
+        def write(self, key, content):
+            if b'"state": "done"' in content:
+                self.n += 1
+                if self.n < 3:
+                    raise Unreachable("no answer from S3; check the network")
+            return super().write(key, content)
+
+    assert run_list(Away(folder)).state == "done"
+
+
+def test_song_whose_answer_was_lost_in_an_outage_is_ours(folder, quick):
+    class Lossy(Recording):
+        lost = False
+
+        def create_file(self, key, path):
+            etag = super().create_file(key, path)
+            if key == TWO.song and not self.lost:
+                self.lost = True
+                raise Unreachable("no answer from S3; check the network")
+            return etag
+
+    folder.write(record_key(TWO), b"of a run that was killed before its song was there")
+    summary = run_list(Lossy(folder))
+    assert (len(summary.made), summary.made_elsewhere) == (4, [])
+    assert Record.from_json(folder.read(record_key(TWO))).run_id == "run-1"
+
+
+def test_every_song_is_there_once_over_a_link_that_is_cut_again_and_again(
+    s3_url, spare, quick, monkeypatch, rng
+):
+    bucket, over = fresh_bucket(s3_url), threading.Event()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # what boto3 would try again is left to the run
+    with proxying(urlsplit(s3_url).port) as link:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{link.port}")
+
+        def cut():
+            while not over.wait(rng.uniform(0.03, 0.2)):
+                link.reset()
+
+        cutter = threading.Thread(target=cut)
+        engine, watch = Windowed(0.01, lambda _: cutter.ident or cutter.start()), Listener()
+        try:
+            summary = run(open_store(f"s3://{bucket}"), engine, watch=watch, spare=spare)
+        finally:
+            over.set()
+            if cutter.ident:
+                cutter.join()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    store = open_store(f"s3://{bucket}")
+    print(f"{watch.told.count('unreachable')} waits, {link.n_connections} connections")
+    assert (summary.state, len(summary.made), summary.made_elsewhere) == ("done", 4, [])
+    assert sorted(engine.taken) == sorted(job.song for job in JOBS)
+    assert wavs(store) == {job.song for job in JOBS}
+    assert reported(store) == [job.song for job in JOBS]
+    assert all(Record.from_json(store.read(record_key(job))).run_id == "run-1" for job in JOBS)
+
+
+# --- asked to end
+
+
+def test_spot_notice_leaves_time_for_the_song_that_will_be_done_and_saves_none_needlessly(folder):
+    interruption = Interruption()
+
+    def at(where):
+        if where == (ONE.song, 10):
+            interruption.end(Notice("EC2 takes this", "spot", time.monotonic() + 10))
+
+    engine = Windowed(0.01, at)
+    with pytest.raises(Interrupted, match="3 songs to make"):
+        run(folder, engine, interruption)
+    assert wavs(folder) == {ONE.song}
+    assert folder.list("checkpoints/") == {}
+
+
+def test_spot_notice_while_only_others_have_songs_says_that_it_stops(folder):
+    interruption = Interruption()
+    with Claims(folder, "run-2", ttl_s=60) as other:
+        assert other.take(TWO.stem)
+
+        def stop(event):
+            if event == "waiting":
+                interruption.end(Notice("EC2 takes this spot machine back", "spot", time.monotonic() + 60))
+
+        told = []
+        watch = Telling(lambda event: (told.append(event), stop(event)))
+        with pytest.raises(Interrupted, match="EC2 takes this spot machine back"):
+            run_list(folder, watch=watch, interruption=interruption)
+    assert "stopping" in told
+
+
+def test_engine_is_told_to_begin_nothing_more(folder):
+    interruption = Interruption()
+    told = []
+
+    class Told(Scripted):
+        def begin_no_more(self):
+            told.append(len(self.taken))
+
+    engine = Told(at=lambda key: key == TWO.song and interruption.drain("EC2 advises it"))
+    with pytest.raises(Interrupted):
+        run_list(folder, engine, interruption=interruption)
+    assert told and told[0] == 2
+
+
+# --- what a killed run leaves
+
+
+def leave(store, job):
+    store.write(key_of(job.stem), b"a checkpoint")
+    store.write(claim_key(job.stem), b"{}")
+
+
+def test_what_was_left_of_a_song_that_is_done_goes_with_the_next_run(store):
+    for job in JOBS:
+        finish(store, job)
+    leave(store, TWO)
+    run_list(store)
+    assert not store.list("claims/") and not store.list("checkpoints/")
+
+
+def test_what_is_left_of_a_song_that_is_not_done_stays(folder):
+    for job in JOBS[:3]:
+        finish(folder, job)
+    leave(folder, FOUR)
+    run_list(folder, selected=[ONE])
+    assert set(folder.list("claims/")) | set(folder.list("checkpoints/")) == {
+        claim_key(FOUR.stem),
+        key_of(FOUR.stem),
+    }
+
+
+def test_what_was_left_on_this_machine_of_a_song_that_is_done_goes_too(folder, spare):
+    for job in JOBS:
+        finish(folder, job)
+    spare.write(key_of(TWO.stem), b"a checkpoint")
+    run(folder, Scripted(), spare=spare)
+    assert spare.list() == {}
+
+
+def test_file_whose_name_only_begins_like_a_song_is_not_taken_for_it(store):
+    store.write(f"{THREE.song}.txt", b"lyrics")
+    assert run_list(store).made_elsewhere == []
+    assert THREE.song in wavs(store)

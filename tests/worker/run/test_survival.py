@@ -1,0 +1,260 @@
+"""Workers that are killed, stopped and started together, as real processes on the rehearsal model."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import imds
+from tests.fakes.s3 import fresh_bucket
+from tests.fakes.worker import nursery
+from worker.songs import records
+from worker.songs.jobs import load
+from worker.songs.records import REPORT_KEY, Record
+from worker.store.base import open_store
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="forks"),
+    pytest.mark.xdist_group("survival"),
+]
+
+# Windows of 3 s, each 1.8 s after the one before: a tenth of the real ones, for a tenth of the time.
+WINDOWS = {"MUSICGEN_TEST_WINDOW_S": "3"}
+STRIDE = "--stride=1.8"
+FIRST_WINDOW, LATER_WINDOW = 150, 90  # frames that each adds
+SEVERAL = """
+short one ; 1.25 ; short
+a song of two windows ; 4.25 ; two
+another ; 1 ; another
+a song of three windows ; 6 ; three
+the last ; 1 ; last
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    with nursery(tmp_path_factory.mktemp("workers")) as parent:
+        yield parent
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    if request.param == "folder":
+        return str(tmp_path / "out")
+    return f"s3://{fresh_bucket(request.getfixturevalue('s3_url'))}/prefix"
+
+
+def listed(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def arguments(prompts, place, slots=2):
+    return (f"--prompts={prompts}", "--model=rehearsal", f"--output={place}", f"--slots={slots}", STRIDE)
+
+
+def wavs(place):
+    store = open_store(place)
+    return {key: store.read(key) for key in store.list() if key.endswith(".wav")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workers, tmp_path_factory):
+    """The songs of the list as one run makes them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    worker = workers.start(*arguments(listed(folder, SEVERAL), folder / "out"), **WINDOWS)
+    assert worker.wait(120) == 0, worker.said
+    return wavs(str(folder / "out"))
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
+def test_killed_at_random_moments_the_songs_are_the_same_and_no_more_than_a_window_is_lost(
+    workers, place, tmp_path, undisturbed, rng
+):
+    prompts = listed(tmp_path, SEVERAL)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    kept, redone, kills = {}, 0, 0  # kept: song -> (frames made, frames saved) as of its last run
+    for run in range(300):
+        state, frames = tmp_path / f"state-{run}", tmp_path / f"frames-{run}"
+        own = {"TMPDIR": str(scratch), "MUSICGEN_STATE_DIR": str(state), "MUSICGEN_TEST_FRAMES": str(frames)}
+        worker = workers.start(*arguments(prompts, place), **WINDOWS, **own)
+        # While it starts (0), or after so many frames; when that was done often enough, after many
+        # more, so that the list is done in the end.
+        often = rng.choice([0, rng.randrange(1, 12 * (run + 2))])
+        moment = often if kills < 20 else rng.randrange(1, 700)
+        give_up = time.monotonic() + (rng.uniform(0, 0.5) if moment == 0 else 60)
+        while workers.code_of(worker.pid) is None and time.monotonic() < give_up:
+            if moment and made_since(last_frames(frames), kept) >= moment:
+                time.sleep(rng.uniform(0, 0.1))
+                break
+            time.sleep(0.01)
+        worker.send(signal.SIGKILL)
+        code = worker.wait(30)
+        resumed = {entry["song"]: entry["frame"] for entry in entries(state, "resumed")}
+        for song, n_made in last_frames(frames).items():
+            before, saved = kept.get(song, (0, 0))
+            frame = resumed.get(song, 0)
+            assert frame >= saved, f"{song} lost a window that was saved"
+            redone += max(before - frame, 0)
+            boundaries = [e["frame"] for e in entries(state, "checkpoint") if e["song"] == song]
+            kept[song] = n_made, max([frame, *boundaries])
+            # Saved at each boundary before the next window tells of itself: what is not is its own.
+            assert n_made - kept[song][1] <= (LATER_WINDOW if kept[song][1] else FIRST_WINDOW)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, worker.said
+        kills += 1
+    total = sum(n_made for n_made, _ in kept.values())
+    print(f"{kills} kills; {redone} of {total} frames were made more than once")
+    assert kills >= 20
+    assert wavs(place) == undisturbed
+    assert not open_store(place).list("claims/")
+    assert not open_store(place).list("checkpoints/")
+    assert not list(scratch.iterdir())
+    report = open_store(place).read(REPORT_KEY).decode().splitlines()
+    assert [row.split(",")[0] for row in report[1:]] == [job.song for job in load(prompts)]
+
+
+def made_since(frames, kept):
+    """Frames that a run has made beyond what it went on from, as far as that is known."""
+    return sum(max(n - kept.get(song, (0, 0))[1], 0) for song, n in frames.items())
+
+
+def entries(state, event):
+    try:
+        lines = (state / "worker.jsonl").read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [entry for line in lines[:-1] if (entry := json.loads(line))["event"] == event]
+
+
+def last_frames(path):
+    """The most frames of each song that a run has told of."""
+    most = {}
+    if path.exists():
+        for line in path.read_text("utf-8").split("\n")[:-1]:
+            most.update({song: n_done for song, (n_done, _) in json.loads(line).items()})
+    return most
+
+
+def test_three_workers_make_twelve_songs_once_each_and_take_over_from_one_that_is_killed(workers, tmp_path):
+    lines = [f"song {n} ; {6 if n < 3 else 1 + n / 20} ; n{n}" for n in range(12)]
+    prompts, place = listed(tmp_path, "\n".join(lines)), str(tmp_path / "out")
+    states = [tmp_path / f"state-{i}" for i in range(3)]
+    worked_on = [tmp_path / f"frames-{i}" for i in range(3)]
+    env = {"MUSICGEN_CLAIM_TTL_S": "3", **WINDOWS}
+    started = [
+        workers.start(
+            *arguments(prompts, place, slots=1),
+            MUSICGEN_STATE_DIR=str(state),
+            MUSICGEN_TEST_FRAMES=str(frames),
+            **env,
+        )
+        for state, frames in zip(states, worked_on, strict=True)
+    ]
+    victim = wait_until(lambda: next((i for i in range(3) if entries(states[i], "checkpoint")), None))
+    taken = entries(states[victim], "checkpoint")[-1]["song"]
+    started[victim].send(signal.SIGKILL)
+    codes = [worker.wait(120) for worker in started]
+    assert sorted(codes) == [-signal.SIGKILL, 0, 0], [worker.said for worker in started]
+    made = [entry["song"] for state in states for entry in entries(state, "made")]
+    assert sorted(made) == sorted(job.song for job in load(prompts))
+    survivors = [set(last_frames(worked_on[i])) for i in range(3) if i != victim]
+    assert not set.intersection(*survivors), "a song was generated twice"
+    went_on = [entry for state in states for entry in entries(state, "resumed")]
+    assert taken in made_by(states[victim]) or taken in [entry["song"] for entry in went_on]
+
+
+def made_by(state):
+    return [entry["song"] for entry in entries(state, "made")]
+
+
+def wait_until(condition, timeout_s=60.0):
+    last = time.monotonic() + timeout_s
+    while (found := condition()) is None:
+        assert time.monotonic() < last, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def test_spot_notice_with_only_long_songs_ends_the_worker_soon_and_the_next_run_finishes(workers, tmp_path):
+    prompts, place = listed(tmp_path, "long ; 25 ; long\nlonger ; 26 ; longer"), str(tmp_path / "out")
+    with imds.serving() as metadata:
+        env = {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
+            "AWS_EC2_METADATA_DISABLED": "false",
+            "MUSICGEN_TEST_POLL_S": "0.1",
+            "MUSICGEN_STATE_DIR": str(tmp_path / "state"),
+        }
+        worker = workers.start(*arguments(prompts, place), **env, **WINDOWS)
+        wait_until(lambda: entries(tmp_path / "state", "progress") or None)
+        metadata.interrupt(seconds=21)
+        noticed = wait_until(lambda: "stopping" in worker.said or None) and time.monotonic()
+        assert worker.wait(60) == 75, worker.said
+        assert time.monotonic() - noticed < 5
+    assert sum("checkpoints/" in key for key in open_store(place).list()) == 2
+    worker = workers.start(*arguments(prompts, place), **WINDOWS)
+    assert worker.wait(60) == 0, worker.said
+    assert worker.said.count("going on with") == 2
+    assert len(wavs(place)) == 2
+
+
+def test_stopped_by_a_signal_every_token_is_kept(workers, tmp_path):
+    prompts, place = listed(tmp_path, "long ; 300 ; long"), str(tmp_path / "out")
+    frames = tmp_path / "frames"
+    worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_TEST_FRAMES=str(frames))
+    (song,) = wait_until(lambda: {s for s, n in last_frames(frames).items() if n > 200} or None)
+    worker.send(signal.SIGTERM)
+    assert worker.wait(30) == 75, worker.said
+    made = last_frames(frames)[song]
+    state = tmp_path / "state"
+    worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(state))
+    (entry,) = wait_until(lambda: entries(state, "resumed") or None)
+    worker.send(signal.SIGKILL)
+    worker.wait(30)
+    assert entry["frame"] >= made - 3  # the last columns hold some codebooks of the next frames
+    assert entry["charged_s"] > 0
+
+
+def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(workers, tmp_path):
+    prompts, place = listed(tmp_path, "first ; 1 ; first\nlong ; 600 ; long"), tmp_path / "out"
+    worker = workers.start(*arguments(prompts, place))
+    wait_until(lambda: (place / REPORT_KEY).exists() or None)
+    worker.send(signal.SIGINT)
+    assert worker.wait(30) == 75, worker.said
+    *_, last = worker.said.splitlines()
+    assert last == "error: stopped (Ctrl-C); 1 songs to make; run it again to resume"
+    assert "Traceback" not in worker.said
+    made, store = wavs(str(place)), open_store(str(place))
+    assert [song[:6] for song in made] == ["first_"]
+    (record,) = (store.read(key) for key in store.list("records/"))
+
+    prompts = listed(tmp_path, "first ; 1 ; first\nlong ; 600 ; long\nlast ; 1 ; last")
+    worker = workers.start(*arguments(prompts, place), "--only", "first", "last")
+    assert worker.wait(30) == 0, worker.said
+    assert "1 songs to make, 0:01 of audio; 1 done already" in worker.said
+    assert wavs(str(place)).items() > made.items()
+    assert record in [store.read(key) for key in store.list("records/")]
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_interrupted_song_says_so_in_its_record_and_is_charged_for_all_its_time(workers, place, tmp_path):
+    prompts = listed(tmp_path, "some windows ; 10 ; some")
+    state = tmp_path / "state"
+    worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(state), **WINDOWS)
+    wait_until(lambda: entries(state, "checkpoint") or None)
+    worker.send(signal.SIGINT)
+    assert worker.wait(30) == 75, worker.said
+    next_state = tmp_path / "next"
+    worker = workers.start(*arguments(prompts, place, slots=1), MUSICGEN_STATE_DIR=str(next_state), **WINDOWS)
+    assert worker.wait(60) == 0, worker.said
+    (job,) = load(prompts)
+    record = Record.from_json(open_store(place).read(records.record_key(job)))
+    (resumed,) = entries(next_state, "resumed")
+    assert record.interruptions == 1
+    assert record.generation_s > resumed["charged_s"] > 0

@@ -1,0 +1,233 @@
+"""prompts.txt: the grammar, its errors, and the frozen song names."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import BadInput
+from worker.songs import jobs
+from worker.songs.jobs import BadPrompts, Job
+
+
+def parse_one(line: str) -> Job:
+    (job,) = jobs.parse(line.encode())
+    return job
+
+
+def problems(content: str | bytes) -> list[str]:
+    with pytest.raises(BadPrompts) as caught:
+        jobs.parse(content if isinstance(content, bytes) else content.encode())
+    return caught.value.problems
+
+
+# --- names: frozen for ever
+
+
+@pytest.mark.parametrize(
+    ("line", "song"),
+    [
+        (
+            "upbeat electronic dance music with heavy bass ; 30 ; dance_test",
+            "dance_test_79fae998.wav",
+        ),
+        ("cinematic trailer music with epic drums;180;cinema.wav", "cinema_4dae8d21.wav"),
+        ("slow; then fast ; 12.5 ; mood", "mood_c1a84455.wav"),
+        ("café, нежно, 静か ; 30 ; unicode", "unicode_b6d66073.wav"),
+        ("calm piano ; 30 ; calm ; seed=7", "calm_cfddc1b4.wav"),
+    ],
+)
+def test_song_names_never_change(line, song):
+    assert parse_one(line).song == song
+
+
+def test_hash_is_sha256_of_the_fields_joined_by_the_unit_separator():
+    joined = "a b\x1f12.5\x1fname\x1fseed=7"
+    assert (
+        jobs.song_hash("a b", 12.5, "name", {"seed": "7"}) == hashlib.sha256(joined.encode()).hexdigest()[:8]
+    )
+
+
+def test_default_seed_is_the_hash_in_the_name():
+    job = parse_one("calm piano ; 30 ; calm")
+    assert job.seed == int(job.hash8, 16)
+
+
+def test_given_seed_is_used():
+    assert parse_one("calm piano ; 30 ; calm ; seed=7").seed == 7
+
+
+def test_seed_is_named_by_its_value_not_its_spelling():
+    assert parse_one("a ; 30 ; b ; seed=007").song == parse_one("a ; 30 ; b ; seed=7").song
+
+
+def test_lyrics_are_named_by_their_content(tmp_path):
+    def song(text: str) -> str:
+        (tmp_path / "words.txt").write_text(text)
+        return jobs.parse(b"a ; 30 ; b ; lyrics=words.txt", folder=tmp_path)[0].song
+
+    assert song("la la") == song("la la") != song("lo lo")
+
+
+# --- what is accepted
+
+
+def test_fields_are_taken_from_the_right():
+    job = parse_one("soft ; slow ; a=b ; 30 ; name ; seed=1")
+    assert (job.prompt, job.seconds, job.name, job.options) == (
+        "soft ; slow ; a=b",
+        30,
+        "name",
+        {"seed": "1"},
+    )
+
+
+def test_spaces_around_separators_do_not_matter():
+    assert parse_one("calm piano;30;calm") == parse_one("  calm piano  ;  30  ;  calm  ")
+
+
+def test_comments_blank_lines_bom_and_crlf_are_accepted():
+    content = b"\xef\xbb\xbf# songs\r\n\r\n  # more\r\ncalm ; 30 ; a\r\ncalm ; 31 ; b"
+    assert [(job.name, job.line) for job in jobs.parse(content)] == [("a", 4), ("b", 5)]
+
+
+def test_wav_suffix_is_dropped():
+    assert parse_one("calm ; 30 ; song.wav").name == "song"
+
+
+@pytest.mark.parametrize("seconds", ["1", "3600", "30.0", "12.25", "007"])
+def test_seconds_within_bounds_are_accepted(seconds):
+    assert parse_one(f"calm ; {seconds} ; a").seconds == float(seconds)
+
+
+# --- what is refused, with its line and remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("calm piano", "1 of 3 fields; write PROMPT ; SECONDS ; NAME"),
+        ("calm piano ; 30", "2 of 3 fields; write PROMPT ; SECONDS ; NAME"),
+        (" ; 30 ; a", "the prompt is empty"),
+        ("calm ; ; a", "SECONDS '' is not a number"),
+        ("calm ; soon ; a", "SECONDS 'soon' is not a number; write seconds like 30 or 12.5"),
+        ("calm ; 0 ; a", "0 s is not between 1 and 3600"),
+        ("calm ; 0.99 ; a", "0.99 s is not between 1 and 3600"),
+        ("calm ; -5 ; a", "-5 s is not between 1 and 3600"),
+        ("calm ; NaN ; a", "NaN s is not between 1 and 3600"),
+        ("calm ; inf ; a", "inf s is not between 1 and 3600"),
+        ("calm ; 1e9 ; a", "1e9 s is not between 1 and 3600; change SECONDS or split the song"),
+        ("calm ; 3600.01 ; a", "3600.01 s is not between 1 and 3600"),
+        ("calm ; 30.001 ; a", "SECONDS '30.001' is not plain with at most two decimals"),
+        ("calm ; 3e1 ; a", "SECONDS '3e1' is not plain"),
+        ("calm ; ٣٠ ; a", "SECONDS '٣٠' is not a number"),
+        ("calm ; 30 ; ", "NAME is empty"),
+        ("calm ; 30 ; .wav", "NAME is empty"),
+        ("calm ; 30 ; ../x", "contains '/'; use only A-Z a-z 0-9 - _ ."),
+        ("calm ; 30 ; a\\b", "contains '\\\\'"),
+        ("calm ; 30 ; é", "contains 'é'"),
+        ("calm ; 30 ; " + "x" * 101, "NAME has 101 characters; use at most 100"),
+        ("calm ; 30 ; a ; seed=-1", "seed=-1 is not a whole number"),
+        ("calm ; 30 ; a ; seed=1.5", "seed=1.5 is not a whole number"),
+        ("calm ; 30 ; a ; seed=" + "9" * 5000, "is not a whole number"),
+        ("calm ; 30 ; a ; seed=1 ; seed=2", "seed= is given twice"),
+        ("calm ; 30 ; a ; tempo=120", "unknown field tempo=; known are seed=, lyrics="),
+        ("calm ; 30 ; a ; lyrics=absent.txt", "no lyrics file at absent.txt"),
+        ("ca\x00lm ; 30 ; a", "control character U+0000; remove it"),
+        ("ca\x1flm ; 30 ; a", "control character U+001F; remove it"),
+    ],
+)
+def test_wrong_line_is_named_with_its_remedy(line, what):
+    (problem,) = problems(f"# a comment\n{line}\n")
+    assert problem.startswith("prompts.txt:2: ")
+    assert what in problem
+
+
+def test_every_error_of_a_file_is_reported_at_once():
+    found = problems("calm ; 0 ; a/b\ncalm ; 30 ; fine\n ; x ; fine\n")
+    assert [p.split(": ")[0] for p in found] == [
+        "prompts.txt:1",
+        "prompts.txt:1",
+        "prompts.txt:3",
+        "prompts.txt:3",
+        "prompts.txt:3",
+    ]
+
+
+def test_two_songs_of_one_name_are_refused():
+    (problem,) = problems("calm ; 30 ; a\nloud ; 40 ; a.wav\n")
+    assert problem == "prompts.txt:2: NAME 'a' is already used in line 1; give each song its own name"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n", "\ufeff"])
+def test_file_without_songs_is_refused(content):
+    assert problems(content) == ["prompts.txt:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
+
+
+def test_file_that_is_not_utf8_is_refused_with_its_line():
+    assert problems("calm ; 30 ; a\ncafé ; 30 ; b".encode("latin-1")) == [
+        "prompts.txt:2: not UTF-8; save the file with UTF-8 encoding"
+    ]
+
+
+def test_missing_file_is_one_clear_line():
+    with pytest.raises(BadInput, match=r"no prompts file at nowhere\.txt; check the path"):
+        jobs.load(Path("nowhere.txt"))
+
+
+# --- selecting
+
+
+def test_select_takes_names_and_song_names_in_file_order():
+    listed = jobs.parse(b"a ; 1 ; one\na ; 2 ; two\na ; 3 ; three")
+    assert jobs.select(listed, [listed[2].song, "one"]) == [listed[0], listed[2]]
+
+
+def test_select_of_an_unknown_name_is_refused():
+    with pytest.raises(BadInput, match="no song named four in the prompts file; it has one"):
+        jobs.select(jobs.parse(b"a ; 1 ; one"), ["four"])
+
+
+# --- any valid job survives write -> parse
+
+prompts = (
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
+    .map(str.strip)
+    .filter(lambda text: text and not text.startswith(("#", "\ufeff")))
+)
+valid_jobs = st.builds(
+    Job,
+    prompt=prompts,
+    seconds=st.integers(100, 360_000).map(lambda hundredths: hundredths / 100),
+    name=st.from_regex(r"[A-Za-z0-9_.-]{1,100}", fullmatch=True).filter(
+        lambda name: not name.lower().endswith(".wav")
+    ),
+    options=st.one_of(st.just({}), st.integers(0, jobs.MAX_SEED).map(lambda seed: {"seed": str(seed)})),
+)
+
+
+@given(st.lists(valid_jobs, min_size=1, unique_by=lambda job: job.name))
+def test_any_valid_job_survives_write_and_parse(listed):
+    again = jobs.parse(jobs.write(listed).encode())
+    assert again == listed
+    assert [job.song for job in again] == [job.song for job in listed]
+
+
+@given(st.binary())
+def test_any_bytes_parse_or_are_refused_with_line_numbers(content):
+    try:
+        assert jobs.parse(content)
+    except BadPrompts as error:
+        assert error.problems
+        assert all(problem.startswith("prompts.txt:") for problem in error.problems)
+
+
+@given(st.text())
+def test_any_name_that_is_accepted_is_a_plain_file_name(name):
+    try:
+        job = parse_one(f"calm ; 30 ; {name}")
+    except BadPrompts:
+        return
+    assert Path(job.song).name == job.song

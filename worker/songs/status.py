@@ -1,0 +1,148 @@
+"""What a run says of itself in status.json: the format, and reading it.
+
+For both sides: the worker's heartbeat writes it, and who looks on from elsewhere reads it, hence
+nothing here needs torch or numpy. Does not judge whether a run does well.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from worker.songs.records import json_bytes
+
+SCHEMA = 1
+FILE = "status.json"
+STATES = ("starting", "generating", "finishing", "stopping", "done", "failed", "interrupted")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class Unreadable(ValueError):
+    """Not a status that this version can read. The text says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Songs:
+    """Of the songs asked for; one that is kept as it is (see records.Survey) is none of these."""
+
+    asked: int
+    done: int  # before this run, by it, or by another meanwhile
+    made: int  # by this run
+    failed: int
+    left: int
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Of the songs that were left to make; the total is known once the first is in work."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class InWork:
+    """A song that the engine is working on."""
+
+    song: str
+    frames_done: int
+    frames_total: int
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes that torch holds, and that the GPU has."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What status.json says, in its order."""
+
+    schema: int
+    run_id: str
+    state: str  # one of STATES
+    updated_at: str  # UTC, `2026-11-22T19:50:59Z`
+    started_at: str
+    pid: int
+    host: str
+    model: str
+    device: str | None
+    precision: str | None
+    slots: int | None
+    progress: int  # grows whenever work was done, and only then
+    songs: Songs
+    frames: Frames
+    current: list[InWork]
+    rate: float | None  # seconds of audio per second, in the last minute
+    eta_s: float | None
+    hourly_cost_usd: float
+    cost_usd: float  # the whole time so far
+    gpu_memory: GpuMemory | None
+    notice: str | None  # why it is stopping
+    exit_code: int | None  # in the last one only
+
+    def to_json(self) -> bytes:
+        return json_bytes(asdict(self))
+
+
+def read(content: bytes) -> Status:
+    """The status that these bytes hold. Raises Unreadable. Keys of later versions are ignored."""
+    try:
+        found = json.loads(content)
+        if isinstance(found, dict) and isinstance(schema := found.get("schema"), int) and schema != SCHEMA:
+            raise Unreadable(f"{FILE} has schema {schema}, not {SCHEMA}: another version wrote it")
+        status: Status = _fitted(Status, found, "it")
+        if status.state not in STATES:
+            raise ValueError(f"its state is {status.state!r:.20}")
+        when(status.updated_at)
+        when(status.started_at)
+    except Unreadable:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise Unreadable(f"{FILE} is damaged ({reason})") from None
+    return status
+
+
+def is_stale(status: Status, now: datetime, after_s: float = 60) -> bool:
+    """True if a run that has not ended gave no sign for longer than this, by `now`, which has a zone.
+
+    The two clocks may differ; whoever can ask twice had better compare `progress`.
+    """
+    return status.exit_code is None and (now - when(status.updated_at)).total_seconds() > after_s
+
+
+def stamp(moment: datetime) -> str:
+    """UTC, `2026-11-22T19:50:59Z`."""
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def when(text: str) -> datetime:
+    """The moment of a stamp. Raises ValueError."""
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+
+
+def _fitted(kind: Any, value: Any, name: str) -> Any:
+    """The value as a field of this annotated type. Raises ValueError. Every number is 0 or more."""
+    if isinstance(kind, UnionType):
+        return None if value is None else _fitted(get_args(kind)[0], value, name)
+    if is_dataclass(kind) and isinstance(value, dict):
+        if missing := [f.name for f in fields(kind) if f.name not in value]:
+            raise ValueError(f"{name} lacks {missing[0]}")
+        return kind(**{f.name: _fitted(f.type, value[f.name], f.name) for f in fields(kind)})  # type: ignore[operator]
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_fitted(get_args(kind)[0], entry, name) for entry in value]
+    if kind is str and isinstance(value, str):
+        value.encode()  # half a surrogate pair can be read, and never written
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if 0 <= value < sys.float_info.max:  # also false of NaN
+            return value
+    elif kind is int and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return value
+    raise ValueError(f"{name} is wrong")
