@@ -32,8 +32,9 @@ from rich.console import Console
 
 from worker.engine import Engine, Sampling
 from worker.errors import BadInput, Interrupted, UserError
+from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
-from worker.host.signals import Interruption, watching
+from worker.host.signals import listening
 from worker.host.streams import make_lasting
 from worker.observe.console import ProgressDisplay, show_summary
 from worker.observe.heartbeat import Heartbeat
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     arguments = parser(env).parse_args(argv)
     try:
-        with watching(env) as interruption:
+        with listening(env) as interruption:
             summary = generate(arguments, interruption, env)
     except UserError as error:
         for line in str(error).splitlines():

@@ -195,7 +195,7 @@ def _record_frames(path: str) -> None:
 def _ask_ec2_often(poll_s: float) -> None:
     import worker.__main__
 
-    worker.__main__.watching = functools.partial(worker.__main__.watching, poll_s=poll_s)
+    worker.__main__.listening = functools.partial(worker.__main__.listening, poll_s=poll_s)
 
 
 def _shorten_windows(window_s: float) -> None:

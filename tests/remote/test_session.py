@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.remote.boxes import until
-from worker.host.signals import spot_notice
+from worker.host.spot_notice import parse_notice
 
 SECRET = "swordfish"
 
@@ -290,7 +290,7 @@ def test_stop_hook_gets_the_platforms_variables_and_no_secret(box):
 
 
 STATUS = '{"schema":1,"notice":"%s","progress":3}'
-SPOT = spot_notice('{"action":"terminate","time":"2026-11-22T19:50:59Z"}', datetime.now(UTC), 0.0)
+SPOT = parse_notice('{"action":"terminate","time":"2026-11-22T19:50:59Z"}', datetime.now(UTC), 0.0)
 
 
 @pytest.mark.parametrize(

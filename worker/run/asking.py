@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from worker.errors import Unreachable
-from worker.host.signals import Interruption
+from worker.host.notice import Interruption
 from worker.store.retry import Patience
 
 # How long songs in work are held up by a store that is asked for the next one.

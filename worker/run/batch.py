@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from worker.errors import BadInput, Interrupted
-from worker.host.signals import Interruption
+from worker.host.notice import Interruption
 from worker.run import preflight as health
 from worker.run.claims import TTL_S, Claims
 from worker.run.ledger import Account

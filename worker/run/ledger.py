@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from worker.errors import Unreachable, UserError
-from worker.host.signals import Interruption
+from worker.host.notice import Interruption
 from worker.run.asking import NotNow, answer
 from worker.run.checkpoints import key_of
 from worker.run.claims import claim_key

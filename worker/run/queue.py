@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from worker.engine import Engine, Sampling, Song, Unfinished
-from worker.host.signals import Interruption
+from worker.host.notice import Interruption
 from worker.run.asking import Asking, NotNow
 from worker.run.checkpoints import Checkpoints
 from worker.run.claims import Claims

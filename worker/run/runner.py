@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from worker.engine import Engine, Failed, Finished, Progress, Unfinished
+from worker.host.notice import Interruption, Notice
 from worker.host.scratch import scratch_folder
-from worker.host.signals import Interruption, Notice
 from worker.run.asking import Asking
 from worker.run.checkpoints import Checkpoints
 from worker.run.claims import Claims

@@ -14,7 +14,7 @@ from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish, listed, tree
 from worker.engine import Failed, Finished, Progress
 from worker.errors import BadInput, DiskFull, Interrupted, Unreachable, UserError
-from worker.host.signals import Interruption, Notice
+from worker.host.notice import Interruption, Notice
 from worker.run import batch, finisher
 from worker.run import queue as lineup
 from worker.run import runner as making

@@ -26,7 +26,7 @@ from tests.worker.run.test_batch import (
 from tests.worker.run.test_batch import run as run_list
 from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Unfinished
 from worker.errors import Interrupted, Unreachable
-from worker.host.signals import Interruption, Notice
+from worker.host.notice import Interruption, Notice
 from worker.run import asking, batch
 from worker.run import ledger as account
 from worker.run import runner as making
