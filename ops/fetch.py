@@ -11,7 +11,8 @@ from pathlib import Path
 
 from worker.errors import BadInput, UserError
 from worker.songs.records import REPORT_KEY, Damaged, Record, read_all, song_of
-from worker.store.base import Missing, Store, open_store
+from worker.store.base import Missing, Store
+from worker.store.open import open_store
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from ops import ui
 from worker.songs import jobs, records
 from worker.songs.jobs import Job
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 TO_MAKE = "to make"
 

@@ -10,7 +10,7 @@ import pytest
 from ops.ssh.terminal import ssh_command
 from tests.ops.ssh.connect import connected
 from tests.songs import finish, listed
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 # --- which box
 

@@ -44,7 +44,8 @@ from worker.run.claims import TTL_S
 from worker.run.request import Order, Price, Summary, Watches
 from worker.songs import jobs
 from worker.songs.records import model_name
-from worker.store.base import Store, open_store
+from worker.store.base import Store
+from worker.store.open import open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
 

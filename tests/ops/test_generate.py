@@ -14,7 +14,7 @@ import pytest
 from ops import generate
 from tests.songs import finish, listed
 from worker.errors import UserError
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[2]
 LINES = ["rain ; 1 ; rain", "sun ; 1 ; sun"]

@@ -16,7 +16,7 @@ from tests.songs import finish, listed, tree
 from worker import __main__ as worker
 from worker.observe.heartbeat import Heartbeat
 from worker.observe.run_log import Journal
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,6 +8,7 @@ from worker.engine import Progress, Sampling
 from worker.songs import records
 from worker.songs.jobs import Job
 from worker.songs.records import Record
+from worker.store.base import json_bytes
 
 SUMMARY_SCHEMA = 1
 
@@ -124,4 +125,4 @@ class Summary:
             "overhead_s": self.wall_s - self.generation_s,
             "overhead_cost_usd": self.price.of(self.wall_s - self.generation_s),
         }
-        return records.json_bytes(asdict(self) | derived)
+        return json_bytes(asdict(self) | derived)

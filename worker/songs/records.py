@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 
 from worker.errors import BadInput
 from worker.songs.jobs import Job
-from worker.store.base import Missing, Store
+from worker.store.base import Missing, Store, json_bytes
 
 SCHEMA = 1
 REHEARSAL = "rehearsal"  # the built-in tiny model
@@ -104,11 +104,6 @@ class Survey:
 def record_key(job: Job) -> str:
     """Where a job's record lies."""
     return f"records/{job.stem}.json"
-
-
-def json_bytes(content: Any) -> bytes:
-    """How every JSON file is written: UTF-8, readable, a last newline."""
-    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()
 
 
 def song_of(key: str) -> str | None:

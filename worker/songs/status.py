@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from worker.songs.records import json_bytes
+from worker.store.base import json_bytes
 
 SCHEMA = 1
 FILE = "status.json"

@@ -1,23 +1,23 @@
-"""Songs, records and reports, kept in a folder or an S3 bucket behind one small interface.
+"""What a store of songs, records and reports is: objects under keys, behind one small interface.
 
-    store = open_store("s3://bucket/prefix")     # or a folder: "out", "~/songs"
     etag = store.create("claims/rain_5c0ffee0.json", b"mine")    # None: someone else was first
 
 An object appears under its key whole or not at all, whenever the process dies. `create` and
 `replace` are exact: of any number of threads and processes one wins (on S3, machines too).
 What a user can cause is raised as UserError or BadInput, one line; a bad key is a ValueError.
-Holds no names of songs, no JSON and no policy, and does not notice an S3 look-alike that
+Holds no names of songs and no policy, opens no store (see open.py), and does not notice an S3 look-alike that
 ignores the conditions of a PUT unless it is asked: `honours_conditions`.
 """
 
+import json
 import re
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from worker.errors import BadInput, UserError
+from worker.errors import UserError
 
 # The one name in a folder that is ours and no key: there while someone writes, then gone.
 SCRATCH = ".scratch"
@@ -25,9 +25,7 @@ SCRATCH = ".scratch"
 MAX_PART_BYTES = 255  # of a file name, nearly everywhere
 MAX_KEY_BYTES = 900  # S3 takes 1024, with the prefix
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
-_BUCKET = re.compile(r"(?![0-9.]+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Missing(KeyError):
@@ -123,35 +121,11 @@ class Store(ABC):
         raise UserError(f"{self.location} does not give back what was written; use another place")
 
 
-def open_store(location: str) -> Store:
-    """The store at `s3://BUCKET[/PREFIX]` or in a folder, which is made by the first write.
-
-    Touches no network. Raises BadInput if the location makes no sense.
-    """
-    from worker.store.folder import FolderStore  # here: both build on this module
-    from worker.store.s3 import S3Store
-
-    location = location.strip()
-    if not location.lower().startswith("s3://"):
-        if not location or _CONTROL.search(location):
-            raise BadInput(f"{location!r} is no place for songs; name a folder or s3://BUCKET/PREFIX")
-        if _SCHEME.match(location):
-            raise BadInput(f"cannot store songs at {location}; name a folder or s3://BUCKET/PREFIX")
-        return FolderStore(location)
-    bucket, _, prefix = location[len("s3://") :].partition("/")
-    prefix = prefix.removesuffix("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise BadInput(f"{bucket!r} in {location} is not a bucket name; write s3://BUCKET/PREFIX")
-    if prefix and not is_key(prefix):
-        raise BadInput(f"{prefix!r} in {location} is not a plain prefix; write it like songs/today")
-    return S3Store(bucket, prefix)
-
-
 def is_key(key: str) -> bool:
     """True if an object may be kept under this key, on every system."""
     parts = key.split("/")
     return (
-        not _CONTROL.search(key)
+        not CONTROL.search(key)
         # A drive, a stream or a folder on Windows, which also drops dots and spaces at the end.
         and ":" not in key
         and "\\" not in key
@@ -166,3 +140,8 @@ def checked(key: str) -> str:
     if not is_key(key):
         raise ValueError(f"not a key: {key!r}")
     return key
+
+
+def json_bytes(content: Any) -> bytes:
+    """How every JSON file is written: UTF-8, readable, a last newline."""
+    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()

@@ -11,12 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
 
-from worker.songs.records import json_bytes
-from worker.store.base import Missing, Store
+from worker import timestamps
+from worker.store.base import Missing, Store, json_bytes
 
 SCHEMA = 1
 
@@ -64,7 +63,7 @@ class Claimant:
                 "seat": self.seat,
                 "worker": self.worker,
                 "count": next(self._count),
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),  # for people, compared by nobody
+                "at": timestamps.now(),  # for people, compared by nobody
             }
         )
 

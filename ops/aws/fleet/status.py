@@ -19,7 +19,7 @@ from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
 from worker.errors import UserError
 from worker.songs import status as worker
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 SILENT_S = 180.0  # the worker writes every 5 s
 BOOT_S = 1200.0  # first boot, packages and model included

@@ -19,7 +19,8 @@ from worker.run.request import Order, Price
 from worker.songs import status
 from worker.songs.records import Survey
 from worker.songs.status import Songs
-from worker.store.base import Missing, open_store
+from worker.store.base import Missing
+from worker.store.open import open_store
 
 RUN = "20261122T195000Z-ab12"
 KEY = f"runs/{RUN}/status.json"
@@ -325,7 +326,7 @@ from worker.songs import status
 from worker.observe.heartbeat import Heartbeat
 from worker.run.request import Order, Price
 from worker.songs.records import Survey
-from worker.store.base import open_store
+from worker.store.open import open_store
 folder, out, chance = Path(sys.argv[1]), sys.argv[2], random.Random(int(sys.argv[3]))
 file = folder / "status.json"
 open_store(out).write("first", b"")  # loads what a write needs, once for all
@@ -358,7 +359,7 @@ from pathlib import Path
 from worker.engine import Progress
 from worker.observe.heartbeat import Heartbeat
 from worker.observe.run_log import Journal
-from worker.store.base import open_store
+from worker.store.open import open_store
 folder, store = Path(sys.argv[1]), open_store(sys.argv[2])
 heartbeat = Heartbeat(folder, store, "run-1", "m", 0.4, every_s=0.001)
 journal = Journal(folder, store, "run-1")

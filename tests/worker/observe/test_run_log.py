@@ -22,7 +22,8 @@ from worker.observe import run_log as module
 from worker.observe.run_log import Journal, redactor
 from worker.run.request import Order, Price
 from worker.songs.records import Survey
-from worker.store.base import Missing, open_store
+from worker.store.base import Missing
+from worker.store.open import open_store
 
 RUN = "20261122T195000Z-ab12"
 RAIN, SUN, MOON = listed("rain ; 30 ; rain", "sun ; 90 ; sun", "moon ; 5 ; moon")
@@ -255,7 +256,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from worker.observe.run_log import Journal
-from worker.store.base import open_store
+from worker.store.open import open_store
 journal = Journal(Path(sys.argv[1]), open_store(sys.argv[2]), "run-1")
 for n in range(100):
     journal.note("step", f"step {n}")
@@ -266,7 +267,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from worker.observe.run_log import Journal
-from worker.store.base import open_store
+from worker.store.open import open_store
 journal = Journal(Path(sys.argv[1]), open_store(sys.argv[2]), "run-1")
 most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, most))

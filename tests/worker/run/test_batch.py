@@ -23,7 +23,7 @@ from worker.run.request import Order, Price, Summary
 from worker.songs import jobs, records
 from worker.songs.records import REPORT_KEY, Record
 from worker.store import retry as patience
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 JOBS = listed("one ; 1.75 ; one", "two ; 1.5 ; two", "three ; 1.25 ; three", "four ; 1 ; four")
 ONE, TWO, THREE, FOUR = JOBS

@@ -34,7 +34,7 @@ from worker.run.checkpoints import key_of
 from worker.run.claims import Claims, claim_key
 from worker.songs.records import Record, record_key
 from worker.store import retry as patience
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 STOP = Notice("Ctrl-C", "signal")
 

@@ -10,7 +10,7 @@ from worker.engine import TO_GENERATE, Sampling, Song, Unfinished
 from worker.errors import UserError
 from worker.run.checkpoints import Checkpoints, key_of
 from worker.songs.checkpoint_file import Unusable
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 STEM = "rain_5c0ffee0"
 

@@ -18,7 +18,7 @@ from worker.errors import Unreachable, UserError
 from worker.host.identity import take_seat
 from worker.run import claims as module
 from worker.run.claims import LONE_KEY, Claims, claim_key
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 folder_is_enough = pytest.mark.parametrize("store", ["folder"], indirect=True)
@@ -35,7 +35,7 @@ WORK = """
 import sys
 from pathlib import Path
 from worker.run.claims import Claims
-from worker.store.base import open_store
+from worker.store.open import open_store
 place, box, ttl_s, *stems = sys.argv[1:]
 with Claims(open_store(place), "child", ttl_s=float(ttl_s), box=Path(box)) as claims:
     print(*[stem for stem in stems if claims.take(stem)], flush=True)

@@ -14,7 +14,7 @@ from tests.fakes.worker import nursery
 from worker.songs import records
 from worker.songs.jobs import load
 from worker.songs.records import REPORT_KEY, Record
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="forks"),

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tests.fakes import s3
 from tests.parts import need
 from worker.errors import Unreachable, UserError
-from worker.store.base import Missing, Stored, open_store
+from worker.store.base import Missing, Stored
+from worker.store.open import open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals, pipes or users")
 
@@ -289,7 +290,7 @@ def test_folder_store_stays_where_it_was_opened(monkeypatch, tmp_path):
 
 
 def test_folder_needs_no_boto3():
-    script = "import sys, worker.store.base as s; s.open_store('out').list(); print('boto3' in sys.modules)"
+    script = "import sys, worker.store.open as s; s.open_store('out').list(); print('boto3' in sys.modules)"
     assert child(script).communicate()[0] == "False\n"
 
 
@@ -385,7 +386,7 @@ def test_linked_file_is_listed_so_that_it_is_not_made_again(folder, tmp_path):
 
 CREATE_ALL = """
 import sys
-from worker.store.base import open_store
+from worker.store.open import open_store
 store = open_store(sys.argv[1])
 print(*(number for number in range(25) if store.create(f"claims/{number}", sys.argv[2].encode())))
 """
@@ -402,7 +403,7 @@ def test_one_of_four_processes_creates(folder, tmp_path):
 
 COUNT = """
 import sys
-from worker.store.base import open_store
+from worker.store.open import open_store
 store = open_store(sys.argv[1])
 for _ in range(25):
     while True:
@@ -423,7 +424,7 @@ def test_no_replacement_by_four_processes_is_lost(folder, tmp_path):
 
 WRITE_FOR_EVER = """
 import itertools, sys
-from worker.store.base import open_store
+from worker.store.open import open_store
 store = open_store(sys.argv[1])
 for turn in itertools.count():
     store.write("same", b"AB"[turn % 2:][:1] * 4_000_000)
@@ -448,7 +449,7 @@ def test_killed_writer_leaves_no_half_object(folder, tmp_path, rng):
 
 DIE_BEFORE_RENAME = """
 import os, signal, sys
-from worker.store.base import open_store
+from worker.store.open import open_store
 os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
 open_store(sys.argv[1]).write("key", b"half")
 """
@@ -467,7 +468,7 @@ def test_next_writer_clears_what_a_dead_one_left(folder, tmp_path):
 CREATE_FROM = """
 import sys
 from pathlib import Path
-from worker.store.base import open_store
+from worker.store.open import open_store
 print(open_store(sys.argv[1]).create_file("slow", Path(sys.argv[2])))
 """
 
@@ -541,7 +542,7 @@ def test_failed_download_leaves_no_file(store, tmp_path, monkeypatch):
 READ_AND_WRITE = """
 import os, sys
 from worker.errors import Unreachable, UserError
-from worker.store.base import open_store
+from worker.store.open import open_store
 import filelock, worker.store.folder, worker.store.s3
 if os.geteuid() == 0:
     os.seteuid(65534)
