@@ -19,7 +19,7 @@ from worker.run.runner import LoadEngine, Making
 from worker.songs import records
 from worker.songs.jobs import refuse_lyrics
 from worker.store.base import Store
-from worker.store.retry import Patience
+from worker.store.retry import Retry
 
 # MusicGen's; asked for before a model is loaded, to know how large the songs will be.
 _SAMPLE_RATE = 32_000
@@ -45,14 +45,14 @@ def run(
     refuse_lyrics(order.selected)
     found = records.survey(store, order.jobs)
     records.refuse_other_model(found, order.model, None, store.location)
-    account, patience = Account(order, store, found), Patience(watch.note)
+    account, retry = Account(order, store, found), Retry(watch.note)
     places = [store, *([spare] if spare else [])]
 
     def warn(text: str) -> None:
         watch.note("warning", text, level="warning")
 
     def end(state: str) -> Summary:
-        account.close(state, patience, interruption)
+        account.close(state, retry, interruption)
         account.tidy(places)
         return account.summary
 
@@ -88,7 +88,7 @@ def run(
             records.refuse_other_model(found, order.model, revision, store.location)
         account.summary.engine = engine.describe()
         with accounted_for():
-            make = Making(todo, order, store, spare, claims, account, patience, interruption, watch)
+            make = Making(todo, order, store, spare, claims, account, retry, interruption, watch)
             make(engine, load_engine)
         if interruption.no_new_songs and account.n_left:
             end_early("interrupted", interruption.reason)

@@ -27,7 +27,7 @@ from worker.songs.jobs import Job
 from worker.songs.records import Record
 from worker.store.base import Missing, Store
 from worker.store.files import disk_errors
-from worker.store.retry import Patience
+from worker.store.retry import Retry
 
 _FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
 
@@ -62,7 +62,7 @@ class Finisher:
         order: Order,
         store: Store,
         scratch: Path,
-        patience: Patience,
+        retry: Retry,
         account: Callable[[Outcome], None],
     ):
         from worker.audio import (
@@ -70,7 +70,7 @@ class Finisher:
         )
 
         self._order, self._store, self._scratch, self._measure = order, store, scratch, qc.measure
-        self._patience, self._account = patience, account
+        self._retry, self._account = retry, account
         self._given_up = Event()
         self._under_way: deque[Future[Outcome]] = deque()
         self._queue: SimpleQueue[tuple[Future[Outcome], Tune] | None] = SimpleQueue()
@@ -103,7 +103,7 @@ class Finisher:
     def give_up(self) -> None:
         """Drop what is not in the store yet; its tokens are in its checkpoint. Does not wait."""
         self._given_up.set()
-        self._patience.give_up()
+        self._retry.give_up()
 
     def close(self, timeout_s: float) -> None:
         """Wait for the thread to end, at most this long."""
@@ -180,10 +180,10 @@ class Finisher:
         """Record, then song, unless another run has made it meanwhile: its song and account stay."""
         key = records.record_key(job)
         elsewhere = Outcome(job.song, made_elsewhere=True)
-        before = self._patience(lambda: self._read(key))
-        if job.song in self._patience(lambda: self._store.list(job.song)):
+        before = self._retry(lambda: self._read(key))
+        if job.song in self._retry(lambda: self._store.list(job.song)):
             return elsewhere
-        self._patience(lambda: self._store.write(key, record.to_json()))
+        self._retry(lambda: self._store.write(key, record.to_json()))
         n_tries = 0
 
         def create() -> str | None:
@@ -191,16 +191,16 @@ class Finisher:
             n_tries += 1
             return self._store.create_file(job.song, path)
 
-        if not self._patience(create) and not (n_tries > 1 and self._is_there(record)):
+        if not self._retry(create) and not (n_tries > 1 and self._is_there(record)):
             if before is not None:
                 # It may be the account of the song that is there.
-                self._patience(lambda: self._store.write(key, before))
+                self._retry(lambda: self._store.write(key, before))
             return elsewhere
         return Outcome(job.song, record)
 
     def _is_there(self, record: Record) -> bool:
         """True if the answer to an earlier try was lost, which had put the song there."""
-        content = self._patience(lambda: self._read(record.song))
+        content = self._retry(lambda: self._read(record.song))
         return content is not None and hashlib.sha256(content).hexdigest() == record.sha256
 
     def _read(self, key: str) -> bytes | None:

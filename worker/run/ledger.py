@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from worker.errors import Unreachable, UserError
 from worker.host.notice import Interruption
-from worker.run.asking import NotNow, answer
 from worker.run.checkpoints import key_of
 from worker.run.claims import claim_key
 from worker.run.finisher import now
@@ -19,7 +18,7 @@ from worker.run.request import Order, Summary
 from worker.songs import records
 from worker.songs.records import Record
 from worker.store.base import Store
-from worker.store.retry import Patience
+from worker.store.retry import Retry, TimedOut, answer
 
 # How long the last account of a run that was stopped waits for a store that does not answer.
 _LAST_ACCOUNT_S = 5.0
@@ -108,16 +107,16 @@ class Account:
             content = self.summary.to_json()
         self._store.write(f"runs/{self._order.run_id}/summary.json", content)
 
-    def close(self, state: str, patience: Patience, interruption: Interruption) -> None:
+    def close(self, state: str, retry: Retry, interruption: Interruption) -> None:
         """The last account, however long the store is away. Raises UserError if it cannot be had."""
         self.summary.state = state
         until = time.monotonic() + _LAST_ACCOUNT_S
         try:
             answer(
-                lambda: patience(self._write_last),
+                lambda: retry(self._write_last),
                 lambda: not interruption.notice or time.monotonic() < until,
             )
-        except NotNow:
+        except TimedOut:
             raise Unreachable(f"{self._store.location} did not take the last report; run it again") from None
 
     def close_early(self, state: str, reason: str) -> str | None:
@@ -126,7 +125,7 @@ class Account:
         until = time.monotonic() + _LAST_ACCOUNT_S
         try:
             answer(self._write_last, lambda: time.monotonic() < until)
-        except (NotNow, UserError) as error:
+        except (TimedOut, UserError) as error:
             why = f": {error}" if str(error) else ""
             return f"the report and the summary are not the last ones{why}"
         return None

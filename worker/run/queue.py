@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from worker.engine import Engine, Sampling, Song, Unfinished
 from worker.host.notice import Interruption
-from worker.run.asking import Asking, NotNow
+from worker.run.asking import Asking
 from worker.run.checkpoints import Checkpoints
 from worker.run.claims import Claims
 from worker.run.finisher import now
@@ -21,6 +21,7 @@ from worker.run.request import Watch
 from worker.songs.checkpoint_file import Unusable
 from worker.songs.jobs import Job
 from worker.store.base import Store
+from worker.store.retry import TimedOut
 
 # How often to look whether the songs that others have in work are done.
 _LOOK_EVERY_S = 5.0
@@ -76,7 +77,7 @@ class Lineup:
                     self._made_elsewhere(job)
                     continue
                 song = self._begin(job, engine, sampling)
-            except NotNow:
+            except TimedOut:
                 self._waiting.insert(0, job)
                 return
             self._in_work.add(job.song)
@@ -96,12 +97,12 @@ class Lineup:
 
     def start_over(self, job: Job) -> None:
         """Remove its checkpoint, if the store answers; else it is gone on with from there."""
-        with suppress(NotNow):
+        with suppress(TimedOut):
             self._ask(lambda: self._checkpoints.remove(job.stem))
 
     def release(self, job: Job) -> None:
         """Leave it to others."""
-        with suppress(NotNow):  # it runs out by itself
+        with suppress(TimedOut):  # it runs out by itself
             self._ask(lambda: self._claims.release(job.stem))
 
     def wait_for_others(self, meanwhile: Callable[[], None]) -> bool:
@@ -117,7 +118,7 @@ class Lineup:
                 if any(self._claim(job) for job in self._others):
                     self._waiting, self._others = self._others, []
                     return True
-            except NotNow:
+            except TimedOut:
                 return False
             if self._others and not said:
                 said = True

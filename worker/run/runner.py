@@ -24,7 +24,7 @@ from worker.run.queue import Lineup
 from worker.run.request import Order, Watch
 from worker.songs.jobs import Job
 from worker.store.base import Store
-from worker.store.retry import Patience
+from worker.store.retry import Retry
 
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
 _MAX_FINISHING = 32
@@ -50,13 +50,13 @@ class Making:
         spare: Store | None,
         claims: Claims,
         account: Account,
-        patience: Patience,
+        retry: Retry,
         interruption: Interruption,
         watch: Watch,
     ):
         self._order, self._store, self._spare = order, store, spare
         self._claims, self._account, self._watch = claims, account, watch
-        self._patience, self._interruption = patience, interruption
+        self._retry, self._interruption = retry, interruption
         self._jobs = {job.song: job for job in jobs}
         self._overflowed: list[Job] = []
         self._pace = Pace()
@@ -68,14 +68,14 @@ class Making:
             scratch = parts.enter_context(scratch_folder())
             self._checkpoints = Checkpoints(self._store, self._spare, self._watch.note)
             parts.callback(self._checkpoints.close, _SAVE_S)
-            self._finisher = Finisher(self._order, self._store, scratch, self._patience, self._account_for)
+            self._finisher = Finisher(self._order, self._store, scratch, self._retry, self._account_for)
             parts.callback(self._finisher.close, _SAVE_S / 2)
             self._lineup = Lineup(
                 list(self._jobs.values()),
                 self._store,
                 self._claims,
                 self._checkpoints,
-                Asking(self._patience, self._interruption),
+                Asking(self._retry, self._interruption),
                 self._interruption,
                 self._account,
                 self._watch,
@@ -219,9 +219,9 @@ class Making:
         In the finisher's thread.
         """
         self._account.is_there(outcome.song, outcome.record)
-        self._patience(self._account.write)
+        self._retry(self._account.write)
         stem = self._jobs[outcome.song].stem
-        self._patience(lambda: self._checkpoints.remove(stem))
+        self._retry(lambda: self._checkpoints.remove(stem))
         self._claims.release(stem)
 
     # --- time

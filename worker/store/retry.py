@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from worker.errors import Unreachable
@@ -14,7 +15,11 @@ _PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 Result = TypeVar("Result")
 
 
-class Patience:
+class TimedOut(Exception):
+    """The store has not answered, and something else cannot wait for it."""
+
+
+class Retry:
     """Calls again what raised Unreachable, until it works, the limit is over or `give_up` is called.
 
     `note` hears when waiting begins and when it ends. Safe to share between threads.
@@ -47,3 +52,21 @@ class Patience:
         if began is not None:
             self._note("reachable", f"the store answers again after {time.monotonic() - began:.0f} s")
         return result
+
+
+def answer(action: Callable[[], Result], go_on: Callable[[], bool]) -> Result:
+    """The action's result, waited for as long as `go_on` says. Raises TimedOut."""
+    future: Future[Result] = Future()
+
+    def act() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:
+            future.set_exception(error)
+
+    # A thread of its own, and a daemon: a request may hang for minutes.
+    threading.Thread(target=act, name="ask", daemon=True).start()
+    while not wait([future], 0.1).done:
+        if not go_on():
+            raise TimedOut
+    return future.result()

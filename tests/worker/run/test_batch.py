@@ -22,7 +22,7 @@ from worker.run.claims import Claims
 from worker.run.request import Order, Price, Summary
 from worker.songs import jobs, records
 from worker.songs.records import REPORT_KEY, Record
-from worker.store import retry as patience
+from worker.store import retry
 from worker.store.open import open_store
 
 JOBS = listed("one ; 1.75 ; one", "two ; 1.5 ; two", "three ; 1.25 ; three", "four ; 1 ; four")
@@ -561,7 +561,7 @@ class Away(Recording):
 
 
 def test_songs_wait_for_a_store_that_does_not_answer(folder, monkeypatch):
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.01,))
     watch = Listener()
     assert run(Away(folder), watch=watch).state == "done"
     assert reported(folder) == [job.song for job in JOBS]

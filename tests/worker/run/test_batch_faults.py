@@ -33,7 +33,7 @@ from worker.run import runner as making
 from worker.run.checkpoints import key_of
 from worker.run.claims import Claims, claim_key
 from worker.songs.records import Record, record_key
-from worker.store import retry as patience
+from worker.store import retry
 from worker.store.open import open_store
 
 STOP = Notice("Ctrl-C", "signal")
@@ -128,7 +128,7 @@ def troubled(folder):
 @pytest.fixture
 def quick(monkeypatch):
     """Waits that are a bucket's in earnest."""
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.02,))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.02,))
     for module, name in ((making, "_SAVE_S"), (account, "_LAST_ACCOUNT_S"), (making, "_GRACE_S")):
         monkeypatch.setattr(module, name, 0.3)
     monkeypatch.setattr("worker.run.claims._LEAVE_S", 0.3)

@@ -6,13 +6,13 @@ import time
 import pytest
 
 from worker.errors import Unreachable, UserError
-from worker.store import retry as patience
-from worker.store.retry import Patience
+from worker.store import retry
+from worker.store.retry import Retry
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.01,))
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def notes():
 
 
 @pytest.fixture
-def patient(notes):
-    return Patience(lambda event, text: notes.append(event), limit_s=0.2)
+def retrying(notes):
+    return Retry(lambda event, text: notes.append(event), limit_s=0.2)
 
 
 def failing(n_times, error=Unreachable):
@@ -36,31 +36,31 @@ def failing(n_times, error=Unreachable):
     return act
 
 
-def test_what_works_is_done_once_and_nothing_is_said(patient, notes):
-    assert patient(failing(0)) == "result"
+def test_what_works_is_done_once_and_nothing_is_said(retrying, notes):
+    assert retrying(failing(0)) == "result"
     assert notes == []
 
 
-def test_it_is_tried_until_it_works_and_said_once(patient, notes):
-    assert patient(failing(5)) == "result"
+def test_it_is_tried_until_it_works_and_said_once(retrying, notes):
+    assert retrying(failing(5)) == "result"
     assert notes == ["unreachable", "reachable"]
 
 
-def test_other_errors_are_not_waited_for(patient, notes):
+def test_other_errors_are_not_waited_for(retrying, notes):
     with pytest.raises(UserError):
-        patient(failing(1, UserError))
+        retrying(failing(1, UserError))
     assert notes == []
 
 
-def test_patience_ends(patient):
+def test_trying_again_ends(retrying):
     began = time.monotonic()
     with pytest.raises(Unreachable):
-        patient(failing(10**9))
+        retrying(failing(10**9))
     assert time.monotonic() - began >= 0.2
 
 
 def test_giving_up_ends_a_wait_at_once(notes):
-    patient = Patience(lambda event, text: notes.append(event), limit_s=60)
-    threading.Timer(0.05, patient.give_up).start()
+    retrying = Retry(lambda event, text: notes.append(event), limit_s=60)
+    threading.Timer(0.05, retrying.give_up).start()
     with pytest.raises(Unreachable):
-        patient(failing(10**9))
+        retrying(failing(10**9))
