@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import BadInput, UserError
-from worker.songs.records import REPORT_KEY, Damaged, Record, read_all, song_of
-from worker.store.base import Missing, Store, open_store
+from worker.songs.records import Damaged, Record, read_all, song_of
+from worker.songs.report import REPORT_KEY
+from worker.store.base import Missing, Store
+from worker.store.open import open_store
 
 
 @dataclass

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops import ui
-from worker.songs import jobs, records
+from worker.songs import jobs, maker, records
 from worker.songs.jobs import Job
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 TO_MAKE = "to make"
 
@@ -36,7 +36,7 @@ def plan(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> li
     jobs.refuse_lyrics(chosen)
     store = open_store(output)
     found = records.survey(store, listed)
-    records.refuse_other_model(found, records.model_name(model), None, store.location)
+    maker.refuse_other_model(found.makers, maker.model_name(model), store.location)
 
     def state(job: Job) -> str:
         if job.song in found.kept:

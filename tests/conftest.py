@@ -10,7 +10,7 @@ import pytest
 from tests.fakes import box as boxes
 from tests.fakes import commands as forked
 from tests.fakes import s3
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 # A machine under load takes its time, which is no fault of what is tested.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.run.request import Summary
 from worker.songs import jobs
-from worker.songs.records import REPORT_COLUMNS, Record
+from worker.songs.records import Record
+from worker.songs.report import REPORT_COLUMNS
+from worker.songs.summary import Summary
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -6,10 +6,10 @@ What is not given is taken from the environment (MUSICGEN_MODEL, MUSICGEN_OUTPUT
 MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_CLAIM_TTL_S, MUSICGEN_STATE_DIR,
 MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
 The closing table goes to stdout, all else to stderr. A log and status.json are kept in
-MUSICGEN_STATE_DIR and under runs/RUN_ID in the output place.
-Ctrl-C, SIGTERM or a terminal that is closed saves what is in work and ends; a second Ctrl-C or
+MUSICGEN_STATE_DIR and under runs/RUN_ID in the output.
+Ctrl-C, SIGTERM or a terminal that is closed saves the songs in progress and ends; a second Ctrl-C or
 SIGTERM ends at once.
-Exit codes: 0 done, 1 a song or the store failed, 2 bad input or settings, 75 interrupted.
+Exit codes: 0 done, 1 a song is missing or the store failed, 2 bad input or settings, 75 interrupted.
 """
 
 import argparse
@@ -19,37 +19,40 @@ import logging
 import math
 import os
 import re
-import secrets
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
+from worker import timestamps
 from worker.engine import Engine, Sampling
 from worker.errors import BadInput, Interrupted, UserError
 from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
 from worker.host.signals import listening
 from worker.host.streams import make_lasting
-from worker.observe.console import ProgressDisplay, show_summary
+from worker.observe.console import ConsoleDisplay, show_summary
 from worker.observe.heartbeat import Heartbeat
-from worker.observe.run_log import Journal
+from worker.observe.run_log import RunLog
 from worker.run.batch import run
 from worker.run.claims import TTL_S
-from worker.run.request import Order, Price, Summary, Watches
+from worker.run.context import RunContext
+from worker.run.observer import Observers
+from worker.run.progress import ProgressMeter
+from worker.run.request import RunRequest
 from worker.songs import jobs
-from worker.songs.records import model_name
-from worker.store.base import Store, open_store
+from worker.songs.maker import model_name
+from worker.songs.summary import Price, Summary
+from worker.store.base import Store
+from worker.store.open import open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
-
-# The last log and status wait this long for a store that does not answer.
-_LAST_WORDS_S = 5.0
 
 _RUN_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 
@@ -69,9 +72,9 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
             print(f"error: {line}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("error: stopped; run it again to go on", file=sys.stderr)
+        print("error: stopped; run it again to resume", file=sys.stderr)
         return 75
-    return 1 if summary.failed else 0
+    return 1 if summary.is_failed else 0
 
 
 def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -99,9 +102,17 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--claim-ttl",
         default=env.get("MUSICGEN_CLAIM_TTL_S") or TTL_S,
-        help="seconds after which a song whose worker gives no sign is taken over (%(default)s)",
+        help="seconds without a heartbeat before another worker takes the song (%(default)s)",
     )
-    p.add_argument("--run-id", default=env.get("RUN_ID") or new_run_id(), help="names this run's files")
+    p.add_argument(
+        "--start-over", action="store_true", help="begin songs again that were begun with other settings"
+    )
+    p.add_argument(
+        "--verify", action="store_true", help="compare every finished song with its record's checksum"
+    )
+    p.add_argument(
+        "--run-id", default=env.get("RUN_ID") or timestamps.new_run_id(), help="names this run's files"
+    )
     p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
     p.add_argument("--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, bf16, fp16")
     p.add_argument(
@@ -124,19 +135,31 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
     slots = _slots(arguments.slots)
     ttl_s = _amount(arguments.claim_ttl, "claim ttl", "seconds", "120")
-    order = Order(
+    request = RunRequest(
         jobs=listed,
         selected=jobs.select(listed, arguments.only),
         model=model_name(arguments.model),
         price=price(arguments.hourly_cost, arguments.price_basis, arguments.price_paid),
         run_id=arguments.run_id,
         sampling=sampling,
+        start_over=arguments.start_over,
+        verify=arguments.verify,
     )
     with ExitStack() as parts:
-        folder = env.get("MUSICGEN_STATE_DIR") or parts.enter_context(scratch_folder())
-        display = parts.enter_context(ProgressDisplay(_console(sys.stderr)))
-        journal = Journal(Path(folder), store, order.run_id, env=env)
-        heartbeat = Heartbeat(Path(folder), store, order.run_id, order.model, order.price.hourly_usd)
+        folder = Path(env.get("MUSICGEN_STATE_DIR") or parts.enter_context(scratch_folder()))
+        meter = ProgressMeter()
+        display = parts.enter_context(ConsoleDisplay(_console(sys.stderr), meter))
+        run_log = RunLog(folder, store, request.run_id, env=env)
+        heartbeat = Heartbeat(folder, store, request, meter)
+        context = RunContext(
+            request,
+            store,
+            Observers(meter, display, run_log, heartbeat),
+            meter,
+            spare=_spare(store, env),
+            interruption=interruption,
+            claim_ttl_s=ttl_s,
+        )
 
         def load_engine(dtype: str | None) -> Engine:
             from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
@@ -152,27 +175,19 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
             heartbeat.loaded(engine.describe())
             return engine
 
-        with telling_how_it_ends(journal, heartbeat) as ending:
-            summary = run(
-                order,
-                store,
-                load_engine,
-                Watches(display, journal, heartbeat),
-                interruption=interruption,
-                spare=_spare(store, env),
-                claim_ttl_s=ttl_s,
-            )
-            if summary.failed:
+        with ending_reported(run_log, heartbeat, context.budget.last_log_s) as ending:
+            summary = run(context, load_engine)
+            if summary.is_failed:
                 ending.state, ending.code = "failed", UserError.code
     show_summary(_console(sys.stdout), summary, store.location)
     return summary
 
 
 @contextmanager
-def telling_how_it_ends(journal: Journal, heartbeat: Heartbeat) -> Iterator["Ending"]:
+def ending_reported(run_log: RunLog, heartbeat: Heartbeat, last_log_s: float) -> Iterator["Ending"]:
     """Log and status from the first moment to the last, with the exit code."""
-    logging.getLogger().addHandler(journal.handler)
-    journal.start()
+    logging.getLogger().addHandler(run_log.handler)
+    run_log.start()
     heartbeat.start()
     ending = Ending()
     try:
@@ -182,15 +197,17 @@ def telling_how_it_ends(journal: Journal, heartbeat: Heartbeat) -> Iterator["End
         ending.code = error.code if isinstance(error, UserError) else Interrupted.code if stopped else 1
         ending.state = "interrupted" if stopped else "failed"
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        journal.note("error", text, level="error")
+        run_log.note("error", text, level="error")
         raise
     finally:
-        logging.getLogger().removeHandler(journal.handler)
-        journal.note("ended", f"ended: {ending.state}, exit code {ending.code}", **asdict(ending))
+        logging.getLogger().removeHandler(run_log.handler)
+        run_log.note("ended", f"ended: {ending.state}, exit code {ending.code}", **asdict(ending))
+        until = time.monotonic() + last_log_s
+        heartbeat.end(ending.state, ending.code)  # both upload side by side
         try:
-            journal.close(_LAST_WORDS_S)
+            run_log.close(last_log_s)
         finally:  # a second Ctrl-C meanwhile must not leave a status that looks alive
-            heartbeat.finish(ending.state, ending.code, _LAST_WORDS_S)
+            heartbeat.finish(ending.state, ending.code, max(0.5, until - time.monotonic()))
 
 
 @dataclass
@@ -239,11 +256,6 @@ def _slots(text: str | None) -> int | None:
     return int(text) if text else None
 
 
-def new_run_id() -> str:
-    """`YYYYMMDDTHHMMSSZ-xxxx`: sorts by time, unique among machines."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
 def _check_sampling(sampling: Sampling, stride_s: float) -> None:
     if not 0 <= sampling.guidance_scale < math.inf:
         raise BadInput("--guidance-scale must be 0 or more; MusicGen's default is 3")
@@ -255,6 +267,17 @@ def _check_sampling(sampling: Sampling, stride_s: float) -> None:
         raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
 
 
+def _leave(code: int) -> None:
+    """End the process, although a model may still be loading or a request hang in a thread."""
+    if threading.active_count() == 1:
+        sys.exit(code)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed: nobody reads it
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     make_lasting()
-    sys.exit(main())
+    _leave(main())

@@ -122,7 +122,7 @@ class Engine(Protocol):
         """The songs in work, with every token made so far. For between two events of `stream`."""
 
     def check(self, song: Unfinished, sampling: Sampling) -> None:
-        """Raises worker.songs.checkpoint_file.Unusable unless going on gives the song that was begun."""
+        """Raises OtherSettings or Unusable unless resuming it gives the song that was begun."""
 
     def joins(self, seconds: float) -> list[float]:
         """Where in a song of this length a window ends and the next goes on, in seconds."""

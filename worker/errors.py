@@ -19,6 +19,10 @@ class Unreachable(UserError):
     """The store does not answer, or not to these credentials: it may do so later."""
 
 
+class Denied(Unreachable):
+    """The store refuses what it has allowed before: it may allow it again within minutes."""
+
+
 class BadInput(UserError):
     """A file or a setting is wrong; nothing was started."""
 

@@ -24,7 +24,8 @@ from ops.aws.machines import Machine
 from ops.aws.session import Aws
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
-from worker.store.base import Store, open_store
+from worker.store.base import Store
+from worker.store.open import open_store
 
 SSH_USER = "ubuntu"
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from worker.errors import UserError
 from worker.songs import status
-from worker.store.base import Missing, open_store
+from worker.store.base import Missing
+from worker.store.open import open_store
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,31 @@
-"""S3 over real HTTP on a free port of this machine: moto's server, and some that behave badly."""
+"""S3 over real HTTP on a free port of this machine: moto's server, and some that behave badly.
 
+A relay is a way to the S3 at a URL that does something to what passes.
+"""
+
+import hashlib
 import http.client
+import ipaddress
 import logging
 import os
+import ssl
 import threading
 import urllib.request
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from botocore.loaders import Loader
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
@@ -31,6 +43,21 @@ def _put_at_once(response: S3Response, put: Any = S3Response.put_object) -> Any:
 
 
 S3Response.put_object = _put_at_once
+
+
+def _checksum_as_sent(
+    response: S3Response, headers: dict[str, Any], get: Any = S3Response._get_checksum
+) -> tuple[str, str | None]:
+    """moto wants the checksum's kind in a header of its own; to S3 the checksum's header is enough."""
+    sha256 = response.headers.get("x-amz-checksum-sha256")
+    if not sha256:
+        return get(response, headers)
+    assert sha256 == b64encode(hashlib.sha256(response.body or b"").digest()).decode()  # else BadDigest
+    headers["x-amz-checksum-sha256"] = sha256
+    return "SHA256", sha256
+
+
+S3Response._get_checksum = _checksum_as_sent
 
 
 @contextmanager
@@ -86,16 +113,30 @@ def refusing(status: int, code: str) -> Iterator[str]:
 
     class Refusal(_Quiet):
         def answer(self, body: bytes) -> None:
-            told = f"<Error><Code>{code}</Code><Message>no</Message></Error>" if code else ""
-            self.reply(status, told.encode())
+            self.refuse(status, code)
 
     with _http(Refusal) as url:
         yield url
 
 
 @contextmanager
+def answering(page: bytes) -> Iterator[str]:
+    """The URL of something that is no S3 and answers every request with this page."""
+
+    class Page(_Quiet):
+        def answer(self, body: bytes) -> None:
+            self.reply(200, page)
+
+    with _http(Page) as url:
+        yield url
+
+
+Refuse = Callable[[str, Mapping[str, str]], tuple[int, str, str] | None]
+
+
+@contextmanager
 def failing_once(url: str, method: str, refusal: tuple[int, str] | None = None) -> Iterator[str]:
-    """The URL of a way to the S3 at `url` that spoils the first request with this method.
+    """A relay that spoils the first request with this method.
 
     With a refusal (status, code) S3 never sees the request; without, S3 obeys it and the answer
     to a PUT is lost, that to a GET breaks off.
@@ -108,20 +149,51 @@ def failing_once(url: str, method: str, refusal: tuple[int, str] | None = None) 
             if spoil:
                 failed.set()
             if spoil and refusal:
-                self.reply(refusal[0], f"<Error><Code>{refusal[1]}</Code></Error>".encode())
+                self.refuse(*refusal)
                 return
-            status, content, etag = self.ask(url, body, self.headers)
+            status, content, headers = self.ask(url, body, self.headers)
             self.close_connection = spoil
             if not (spoil and method == "PUT"):
-                self.reply(status, content, etag, len(content) // 2 if spoil else None)
+                self.reply(status, content, headers, len(content) // 2 if spoil else None)
 
     with _http(Relay) as relay_url:
         yield relay_url
 
 
+class Gate:
+    """Whether a relay lets requests through. `refusal`: the (status, code) that they get instead."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.refusal: tuple[int, str] | None = None
+        self.loses_answers = False  # to every PUT, which S3 obeys
+        self.seen: list[tuple[str, int]] = []  # (method, bytes of the answer)
+
+
+@contextmanager
+def gated(url: str) -> Iterator[Gate]:
+    """A relay that refuses what it is told to refuse, and counts."""
+    gate = Gate()
+
+    class Relay(_Quiet):
+        def answer(self, body: bytes) -> None:
+            if gate.refusal:
+                self.refuse(*gate.refusal)
+                return
+            status, content, headers = self.ask(url, body, self.headers)
+            gate.seen.append((self.command, len(content)))
+            if self.command == "PUT" and gate.loses_answers:
+                self.close_connection = True
+            else:
+                self.reply(status, content, headers)
+
+    with _http(Relay) as gate.url:
+        yield gate
+
+
 @contextmanager
 def ignoring_conditions(url: str, ignored: Collection[str] = ("If-None-Match", "If-Match")) -> Iterator[str]:
-    """The URL of a way to the S3 at `url` that drops these headers, as look-alikes do."""
+    """A relay that drops these headers, as look-alikes do."""
 
     class Relay(_Quiet):
         def answer(self, body: bytes) -> None:
@@ -132,48 +204,137 @@ def ignoring_conditions(url: str, ignored: Collection[str] = ("If-None-Match", "
         yield relay_url
 
 
+@contextmanager
+def backblaze(url: str) -> Iterator[str]:
+    """A relay that refuses what Backblaze B2 refuses, in its words: checksums, conditional writes."""
+
+    def refuse(method: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
+        for name in map(str.lower, headers):
+            if "checksum" in name:
+                return 400, "InvalidArgument", f"Unsupported header '{name}' received for this API call."
+            if method == "PUT" and name in ("if-match", "if-none-match"):
+                text = "A header you provided implies functionality that is not implemented"
+                return 501, "NotImplemented", text
+        return None
+
+    with _http(_strict(url, refuse)) as relay_url:
+        yield relay_url
+
+
+@contextmanager
+def cloudflare(url: str, *, knows_checksums: bool, certificate: Path) -> Iterator[str]:
+    """A relay over TLS that refuses what Cloudflare R2 refuses, in its words: checksums after the body.
+
+    `knows_checksums`: as it does since 2025 in a header. Writes the certificate to trust.
+    """
+
+    def refuse(method: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
+        kind = headers.get("x-amz-content-sha256", "")
+        if kind.startswith("STREAMING-"):
+            return 501, "NotImplemented", f"{kind} not implemented"
+        for name, value in headers.items():
+            if name.lower().startswith("x-amz-checksum-") and method == "PUT" and not knows_checksums:
+                text = f"Header '{name.lower()}' with value '{value}' not implemented"
+                return 501, "NotImplemented", text
+        return None
+
+    with _http(_strict(url, refuse), certificate) as relay_url:
+        yield relay_url
+
+
 class _Quiet(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self, body: bytes) -> None:
         raise NotImplementedError
 
-    def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str | None]:
-        """The status, content and ETag with which the server at `url` answers this request."""
+    def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        """The status, content and headers with which the server at `url` answers this request."""
         server = http.client.HTTPConnection(urlsplit(url).netloc)
         server.request(self.command, self.path, body, dict(headers))
         answer = server.getresponse()
         content = answer.read()
         server.close()
-        return answer.status, content, answer.headers["ETag"]
+        return answer.status, content, dict(answer.headers)
 
-    def reply(self, status: int, content: bytes, etag: str | None = None, n_sent: int | None = None) -> None:
+    def refuse(self, status: int, code: str, text: str = "no") -> None:
+        told = f"<Error><Code>{code}</Code><Message>{text}</Message></Error>" if code else ""
+        self.reply(status, told.encode())
+
+    def reply(
+        self, status: int, content: bytes, headers: Mapping[str, str] | None = None, n_sent: int | None = None
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        if etag:
-            self.send_header("ETag", etag)
+        for name, value in (headers or {}).items():
+            if name.lower().startswith("x-amz-") or name in ("ETag", "Last-Modified"):
+                self.send_header(name, value)
+        size = (headers or {}).get("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", size or str(len(content)))
         self.end_headers()
-        self.wfile.write(content[:n_sent])
+        if self.command != "HEAD":
+            self.wfile.write(content[:n_sent])
 
     def _serve(self) -> None:
-        if self.headers.get("Expect") == "100-continue":
-            self.handle_expect_100()
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while self.rfile.readline().strip():  # trailers and chunks, to the empty line
+                pass
+            self.answer(b"")
+            return
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-    do_GET = do_PUT = do_DELETE = _serve
+    do_GET = do_PUT = do_DELETE = do_HEAD = _serve
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
+def _strict(url: str, refuse: Refuse) -> type[_Quiet]:
+    class Relay(_Quiet):
+        def answer(self, body: bytes) -> None:
+            if refusal := refuse(self.command, self.headers):
+                self.refuse(*refusal)
+            else:
+                self.reply(*self.ask(url, body, self.headers))
+
+    return Relay
+
+
 @contextmanager
-def _http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def _http(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if certificate:
+        _make_certificate(certificate)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _make_certificate(path: Path) -> None:
+    """Write a key and a certificate for 127.0.0.1 that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(here, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + certificate.public_bytes(pem))

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -167,6 +168,8 @@ def _child(asked: dict[str, object]) -> None:
             _shorten_windows(float(window_s))
         if poll_s := os.environ.get("MUSICGEN_TEST_POLL_S"):
             _ask_ec2_often(float(poll_s))
+        if point := os.environ.get("MUSICGEN_TEST_KILL_AT"):
+            _kill_at(point)
         code = main(list(asked["argv"]), os.environ)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -180,16 +183,68 @@ def _child(asked: dict[str, object]) -> None:
 
 def _record_frames(path: str) -> None:
     """Have each progress event in a file, at once: what a killed worker had made is known exactly."""
-    from worker.observe.console import ProgressDisplay
+    from worker.observe.console import ConsoleDisplay
 
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    shown = ProgressDisplay.progress
+    shown = ConsoleDisplay.progress
 
     def progress(self, event):
         os.write(file, (json.dumps(dict(event.frames)) + "\n").encode())
         shown(self, event)
 
-    ProgressDisplay.progress = progress
+    ConsoleDisplay.progress = progress
+
+
+def _kill_at(point: str) -> None:
+    """Die by SIGKILL at `MOMENT:KEYS`: before, during or after the first change of such a key.
+
+    KEYS is the beginning of a key, or its end where it starts with `*`. During: a folder has written the
+    bytes and not yet given them their name; a bucket has the request, and its answer is not read.
+    """
+    import http.client
+
+    from worker.store.folder import FolderStore
+    from worker.store.s3 import S3Store
+
+    moment, keys = point.split(":", 1)
+    armed = threading.Event()
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    def is_meant(key: str) -> bool:
+        return key.endswith(keys[1:]) if keys.startswith("*") else key.startswith(keys)
+
+    def deadly(inner):
+        @functools.wraps(inner)
+        def change(self, key, *rest):
+            if not is_meant(key):
+                return inner(self, key, *rest)
+            if moment == "before":
+                die()
+            if moment == "during":
+                armed.set()
+            result = inner(self, key, *rest)
+            die()
+            return result
+
+        return change
+
+    def dying_when_armed(inner):
+        @functools.wraps(inner)
+        def call(*arguments, **more):
+            if armed.is_set():
+                die()
+            return inner(*arguments, **more)
+
+        return call
+
+    for store in (FolderStore, S3Store):
+        for name in ("write", "create", "create_file", "replace", "delete"):
+            setattr(store, name, deadly(getattr(store, name)))
+    os.fsync = dying_when_armed(os.fsync)
+    http.client.HTTPConnection.getresponse = dying_when_armed(http.client.HTTPConnection.getresponse)
 
 
 def _ask_ec2_often(poll_s: float) -> None:

@@ -13,7 +13,7 @@ from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, record_of, tree, wav_bytes
 from worker.errors import BadInput, UserError
 from worker.songs import records
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 RAIN, SUN = listed("rain ; 1 ; rain", "sun ; 1 ; sun")
 SONG = wav_bytes(level=7)

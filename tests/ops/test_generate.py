@@ -14,7 +14,7 @@ import pytest
 from ops import generate
 from tests.songs import finish, listed
 from worker.errors import UserError
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[2]
 LINES = ["rain ; 1 ; rain", "sun ; 1 ; sun"]
@@ -129,7 +129,7 @@ def test_stopped_worker_is_waited_for_while_it_saves(here, pressed):
             os.killpg(parent.pid, signal.SIGINT)  # a terminal tells the whole group
         else:
             parent.terminate()
-        assert parent.wait(timeout=30) == 75
+        assert parent.wait(timeout=120) == 75
         assert (here / "saved.txt").exists()
     finally:
         with suppress(ProcessLookupError):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import s3
 from tests.remote.boxes import REPOSITORY
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 SECRET = "swordfish-swordfish"
 NAMES = (

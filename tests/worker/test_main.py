@@ -15,8 +15,11 @@ from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, tree
 from worker import __main__ as worker
 from worker.observe.heartbeat import Heartbeat
-from worker.observe.run_log import Journal
-from worker.store.base import open_store
+from worker.observe.run_log import RunLog
+from worker.run.progress import ProgressMeter
+from worker.run.request import RunRequest
+from worker.songs.summary import Price
+from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,6 +124,32 @@ def test_missing_credentials_are_named(run, prompts, s3_url, monkeypatch):
     one_error(stderr, "no AWS credentials for bucket some-bucket")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda wav, record: wav.write_bytes(b""), "it has 0 bytes and its record says"),
+        (lambda wav, record: record.write_bytes(record.read_bytes()[:99]), "its record is damaged"),
+        (lambda wav, record: record.unlink(), "it has no record"),
+    ],
+    ids=["zero-byte WAV", "truncated record", "no record"],
+)
+def test_song_that_cannot_be_vouched_for_is_named_and_1(run, all_done, capfd, change, says):
+    wav = next(iter(sorted(Path(all_done[3]).glob("*.wav"))))
+    change(wav, wav.parent / "records" / f"{wav.stem}.json")
+    before = wav.read_bytes()
+    assert worker.main([str(argument) for argument in all_done], NO_EC2) == 1
+    said = capfd.readouterr().out
+    assert f"MISSING {wav.name}: {says}" in said and "rename or move it, and run it again" in said
+    assert wav.read_bytes() == before
+
+
+def test_wrong_content_is_found_with_verify(run, all_done, capfd):
+    wav = next(iter(sorted(Path(all_done[3]).glob("*.wav"))))
+    wav.write_bytes(bytes(wav.stat().st_size))
+    assert worker.main([str(argument) for argument in all_done] + ["--verify"], NO_EC2) == 1
+    assert f"MISSING {wav.name}: its content is not what its record says" in capfd.readouterr().out
+
+
 def test_other_model_is_refused(run, all_done):
     code, stderr = run(*all_done[:-1], "facebook/musicgen-small")
     assert code == 2
@@ -188,7 +217,7 @@ def test_settings_of_the_environment_are_the_defaults(run, all_done, tmp_path, m
 
 def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
     assert worker.main(all_done, NO_EC2) == 0
-    assert "price $0 an hour: your own machine, counted as 0" in capfd.readouterr().out
+    assert "price $0.00 an hour: your own machine, counted as 0" in capfd.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows says it otherwise")
@@ -205,9 +234,13 @@ def test_ctrl_c_during_the_last_words_leaves_no_status_that_looks_alive(tmp_path
         raise KeyboardInterrupt
 
     store = open_store(str(tmp_path / "out"))
-    journal, heartbeat = Journal(tmp_path, store, "run-1"), Heartbeat(tmp_path, store, "run-1", "m", 0.4)
-    monkeypatch.setattr(journal, "close", stopped)
-    with pytest.raises(KeyboardInterrupt), worker.telling_how_it_ends(journal, heartbeat):
+    request = RunRequest([], [], "m", Price(0.4, "as set"), "run-1")
+    run_log, heartbeat = (
+        RunLog(tmp_path, store, "run-1"),
+        Heartbeat(tmp_path, store, request, ProgressMeter()),
+    )
+    monkeypatch.setattr(run_log, "close", stopped)
+    with pytest.raises(KeyboardInterrupt), worker.ending_reported(run_log, heartbeat, 5.0):
         pass
     assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == 0
 

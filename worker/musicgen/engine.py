@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import chain, takewhile
 from typing import Any
 
@@ -42,7 +43,7 @@ from worker.musicgen.model import Cache, Model, Place, Shape
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
-from worker.songs.checkpoint_file import Unusable
+from worker.songs.checkpoint_file import OtherSettings, Unusable
 
 log = logging.getLogger(__name__)
 
@@ -242,13 +243,13 @@ class Engine:
                 yield Work(song, windows.unmade(self.n_codebooks, self.n_frames(song.seconds)))
 
     def check(self, song: Unfinished, sampling: Sampling) -> None:
-        """Raises Unusable unless going on gives the song that was begun."""
-        mine = (self._name, self._revision, self.window, self.stride, sampling)
-        its = (song.model, song.revision, song.window, song.stride, song.sampling)
-        names = ("model", "revision", "window", "stride", "sampling")
-        for name, wanted, found in zip(names, mine, its, strict=True):
-            if wanted != found:
-                raise Unusable(f"it was begun with {name} {found}, not {wanted}")
+        """Raises OtherSettings or Unusable unless resuming it gives the song that was begun."""
+        mine = {"model": self._name, "revision": self._revision, "window": self.window, "stride": self.stride}
+        mine |= asdict(sampling)
+        its = {name: getattr(song, name) for name in ("model", "revision", "window", "stride")}
+        its |= asdict(song.sampling)
+        if differs := [f"{name} {its[name]}, not {mine[name]}" for name in mine if its[name] != mine[name]]:
+            raise OtherSettings("; ".join(differs).replace("_", " "))
         if song.tokens.shape != (self.n_codebooks, self.n_frames(song.song.seconds)):
             raise Unusable(f"its tokens have the shape {song.tokens.shape}")
         if not ((song.tokens >= TO_GENERATE) & (song.tokens < self._special)).all():

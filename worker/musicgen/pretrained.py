@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from worker.errors import BadInput, UserError
-from worker.songs.records import REHEARSAL, model_name
+from worker.songs.maker import REHEARSAL, model_name
 
 log = logging.getLogger(__name__)
 

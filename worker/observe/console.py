@@ -1,69 +1,65 @@
-"""What a run shows while it works: bars on a terminal, plain lines anywhere else. Writes to stderr.
+"""What a run shows while it works: bars on a terminal, plain lines anywhere else.
 
-On a terminal a bar for each song in work and one for the list; else a line when a song starts
-and ends, and one for each song every ten seconds.
+On a terminal a bar for each song in progress and one for the list; else a line when a song starts
+and ends, and one for each song in progress every ten seconds. At the end a table.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from worker.amounts import count, duration, usd
 from worker.engine import Progress as SongProgress
-from worker.run.request import Order, Summary
+from worker.run.observer import Begun
+from worker.run.progress import ProgressMeter
+from worker.run.request import RunRequest
 from worker.songs.records import Record, Survey
+from worker.songs.status import InProgress
+from worker.songs.summary import Summary
 
 _LINE_EVERY_S = 10.0
-# Every few seconds when all goes well: nothing for a person to read.
+# Every few seconds when all goes well: not worth a person's attention.
 _FOR_THE_LOG = {"checkpoint"}
 # More bars than this do not fit a terminal; the list's own bar stays.
 _MAX_BARS = 12
+_MAX_NAME = 24  # columns of a bar's name: its numbers and a short bar fit beside it into 80
 
 
-def span(seconds: float) -> str:
-    """`0:07`, `3:20`, `2:05:00`."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+class ConsoleDisplay:
+    """Shows a run to a person. An `Observer`.
 
-
-def usd(amount: float) -> str:
-    """`$0`, `<$0.0001`, `$0.0123`, `$4.56`."""
-    if not amount:
-        return "$0"
-    if amount < 0.0001:
-        return "<$0.0001"
-    return f"${amount:.2f}" if amount >= 1 else f"${amount:.4f}"
-
-
-class ProgressDisplay:
-    """A `worker.run.request.Watch` for a person.
-
-    Use as a context manager: it owns the terminal's last lines.
+    Use as a context manager: it owns the terminal's last lines. Speed and ETA are the meter's, which
+    is informed first.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
-        self._console, self._clock = console, clock
+    def __init__(self, console: Console, meter: ProgressMeter, clock: Callable[[], float] = time.monotonic):
+        self._console, self._meter, self._clock = console, meter, clock
+        self._lock = threading.RLock()  # songs are made in a thread of their own
         self._seconds: dict[str, float] = {}  # song -> seconds asked, of the songs to make
-        self._made_s = 0.0
-        self._in_work: dict[str, tuple[float, float]] = {}  # song -> (when first seen, seconds made)
-        self._last_lines = 0.0
-        self._started: float | None = None
+        self._started: set[str] = set()
+        self._created_s = clock()
+        self._last_lines_s: float | None = None
         self._bars: Progress | None = None
         self._bar_of: dict[str, TaskID] = {}
         if console.is_terminal:
+            whole = Column(no_wrap=True)
+            name = Column(no_wrap=True, overflow="ellipsis", max_width=_MAX_NAME)
             self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[what]}"),
+                TextColumn("{task.description}", table_column=name),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the texts leave
+                TextColumn("{task.fields[line]}", table_column=whole),
+                TextColumn("{task.fields[cost]}", table_column=whole),
                 console=console,
+                expand=True,
             )
-            self._total = self._bars.add_task("all songs", total=None, what="", visible=False)
+            self._total = self._bars.add_task("all songs", total=None, line="", cost="", visible=False)
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> "ConsoleDisplay":
         if self._bars:
             self._bars.start()
         return self
@@ -72,45 +68,50 @@ class ProgressDisplay:
         if self._bars:
             self._bars.stop()
 
-    # --- Watch
+    # --- Observer
 
-    def planned(self, found: Survey, order: Order) -> None:
-        self._price = order.price
-        chosen = {job.song for job in order.selected}
+    def planned(self, found: Survey, request: RunRequest) -> None:
+        self._price = request.price
+        chosen = {job.song for job in request.selected}
         self._seconds = {job.song: job.seconds for job in found.todo if job.song in chosen}
         for song, why in found.kept.items():
             self._say(f"kept {song}: {why}; rename or move it to have the song made")
         done = sum(job.song in chosen for job in found.done)
         self._say(
-            f"{len(self._seconds)} songs to make, {span(sum(self._seconds.values()))} of audio"
+            f"{count(len(self._seconds), 'song')} to make, {duration(sum(self._seconds.values()))} of audio"
             + (f"; {done} done already" if done else "")
         )
 
+    def begun(self, song: Begun) -> None:
+        if song.n_resumed:
+            seconds = self._seconds[song.song]
+            self._say(
+                f"resuming {song.song}: {seconds * song.n_made / song.n_frames:.0f} of {seconds:g} s made"
+            )
+
     def progress(self, event: SongProgress) -> None:
-        now = self._clock()
-        if self._started is None:
-            self._started = self._last_lines = now
-        for song, (n_done, n_frames) in event.frames.items():
-            seconds = self._seconds[song] * n_done / n_frames
-            if song not in self._in_work:
-                self._in_work[song] = (now, seconds)
-                self._open(song)
-            since, _ = self._in_work[song]
-            self._in_work[song] = (since, seconds)
-        if self._bars:
-            self._draw(now)
-        elif now - self._last_lines >= _LINE_EVERY_S:
-            self._last_lines = now
+        with self._lock:
+            if self._bars:
+                self._draw(self._bars)
+                return
             for song in event.frames:
-                self._say(f"{song}: {self._song_line(song, now)}")
-            self._say(f"all songs: {self._list_line(now)}")
+                if song not in self._started:
+                    self._started.add(song)
+                    self._say(f"start {song}: {self._seconds[song]:g} s")
+            now_s = self._clock()
+            if self._last_lines_s is None:
+                self._last_lines_s = now_s
+            elif now_s - self._last_lines_s >= _LINE_EVERY_S:
+                self._last_lines_s = now_s
+                for current in self._meter.current():
+                    self._say(f"{current.song}: {self._song_line(current)}")
+                self._say(f"all songs: {self._list_line()}  {self._cost()} so far")
 
     def made(self, record: Record) -> None:
         self._close(record.song)
-        self._made_s += record.seconds
         speed = record.seconds / record.generation_s if record.generation_s else 0.0
         self._say(
-            f"made {record.song}: {span(record.seconds)} in {span(record.generation_s)}"
+            f"made {record.song}: {duration(record.seconds)} in {duration(record.generation_s)}"
             f" ({speed:.1f}x), {usd(record.estimated_cost_usd)}"
         )
 
@@ -120,7 +121,9 @@ class ProgressDisplay:
 
     def made_elsewhere(self, song: str) -> None:
         self._close(song)
-        self._say(f"skipped {song}: another run has made it meanwhile; its song stays")
+        self._say(f"skipped {song}: another run has made it meanwhile")
+
+    def saved(self, songs: Sequence[str]) -> None: ...
 
     def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None:
         if event not in _FOR_THE_LOG:
@@ -128,43 +131,58 @@ class ProgressDisplay:
 
     # --- how it looks
 
-    def _song_line(self, song: str, now: float) -> str:
-        since, seconds = self._in_work[song]
-        speed = seconds / (now - since) if now > since else 0.0
-        left = (self._seconds[song] - seconds) / speed if speed else None
-        eta = span(left) if left is not None else "?"
-        return f"{seconds:.0f}/{self._seconds[song]:.0f} s  {speed:.1f}x  eta {eta}"
+    def _song_line(self, current: InProgress) -> str:
+        song = current.song
+        rate, left_s = self._meter.song_rate(song), self._meter.song_left_s(song)
+        return _line(self._made_s(current), self._seconds[song], rate, left_s)
 
-    def _list_line(self, now: float) -> str:
-        made = self._made_s + sum(seconds for _, seconds in self._in_work.values())
-        total = sum(self._seconds.values())
-        spent = now - self._started if self._started else 0.0
-        speed = made / spent if spent else 0.0
-        eta = span((total - made) / speed) if speed else "?"
-        return f"{made:.0f}/{total:.0f} s  {speed:.1f}x  eta {eta}  {usd(self._price.of(spent))} so far"
+    def _list_line(self) -> str:
+        return _line(*self._meter.seconds(), self._meter.rate(), self._meter.eta_s())
 
-    def _open(self, song: str) -> None:
-        if not self._bars:
-            self._say(f"start {song}: {self._seconds[song]:g} s")
+    def _cost(self) -> str:
+        """Of the whole time so far, as in the run's status."""
+        return usd(self._price.of(self._clock() - self._created_s))
 
-    def _draw(self, now: float) -> None:
-        assert self._bars  # noqa: S101 - only called on a terminal
-        for song, (_, made) in self._in_work.items():
+    def _made_s(self, current: InProgress) -> float:
+        return self._seconds[current.song] * current.frames_done / max(1, current.frames_total)
+
+    def _draw(self, bars: Progress) -> None:
+        in_progress = {current.song: current for current in self._meter.current()}
+        for song in self._bar_of.keys() - in_progress.keys():
+            bars.remove_task(self._bar_of.pop(song))
+        for song, current in in_progress.items():
             if song not in self._bar_of and len(self._bar_of) < _MAX_BARS:
-                self._bar_of[song] = self._bars.add_task(song, total=self._seconds[song], what="")
+                self._bar_of[song] = bars.add_task(song, total=self._seconds[song], line="", cost="")
             if song in self._bar_of:
-                self._bars.update(self._bar_of[song], completed=made, what=self._song_line(song, now))
-        made = self._made_s + sum(seconds for _, seconds in self._in_work.values())
-        total = sum(self._seconds.values())
-        self._bars.update(self._total, completed=made, total=total, what=self._list_line(now), visible=True)
+                line = self._song_line(current)
+                bars.update(self._bar_of[song], completed=self._made_s(current), line=line)
+        made_s, total_s = self._meter.seconds()
+        bars.update(
+            self._total,
+            completed=made_s,
+            total=total_s,
+            line=self._list_line(),
+            cost=self._cost(),
+            visible=True,
+        )
 
     def _close(self, song: str) -> None:
-        self._in_work.pop(song, None)
-        if self._bars and song in self._bar_of:
-            self._bars.remove_task(self._bar_of.pop(song))
+        with self._lock:
+            if self._bars and song in self._bar_of:
+                self._bars.remove_task(self._bar_of.pop(song))
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, text)
+
+
+def _line(made_s: float, total_s: float, rate: float | None, eta_s: float | None) -> str:
+    eta = "?" if eta_s is None else duration(round(eta_s))
+    return f"{made_s:.0f}/{total_s:.0f} s  {rate or 0.0:.1f}x  eta {eta}"
+
+
+def _print(console: Console, *lines: str) -> None:
+    """Folded between words on a terminal; elsewhere each line stays one."""
+    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def show_summary(console: Console, summary: Summary, location: str) -> None:
@@ -173,36 +191,39 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
     table = Table(title=Text(f"run {summary.run_id}: {summary.state}"), title_justify="left")
     table.add_column("song", overflow="fold")
     for column in ("seconds", "generated in", "speed", "cost"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for song in summary.made:
         speed = song["seconds"] / song["generation_s"] if song["generation_s"] else 0.0
         table.add_row(
             song["song"],
-            f"{song['seconds']:g}",
-            f"{song['generation_s']:.1f} s",
+            f"{song['seconds']:,.10g}",
+            f"{song['generation_s']:,.1f} s",
             f"{speed:.1f}x",
             usd(song["estimated_cost_usd"]),
         )
     table.add_section()
     table.add_row(
-        f"{len(summary.made)} songs",
-        f"{summary.seconds_made:g} of {summary.seconds_asked:g}",
-        f"{summary.generation_s:.1f} s",
+        count(len(summary.made), "song"),
+        f"{summary.seconds_made:,.10g} of {summary.seconds_asked:,.10g}",
+        f"{summary.generation_s:,.1f} s",
         f"{summary.real_time_factor:.1f}x",
         usd(summary.estimated_cost_usd),
     )
-    if summary.made or summary.failed:
+    if summary.made or summary.failed or summary.made_elsewhere:
         console.print(table)
-    else:
-        console.print("nothing to make", highlight=False)
-    console.print(
-        f"overhead {span(summary.wall_s - summary.generation_s)} (loading, audio, saving); "
+    elif not summary.kept:
+        _print(console, "nothing to make")
+    n_elsewhere = len(summary.made_elsewhere)
+    _print(
+        console,
+        f"overhead {duration(summary.wall_s - summary.generation_s)} (loading, audio, saving); "
         f"price {usd(summary.price.hourly_usd)} an hour: {summary.price.basis}",
         *(f"FAILED {song}: {reason}" for song, reason in summary.failed.items()),
-        f"{len(summary.done_before)} done already, {len(summary.kept)} kept, {len(summary.failed)} failed",
+        *(
+            f"MISSING {song}: {why}; rename or move the file, then run again to have the song made"
+            for song, why in summary.kept.items()
+        ),
+        f"{len(summary.done_before)} done already, {len(summary.kept)} kept, {len(summary.failed)} failed"
+        + (f", {n_elsewhere} made by other runs meanwhile" if n_elsewhere else ""),
         f"songs, records and cost_report.csv are in {location}",
-        sep="\n",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )

@@ -1,15 +1,14 @@
-"""A run's own log: `worker.log` to read, `worker.jsonl` to count with.
+"""A run's own log: `worker.log` for people, `worker.jsonl` for programs.
 
     2026-11-22T19:50:59Z made rain_5c0ffee0.wav: 30 s of audio in 12.3 s, $0.0014
 
 A JSON line has schema, time, level, event and text, then that event's own facts. Each line is in
-its file when `note` returns; further lines of one text are indented. Every half minute, if there is
-more, and at the end both files go to `runs/RUN_ID/` in the store: whole up to 5 MB, beyond that the
-first megabyte and the last four, so that no run's uploads grow without bound; the files in the
-folder stay whole. The store is left alone until the list has been looked at (`planned`), so that a
-run that is refused leaves nothing there.
-Neither disk nor store can stop the run: what a full disk refuses is counted, and said when there is
-room again. What looks like a secret is not written. Follows no log, and deletes none.
+its file when `note` returns; further lines of one text are indented. Every half minute, if they have
+grown, and at the end both files are uploaded to `runs/RUN_ID/` in the store: whole up to 5 MB, beyond
+that the first megabyte and the last four. The files in the folder stay whole. Nothing is uploaded
+before `planned`, so that a run that is refused leaves nothing in the store.
+Neither disk nor store can stop the run: what a full disk refuses is counted, and reported when there
+is room again. What looks like a secret is not written. Deletes no log.
 """
 
 import errno
@@ -21,18 +20,19 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from worker import timestamps
+from worker.amounts import count, duration, usd
 from worker.engine import Progress
-from worker.observe.console import span, usd
-from worker.run.request import Order
+from worker.observe.redact import redactor
+from worker.run.observer import Begun
+from worker.run.request import RunRequest
 from worker.songs.records import Record, Survey
-from worker.songs.status import stamp
 from worker.store.base import Store
 
 SCHEMA = 1
@@ -43,35 +43,17 @@ _TAIL_BYTES = MAX_UPLOAD_BYTES - _HEAD_BYTES - 2_000  # a line says what lies be
 _PROGRESS_EVERY_S = 60.0
 _MAX_NAMED = 4  # songs in one line of progress
 
-_SECRET_SETTINGS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "RUNPOD_API_KEY")
-_MIN_SECRET = 8  # what is shorter is no secret, and hiding it everywhere would spoil the text
-_KEY_IDS = r"(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:hf|rpa)_[A-Za-z0-9]{16,}"
-# A bare AWS secret looks like a git commit, so only what is named one is hidden.
-_NAMED = re.compile(
-    r"((?:secret_?access_?key|session_?token|security-token|signature|authorization)[\"']?\s*[:=]\s*"
-    r"[\"']?(?:bearer\s+)?)[^\s\"'&,;]+",
-    re.IGNORECASE,
-)
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def redactor(env: Mapping[str, str]) -> Callable[[str], str]:
-    """What puts *** in place of key ids, tokens, and the values of this environment's secrets."""
-    secrets = {value for name in _SECRET_SETTINGS if len(value := env.get(name, "")) >= _MIN_SECRET}
-    secrets |= {quote(secret, safe="") for secret in secrets}  # as in a signed address
-    known = sorted(map(re.escape, secrets), key=len, reverse=True)
-    pattern = re.compile("|".join([*known, _KEY_IDS]))
-    return lambda text: _NAMED.sub(r"\1***", pattern.sub("***", text))
+class RunLog:
+    """Writes a run's log. An `Observer`.
 
-
-class Journal:
-    """Writes a run's log. A `worker.run.request.Watch`.
-
-        journal = Journal(folder, store, run_id)
-        journal.start()                                  # the uploads
-        logging.getLogger().addHandler(journal.handler)  # warnings, whoever has them
-        journal.note("claimed", "claimed rain_5c0ffee0.wav", song="rain_5c0ffee0.wav")
-        journal.close()                                  # the last upload
+        run_log = RunLog(folder, store, run_id)
+        run_log.start()                                  # the uploads
+        logging.getLogger().addHandler(run_log.handler)  # warnings of every library
+        run_log.note("retry", "1 song once more, in fp32")
+        run_log.close()                                  # the last upload
 
     Everything may be called from any thread and from a signal handler. `every_s`: between uploads.
     """
@@ -93,33 +75,37 @@ class Journal:
         self._files = {folder / TEXT: _Entry.as_text, folder / JSON_LINES: _Entry.as_json}
         self._missing: Counter[Path] = Counter()  # lines that the disk refused
         self._uploaded: dict[Path, int] = {}  # sizes
-        # Reentrant: a signal handler may note something amidst a note.
+        # Reentrant: a signal handler may note something in the middle of a note.
         self._lock = threading.RLock()
         self._next_progress_s = -math.inf
         self._uploads = self._has_warned = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._upload_on, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._upload_on, name="run_log", daemon=True)
         self.handler: logging.Handler = _Handler(self)
 
     def start(self) -> None:
-        """From now on what is noted is uploaded."""
+        """Start the uploads."""
         self._thread.start()
 
-    def close(self, within_s: float = 10.0) -> None:
-        """Upload what is left and wait for that, but no longer than this. Notes go on to the files."""
+    def end(self) -> None:
+        """Upload what is left, once. Further notes go to the files only."""
         self._over.set()
+
+    def close(self, within_s: float = 10.0) -> None:
+        """End, and wait for the last upload, but no longer than this."""
+        self.end()
         if self._thread.ident is not None:
             self._thread.join(within_s)
 
     def note(self, event: str, text: str, *, level: str = "info", **facts: Any) -> None:
-        """One entry. `text` is for a person, `event` (a word) and `facts` (JSON) for a program."""
-        entry = _Entry(stamp(self._now()), level, event, self._redact(text), self._plain(facts))
+        """One entry. `text` is for people, `event` (a word) and `facts` (JSON) for programs."""
+        entry = _Entry(timestamps.stamp(self._now()), level, event, self._redact(text), self._plain(facts))
         with self._lock:
             for path, lines_of in self._files.items():
                 self._append(path, lines_of, entry)
 
     def upload(self) -> None:
-        """Put into the store what has grown since the last time. A failure is noted, the first only."""
+        """Upload the files that have grown since the last time. Only the first failure is noted."""
         for path, lines_of in self._files.items():
             try:
                 size = path.stat().st_size
@@ -128,26 +114,27 @@ class Journal:
                     self._uploaded[path] = size
             except FileNotFoundError:
                 continue  # nothing was noted, or the disk refused it
-            except Exception as error:  # whatever it is, the next time may fare better
+            except Exception as error:  # whatever it is, the next upload may succeed
                 if not self._has_warned:
                     self._has_warned = True
-                    where = f"{self._store.location}; it is in {path.parent}"
-                    self.note("upload_failed", f"cannot put the log into {where} ({error})", level="warning")
+                    place, here = self._store.location, path.parent
+                    text = f"cannot upload the log to {place} ({error}); it is complete in {here}"
+                    self.note("upload_failed", text, level="warning")
 
-    # --- Watch
+    # --- Observer
 
-    def planned(self, found: Survey, order: Order) -> None:
-        chosen = {job.song for job in order.selected}
+    def planned(self, found: Survey, request: RunRequest) -> None:
+        chosen = {job.song for job in request.selected}
         todo = [job for job in found.todo if job.song in chosen]
         done = [job.song for job in found.done if job.song in chosen]
         seconds = sum(job.seconds for job in todo)
         self.note(
             "planned",
-            f"{len(todo)} songs to make, {span(seconds)} of audio; {len(done)} done already",
-            run_id=order.run_id,
-            model=order.model,
-            hourly_cost_usd=order.price.hourly_usd,
-            price_basis=order.price.basis,
+            f"{count(len(todo), 'song')} to make, {duration(seconds)} of audio; {len(done)} done already",
+            run_id=request.run_id,
+            model=request.model,
+            hourly_cost_usd=request.price.hourly_usd,
+            price_basis=request.price.basis,
             to_make=[job.song for job in todo],
             seconds=seconds,
             done_before=done,
@@ -157,8 +144,20 @@ class Journal:
                 self.note("kept", f"kept {song}: {why}", level="warning", song=song, reason=why)
         self._uploads = True
 
+    def begun(self, song: Begun) -> None:
+        if song.n_resumed:
+            self.note(
+                "resumed",
+                f"resuming {song.song} from frame {song.n_made} of {song.n_frames}",
+                song=song.song,
+                frame=song.n_made,
+                charged_s=round(song.charged_s, 3),
+            )
+
+    def saved(self, songs: Sequence[str]) -> None: ...
+
     def progress(self, event: Progress) -> None:
-        """A line a minute; the display has more."""
+        """A line a minute; the console shows more."""
         now = self._clock()
         if now < self._next_progress_s or not event.frames:
             return
@@ -180,7 +179,7 @@ class Journal:
         )
 
     def made_elsewhere(self, song: str) -> None:
-        text = f"skipped {song}: another run has made it meanwhile; its song stays"
+        text = f"skipped {song}: another run has made it meanwhile"
         self.note("made_elsewhere", text, song=song)
 
     def failed(self, song: str, reason: str) -> None:
@@ -189,14 +188,15 @@ class Journal:
     # --- files
 
     def _append(self, path: Path, lines_of: "Callable[[_Entry], bytes]", entry: "_Entry") -> None:
-        """All lines of an entry or none, behind a word on those that are missing."""
+        """All lines of an entry or none; before them how many entries are missing."""
         lines = lines_of(entry)
-        if n_lines := self._missing[path]:
-            text = f"{n_lines} entries are missing here: the disk refused them"
-            lines = lines_of(_Entry(entry.time, "warning", "missing", text, {"n_entries": n_lines})) + lines
+        if n_entries := self._missing[path]:
+            text = f"{count(n_entries, 'event')} missing here: the disk was full or not writable"
+            missing = _Entry(entry.time, "warning", "missing", text, {"n_entries": n_entries})
+            lines = lines_of(missing) + lines
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Opened each time: entries are few, and so it starts anew when a disk is back.
+            # Opened each time: entries are few, and the disk may have been away.
             with path.open("ab", buffering=0) as file:
                 size = file.tell()
                 if (file.write(lines) or 0) < len(lines):
@@ -207,7 +207,7 @@ class Journal:
             self._missing[path] += 1
 
     def _bounded(self, path: Path, lines_of: "Callable[[_Entry], bytes]") -> bytes:
-        """The file in whole lines; of one that is too large the beginning and the end."""
+        """The file in whole lines; if it is too large, its beginning and its end."""
         with path.open("rb") as file:
             content = file.read(MAX_UPLOAD_BYTES + 1)
             if len(content) <= MAX_UPLOAD_BYTES:
@@ -218,8 +218,8 @@ class Journal:
             start = file.tell()
             tail = _whole_lines(file.read(_TAIL_BYTES))
         n_bytes = start - len(head)
-        text = f"{n_bytes} bytes are left out here; the whole file is {path}"
-        left_out = _Entry(stamp(self._now()), "info", "left_out", text, {"n_bytes": n_bytes})
+        text = f"{n_bytes} bytes left out here; the whole file is {path}"
+        left_out = _Entry(timestamps.stamp(self._now()), "info", "left_out", text, {"n_bytes": n_bytes})
         return head + lines_of(left_out) + tail
 
     def _upload_on(self) -> None:
@@ -244,7 +244,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One event, on its way into both files."""
+    """One event, as both files hold it."""
 
     time: str
     level: str
@@ -253,38 +253,38 @@ class _Entry:
     facts: Mapping[str, Any]
 
     def as_text(self) -> bytes:
-        """A line that begins with its time; no text can forge another."""
+        """A line that begins with its time; no text can add one that does."""
         level = "" if self.level == "info" else f"{self.level}: "
         text = _CONTROL.sub(" ", self.text.replace("\r\n", "\n")).strip().replace("\n", "\n    ")
         return f"{self.time} {level}{text}\n".encode("utf-8", "backslashreplace")
 
     def as_json(self) -> bytes:
-        """One line of plain ASCII: a text may hold what can be escaped, and not encoded."""
-        ours = {
+        """One line of ASCII: half a surrogate pair can be escaped, and not encoded."""
+        first = {
             "schema": SCHEMA,
             "time": self.time,
             "level": self.level,
             "event": self.event,
             "text": self.text,
         }
-        return (json.dumps({**ours, **self.facts, **ours}) + "\n").encode()
+        return (json.dumps({**first, **self.facts, **first}) + "\n").encode()
 
 
 class _Handler(logging.Handler):
-    """Notes what others log, from warnings on, a traceback with it."""
+    """Notes warnings and errors of every logger, with their traceback."""
 
-    def __init__(self, journal: Journal):
+    def __init__(self, run_log: RunLog):
         super().__init__(logging.WARNING)
-        self._journal = journal
+        self._run_log = run_log
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             level = record.levelname.lower()
-            self._journal.note("log", self.format(record), level=level, logger=record.name)
+            self._run_log.note("log", self.format(record), level=level, logger=record.name)
         except Exception:
             self.handleError(record)
 
 
 def _whole_lines(content: bytes) -> bytes:
-    """Without a line that is still being written."""
+    """Without a last line that is still being written."""
     return content[: content.rfind(b"\n") + 1]

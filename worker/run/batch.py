@@ -1,96 +1,121 @@
 """The run: a list of jobs becomes songs, records and a cost report in a store.
 
-Checks everything first, has the songs made (worker/run/runner.py), and leaves an account, whatever ends it.
-Does not print: a `Watch` is told what happens.
+Checks everything first, has the songs made (worker/run/runner.py), and leaves report and summary,
+whatever ends it. Does not print: an observer is informed of what happens.
 """
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from worker.engine import Engine
 from worker.errors import BadInput, Interrupted
-from worker.host.notice import Interruption
-from worker.run import preflight as health
-from worker.run.claims import TTL_S, Claims
-from worker.run.ledger import Account
-from worker.run.request import Order, Summary, Watch
-from worker.run.runner import LoadEngine, Making
-from worker.songs import records
+from worker.host.scratch import scratch_folder
+from worker.run import checkpoints as saved
+from worker.run import preflight
+from worker.run.checkpoints import Checkpoints
+from worker.run.claims import Claims
+from worker.run.context import RunContext
+from worker.run.finisher import Finisher
+from worker.run.ledger import RunLedger
+from worker.run.observer import Observers
+from worker.run.queue import SongQueue
+from worker.run.runner import LoadEngine, Runner
+from worker.songs import maker, records
 from worker.songs.jobs import refuse_lyrics
-from worker.store.base import Store
-from worker.store.retry import Patience
+from worker.songs.maker import Maker
+from worker.songs.summary import Summary
+from worker.store.retry import Retry, TimedOut, answer
 
 # MusicGen's; asked for before a model is loaded, to know how large the songs will be.
 _SAMPLE_RATE = 32_000
+# How long the first look at the output waits for a store that does not answer.
+_START_LIMIT_S = 60.0
 
 
-def run(
-    order: Order,
-    store: Store,
-    load_engine: LoadEngine,
-    watch: Watch,
-    *,
-    interruption: Interruption | None = None,
-    spare: Store | None = None,
-    claim_ttl_s: float = TTL_S,
-) -> Summary:
+def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     """Make the selected songs that are not done. The engine is loaded only when there are any.
 
-    `spare`: a folder of this machine for what the store does not take.
     Raises BadInput before anything is written, UserError when the store fails, and Interrupted when
     it was asked to end; once the store has been tried, report and summary are written whatever happens.
     """
-    interruption = interruption or Interruption()
-    refuse_lyrics(order.selected)
-    found = records.survey(store, order.jobs)
-    records.refuse_other_model(found, order.model, None, store.location)
-    account, patience = Account(order, store, found), Patience(watch.note)
-    places = [store, *([spare] if spare else [])]
+    request, store = run.request, run.store
+    refuse_lyrics(request.selected)
+    at_start = Retry(run.observer.note, _START_LIMIT_S)
+    found = at_start(lambda: records.survey(store, request.jobs, verify=request.verify))
+    maker.refuse_other_model(found.makers, request.model, store.location)
+    ledger = RunLedger(run, found)
+    run = replace(run, observer=Observers(ledger, run.observer))
+    run.observer.planned(found, request)
+    stores = [store, *([run.spare] if run.spare else [])]
 
-    def warn(text: str) -> None:
-        watch.note("warning", text, level="warning")
+    def end() -> Summary:
+        ledger.close("failed" if ledger.summary.is_failed else "done")
+        saved.tidy(stores, ledger.done_stems, [job.stem for job in request.jobs])
+        return ledger.summary
 
-    def end(state: str) -> Summary:
-        account.close(state, patience, interruption)
-        account.tidy(places)
-        return account.summary
-
-    def end_early(state: str, reason: str) -> None:
-        if why_not := account.close_early(state, reason):
-            warn(why_not)  # no more: why the run ends is what the user must hear
-
-    @contextmanager
-    def accounted_for(*, unless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """What is raised here is in the last account, if that can be had soon."""
-        try:
-            yield
-        except unless:
-            raise
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | Interrupted)
-            end_early("interrupted" if stopped else "failed", str(error) or type(error).__name__)
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"stopped at once; {account.left}") from None
-            raise
-
-    watch.planned(found, order)
-    todo = account.todo
-    if not todo:
-        return end("done")
+    if not ledger.todo:
+        return end()
     scratch = Path(tempfile.gettempdir())
-    for warning in health.check([job.seconds for job in todo], _SAMPLE_RATE, scratch, store):
-        warn(warning)
-    with Claims(store, order.run_id, ttl_s=claim_ttl_s, say=warn) as claims:
-        with accounted_for(unless=BadInput):
-            engine = load_engine(None)
-            revision = str(engine.describe()["revision"])
-            records.refuse_other_model(found, order.model, revision, store.location)
-        account.summary.engine = engine.describe()
-        with accounted_for():
-            make = Making(todo, order, store, spare, claims, account, patience, interruption, watch)
-            make(engine, load_engine)
-        if interruption.no_new_songs and account.n_left:
-            end_early("interrupted", interruption.reason)
-            raise Interrupted(f"{interruption.reason}; {account.left}")
-        return end("failed" if account.summary.failed else "done")
+    for warning in preflight.check([job.seconds for job in ledger.todo], _SAMPLE_RATE, scratch, store):
+        run.warn(warning)
+    with Claims(
+        store,
+        request.run_id,
+        ttl_s=run.claim_ttl_s,
+        say=run.warn,
+        leave_s=run.budget.release_claims_s,
+    ) as claims:
+        with _reported(ledger, unless=BadInput):
+            engine = _load(run, load_engine)
+            stems = [job.stem for job in ledger.todo]
+            run.retry(lambda: _settle(run, engine, found, stems))
+        ledger.summary.engine = engine.describe()
+        with _reported(ledger), ExitStack() as parts:
+            folder = parts.enter_context(scratch_folder())
+            checkpoints = Checkpoints(run, claims)
+            parts.callback(checkpoints.close, run.budget.upload_s)
+            finisher = Finisher(run, folder, checkpoints, claims)
+            queue = SongQueue(run, ledger.todo, claims, checkpoints)
+            Runner(run, queue, checkpoints, finisher, ledger)(engine, load_engine)
+        if run.interruption.no_new_songs and ledger.n_left:
+            ledger.close_early("interrupted", run.interruption.reason)
+            raise Interrupted(f"{run.interruption.reason}; {ledger.left}")
+        return end()
+
+
+def _load(run: RunContext, load_engine: LoadEngine) -> Engine:
+    """The engine. A notice does not wait for it: a model may take minutes to load."""
+    try:
+        return answer(lambda: load_engine(None), lambda: not run.interruption.notice)
+    except TimedOut:
+        raise Interrupted(
+            f"{run.interruption.reason} while the model was loading; run it again to resume"
+        ) from None
+
+
+def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[str]) -> None:
+    """Refuse settings that would mix songs of two kinds in one output, or replace paid work."""
+    request, store = run.request, run.store
+    mine = Maker.of(engine.describe(), request.sampling)
+    maker.settle(store, mine, found.makers, start_over=request.start_over)
+    if not request.start_over:
+        stores = [store, *([run.spare] if run.spare else [])]
+        saved.refuse_other_settings(stores, stems, lambda song: engine.check(song, request.sampling))
+
+
+@contextmanager
+def _reported(ledger: RunLedger, *, unless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """What is raised here is in the last summary, if the store takes that soon."""
+    try:
+        yield
+    except unless:
+        raise
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+        ledger.close_early("interrupted" if stopped else "failed", str(error) or type(error).__name__)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"stopped at once; {ledger.left}") from None
+        raise

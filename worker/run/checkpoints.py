@@ -1,40 +1,41 @@
-"""Unfinished songs, kept so that another worker, on another machine too, can go on with them.
+"""Unfinished songs, saved so that another worker, on another machine too, can resume them.
 
-`checkpoints/NAME_HASH.safetensors` in the store, the newest of each song. Written by a thread of
-its own beside generation. What the store does not take is kept in a folder of this machine, where
-the next run looks too: a song that was paid for is not dropped because a bucket did not answer.
-Does not decide which songs may be gone on with: the engine does.
+`checkpoints/NAME_HASH.safetensors` in the store, the newest of each song, written by a thread beside
+generation. What the store does not take, or not in time, is in a folder of this machine, where the
+next run looks too. Only a song whose claim is in time goes to the store: another worker may have
+resumed the others. Does not decide which songs may be resumed: the engine does.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
+from worker.amounts import size
 from worker.engine import Unfinished
-from worker.errors import UserError
-from worker.songs.checkpoint_file import Unusable, from_bytes, to_bytes
+from worker.errors import BadInput, UserError
+from worker.run.claims import Claims, claim_key
+from worker.run.context import RunContext
+from worker.songs.checkpoint_file import OtherSettings, Unusable, checkpoint_key, from_bytes, to_bytes
+from worker.songs.maker import START_OVER
 from worker.store.base import Missing, Store
 
-# A folder has written within this: the checkpoint is there before generation goes on. A bucket may
+# A folder has written within this: the checkpoint is there before generation continues. A bucket may
 # not, and then finishes beside it.
 _GRACE_S = 0.05
-
-
-def key_of(stem: str) -> str:
-    """Where the checkpoint of NAME_HASH lies."""
-    return f"checkpoints/{stem}.safetensors"
+_READERS = 8
+# How long the checkpoint of a song that is on no list stays.
+_FORGOTTEN = timedelta(days=30)
 
 
 class Checkpoints:
-    """The checkpoints of one run. Safe to share between threads. Close it to be sure of what is saved.
+    """The checkpoints of one run. Safe to share between threads. Close it to be sure of what is saved."""
 
-    `spare`: a folder on this machine for what `store` does not take; None if `store` is one.
-    """
-
-    def __init__(self, store: Store, spare: Store | None, note: Callable[..., None]):
-        self._stores = [store] if spare is None else [store, spare]
-        self._note = note
+    def __init__(self, run: RunContext, claims: Claims):
+        self._store, self._spare, self._claims = run.store, run.spare, claims
+        self._note, self._start_over = run.observer.note, run.request.start_over
         self._changed = threading.Condition()
         self._waiting: dict[str, Unfinished] = {}
         self._writing: tuple[str, Unfinished] | None = None
@@ -42,29 +43,53 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._write_all, name="checkpoints", daemon=True)
         self._thread.start()
 
+    @property
+    def _stores(self) -> list[Store]:
+        return [self._store, *([self._spare] if self._spare else [])]
+
     def load(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
-        """The song as it was left, if `check` accepts it; what is unusable is said, and removed."""
+        """The song as it was left, if `check` accepts it. A damaged checkpoint is reported and removed.
+
+        Raises OtherSettings if it was begun with other settings, unless the run is to start over.
+        """
         found: list[Unfinished] = []
         for store in self._stores:
             try:
-                song = from_bytes(store.read(key_of(stem)))
+                song = from_bytes(store.read(checkpoint_key(stem)))
                 check(song)
                 found.append(song)
             except Missing:
                 continue
+            except OtherSettings as error:
+                if not self._start_over:
+                    raise
+                self._drop(store, stem, f"it was begun with {error}")
             except Unusable as error:
-                self._note("checkpoint-unusable", f"{stem} starts over: {error}", song=f"{stem}.wav")
-                with suppress(UserError):
-                    store.delete(key_of(stem))
+                self._drop(store, stem, str(error))
         return max(found, key=lambda song: song.n_made, default=None)
 
     def save(self, song: Unfinished) -> None:
-        """Keep a song as it stands, instead of what was kept of it. Hardly waits for the store."""
-        stem = song.song.key.removesuffix(".wav")
+        """Replace what is saved of a song by how it stands now. Hardly waits for the store."""
+        stem = _stem(song)
         with self._changed:
             self._waiting[stem] = song
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._is_pending(stem), _GRACE_S)
+
+    def save_locally(self, songs: Sequence[Unfinished] = ()) -> None:
+        """Put these songs, and whatever the store has not taken yet, on this machine's disk, now.
+
+        They go to the store as well; once they are there the local copies go.
+        """
+        with self._changed:
+            pending = dict([self._writing] if self._writing else []) | self._waiting
+        left = pending | {_stem(song): song for song in songs}
+        if self._spare:
+            for stem, song in left.items():
+                self._write(stem, song, [self._spare])
+        with self._changed:
+            self._waiting |= {_stem(song): song for song in songs}
+            self._changed.notify_all()
 
     def remove(self, stem: str) -> None:
         """The song is done: it needs no checkpoint any more."""
@@ -72,33 +97,34 @@ class Checkpoints:
             self._waiting.pop(stem, None)
             self._changed.wait_for(lambda: not self._is_pending(stem))
         for store in self._stores:
-            store.delete(key_of(stem))
+            store.delete(checkpoint_key(stem))
 
-    def close(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything is saved, at most this long; True if it is.
-
-        What the store has not taken by then goes to the spare.
-        """
+    def close(self, timeout_s: float) -> bool:
+        """Wait until everything is in the store, at most this long; True if it is."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
             return True
-        with self._changed:
-            left = dict([self._writing] if self._writing else []) | self._waiting
-            self._waiting.clear()
-        for stem, song in left.items():
-            self._write(stem, song, self._stores[1:])
+        self.save_locally()
         return False
 
     def _is_pending(self, stem: str) -> bool:
         return stem in self._waiting or (self._writing is not None and self._writing[0] == stem)
 
+    def _drop(self, store: Store, stem: str, why: str) -> None:
+        self._note("checkpoint-unusable", f"{stem} starts over: {why}", song=f"{stem}.wav")
+        with suppress(UserError):
+            store.delete(checkpoint_key(stem))
+
     def _write_all(self) -> None:
         for stem, song in self._next():
             try:
-                self._write(stem, song, self._stores)
+                in_time = self._claims.in_time(stem)
+                if not in_time:
+                    self._note("claim-lost", f"another worker may have {stem}: not saved in the store")
+                self._write(stem, song, self._stores if in_time else self._stores[1:])
             finally:
                 with self._changed:
                     self._writing = None
@@ -116,16 +142,20 @@ class Checkpoints:
             yield stem, song
 
     def _write(self, stem: str, song: Unfinished, stores: Sequence[Store]) -> None:
+        """Into the first of these stores that takes it."""
         content, began = to_bytes(song), time.monotonic()
         for store in stores:
             try:
-                store.write(key_of(stem), content)
+                store.write(checkpoint_key(stem), content)
             except UserError as error:
                 self._note("checkpoint-failed", f"no checkpoint of {stem} in {store.location}: {error}")
                 continue
+            if store is self._store and self._spare:
+                with suppress(UserError):
+                    self._spare.delete(checkpoint_key(stem))
             self._note(
                 "checkpoint",
-                f"saved {stem} as it stands ({len(content) / 1000:.0f} kB)",
+                f"saved {stem} as it stands ({size(len(content))})",
                 song=song.song.key,
                 frame=song.n_made,
                 n_bytes=len(content),
@@ -133,3 +163,59 @@ class Checkpoints:
                 place=store.location,
             )
             return
+
+
+def refuse_other_settings(
+    stores: Iterable[Store], stems: Iterable[str], check: Callable[[Unfinished], None]
+) -> None:
+    """Before the first song is begun: raise BadInput if one of these was begun with other settings.
+
+    A checkpoint holds paid work, so a wrong flag must not replace it.
+    """
+    wanted = {checkpoint_key(stem): stem for stem in stems}
+
+    def difference(store: Store, key: str) -> str | None:
+        try:
+            check(from_bytes(store.read(key)))
+        except OtherSettings as error:
+            return str(error)
+        except (Missing, Unusable):
+            pass  # gone since, or damaged: it starts over when its turn comes
+        return None
+
+    for store in stores:
+        keys = [key for key in store.list("checkpoints/") if key in wanted]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(lambda key, store=store: difference(store, key), keys)
+            differs = {wanted[key]: text for key, text in zip(keys, found, strict=True) if text}
+        if differs:
+            stem, text = next(iter(differs.items()))
+            others = f" and {len(differs) - 1} more" if len(differs) > 1 else ""
+            raise BadInput(
+                f"{stem}{others} was begun with {text}; use those settings to resume it, "
+                f"or {START_OVER} to begin it again"
+            )
+
+
+def tidy(stores: Iterable[Store], done_stems: Iterable[str], listed_stems: Iterable[str]) -> None:
+    """Remove what killed workers have left of songs that are done, and what nobody asks for any more.
+
+    The checkpoint of a song that is not on this list may be another list's paid work: it goes when
+    nobody has written it for a month.
+    """
+    done = list(done_stems)
+    left = {checkpoint_key(stem) for stem in done} | {claim_key(stem) for stem in done}
+    listed = {checkpoint_key(stem) for stem in listed_stems}
+    forgotten_since = datetime.now(UTC) - _FORGOTTEN
+    for store in stores:
+        with suppress(UserError):  # it is in nobody's way
+            for key in left.intersection(store.list("claims/")):
+                store.delete(key)
+            for key, stored in store.list("checkpoints/").items():
+                is_old = stored.written_at is not None and stored.written_at < forgotten_since
+                if key in left or (is_old and key not in listed):
+                    store.delete(key)
+
+
+def _stem(song: Unfinished) -> str:
+    return song.song.key.removesuffix(".wav")

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from worker.errors import UserError
-from worker.host.identity import Seat, take_seat
+from worker.host.identity import WorkerIdentity, take_identity
 from worker.store.base import Store
 from worker.store.lease import Claimant, Lease, Unconditional, elapsed_s
 
@@ -36,9 +36,6 @@ _LONE_TTL_S = 15.0
 
 # Four, so that a connection that hangs for a minute does not cost the other claims.
 _RENEWERS = 4
-# The end of a run waits no longer for a store that does not answer: claims run out by themselves.
-_LEAVE_S = 10.0
-
 _REFUSED = (
     "{place} ignores conditional writes, so only one worker at a time may use it, and another one is "
     "at work there; wait for its end or use another place"
@@ -57,6 +54,7 @@ class Claims:
     """One worker's claims at one place. Safe to share between threads.
 
     `box`: a folder on this machine's own disk (MUSICGEN_BOX_HOME, else ~/.musicgen) for its seats.
+    `leave_s`: how long the end waits for a store that does not answer; claims run out by themselves.
     Entering tries the store on a probe, and raises the UserError that a real write would, or one if the
     store ignores conditions and another worker is at work there.
     """
@@ -70,16 +68,18 @@ class Claims:
         clock: Callable[[], float] = elapsed_s,
         box: Path | None = None,
         say: Callable[[str], None] = log.warning,
+        leave_s: float = 2.0,
     ) -> None:
         self._store, self._run_id, self._ttl_s, self._clock, self._say = store, run_id, ttl_s, clock, say
+        self._leave_s = leave_s
         self._box = box or Path(os.environ.get("MUSICGEN_BOX_HOME") or "~/.musicgen")
-        self._seat: Seat
+        self._identity: WorkerIdentity
         self._claimant: Claimant
         self._lone: Lease | None = None
         self._leases: dict[str, Lease] = {}  # by stem: ours, and those we wait for
         self._renewing: set[Lease] = set()
         self._retry_s: dict[Lease, float] = {}  # after a renewal that the store did not answer
-        self._ended = False
+        self._ended = self._all_given_back = False
         self._changed = threading.Condition()  # guards the four above; never held during a request
         self._threads: list[threading.Thread] = []
 
@@ -87,11 +87,11 @@ class Claims:
         home = self._box
         with suppress(RuntimeError):  # no home folder is known: then no seat is found either
             home = home.expanduser()
-        self._seat = take_seat(home, self._store.location)
-        self._claimant = Claimant(self._seat.name, self._run_id)
+        self._identity = take_identity(home, self._store.location)
+        self._claimant = Claimant(self._identity.name, self._run_id)
         try:
             # Of this seat alone: what a killed worker has left is cleared away by the next one there.
-            if not self._store.honours_conditions(f"claims/.probe-{self._seat.digest}"):
+            if not self._store.honours_conditions(f"claims/.probe-{self._identity.digest}"):
                 self._lone = self._become_the_only_one()
             for _ in range(_RENEWERS):
                 self._start(self._keep_renewing)
@@ -114,6 +114,12 @@ class Claims:
         with self._changed:
             found = {stem for stem, lease in self._leases.items() if lease.held}
         return found if self._lone is None or self._lone.held else set()
+
+    def in_time(self, stem: str) -> bool:
+        """True if the song is claimed and nobody may have taken it over yet, by our clock. Asks nobody."""
+        with self._changed:
+            lease = self._leases.get(stem)
+        return lease is not None and lease.in_time and self._is_alone_or_need_not_be()
 
     def take(self, stem: str) -> bool:
         """True if the song is ours now; False if someone else has it, which is remembered.
@@ -213,12 +219,15 @@ class Claims:
             self._ended = True
             self._changed.notify_all()
         self._start(self._give_back)
-        deadline_s = time.monotonic() + _LEAVE_S
+        deadline_s = time.monotonic() + self._leave_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         with self._changed:
             self._leases.clear()  # from now on nothing is ours
-        self._seat.leave()
+        if self._all_given_back:
+            self._identity.retire()
+        else:
+            self._identity.leave()  # the next worker in this name takes back what is left
 
     def _give_back(self) -> None:
         with suppress(UserError):  # the first failure ends it: the next would take as long
@@ -227,6 +236,7 @@ class Claims:
                     lease.give_back()
             if self._lone:
                 self._lone.give_back()
+            self._all_given_back = True
 
     # --- a store that ignores conditions
 

@@ -1,215 +1,190 @@
 """From finished tokens to a song in the store, beside generation, one after another.
 
-Audio, quality, WAV, then record, song and account, in that order: a crash between any two leaves a
-record without a song, which is made again from its checkpoint, and never a song without its account.
-Waits while the store cannot be reached. Does not generate, claim or watch.
+Audio, quality and WAV file; then record and song (worker/run/publication.py); then the observers,
+of which the first is the ledger, with its report; last the checkpoint and the claim go. Waits while
+the store cannot be reached. Does not generate and does not claim.
 """
 
-import hashlib
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
 
+from worker import timestamps
 from worker.audio.wav import Unplayable, write_wav
 from worker.engine import Abandoned, Engine, Finished
 from worker.errors import UserError
-from worker.run.request import Order
-from worker.songs import records
+from worker.run.checkpoints import Checkpoints
+from worker.run.claims import Claims
+from worker.run.context import RunContext
+from worker.run.observer import Begun
+from worker.run.publication import Publication
 from worker.songs.jobs import Job
 from worker.songs.records import Record
-from worker.store.base import Missing, Store
 from worker.store.files import disk_errors
-from worker.store.retry import Patience
 
 _FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
+# How often a wait looks whether the run was asked to end: a signal handler cannot wake it.
+_GLANCE_S = 0.1
 
 
 @dataclass(frozen=True)
 class Tune:
-    """A song whose tokens are complete, and what its record says of how they came about."""
+    """A song whose tokens are complete, and what its record holds of how they came about."""
 
     job: Job
     event: Finished
     engine: Engine
-    started_at: str  # when this run began with it
-    resumed: int  # how often it was gone on with
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a song: its record, or why there is none."""
-
-    song: str
-    record: Record | None = None
-    failed: str | None = None
-    made_elsewhere: bool = False
-    abandoned: bool = False
+    begun: Begun
 
 
 class Finisher:
-    """Finishes songs in a thread. `account` is called there once a song is in the store."""
+    """Finishes songs in a thread, and reports what became of each to the run's observer.
 
-    def __init__(
-        self,
-        order: Order,
-        store: Store,
-        scratch: Path,
-        patience: Patience,
-        account: Callable[[Outcome], None],
-    ):
-        from worker.audio import (
-            quality as qc,  # here: SciPy takes a second, and a run may have nothing to make
-        )
+    `scratch`: the folder in which a WAV waits for the store.
+    """
 
-        self._order, self._store, self._scratch, self._measure = order, store, scratch, qc.measure
-        self._patience, self._account = patience, account
-        self._given_up = Event()
-        self._under_way: deque[Future[Outcome]] = deque()
-        self._queue: SimpleQueue[tuple[Future[Outcome], Tune] | None] = SimpleQueue()
+    def __init__(self, run: RunContext, scratch: Path, checkpoints: Checkpoints, claims: Claims):
+        from worker.audio import quality  # here: SciPy takes a second, and a run may have nothing to make
+
+        self._run, self._scratch, self._measure = run, scratch, quality.measure
+        self._checkpoints, self._claims = checkpoints, claims
+        self._given_up = threading.Event()
+        self._changed = threading.Condition()  # guards the three below
+        self._waiting: deque[Tune] = deque()
+        self._n_unfinished = 0
+        self._error: BaseException | None = None
         # A daemon: the process may end while the store hangs.
-        self._thread = Thread(target=self._finish_each, name="finish", daemon=True)
+        self._thread = threading.Thread(target=self._finish_each, name="finish", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
         """Songs that are not finished yet."""
-        return sum(not future.done() for future in self._under_way)
+        return self._n_unfinished
 
     def submit(self, tune: Tune) -> None:
         """Have a song finished."""
-        future: Future[Outcome] = Future()
-        self._under_way.append(future)
-        self._queue.put((future, tune))
+        with self._changed:
+            self._waiting.append(tune)
+            self._n_unfinished += 1
+            self._changed.notify_all()
 
-    def collect(self) -> Iterator[Outcome]:
-        """What became of the songs that have ended since the last call, in their order.
+    def raise_error(self) -> None:
+        """Raise what ended the thread, if anything did: the store or the disk failed."""
+        if self._error:
+            raise self._error
+
+    def wait(self, n_left: int, go_on: Callable[[], bool]) -> bool:
+        """Until at most this many songs are left, as long as `go_on` says; True if they are.
 
         Raises UserError when the store or the disk failed.
         """
-        while self._under_way and self._under_way[0].done():
-            yield self._under_way.popleft().result()
+        with self._changed:
+            while self._n_unfinished > n_left and not self._error and go_on():
+                self._changed.wait(_GLANCE_S)
+        self.raise_error()
+        return self._n_unfinished <= n_left
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Until a song has ended, at most this long."""
-        wait_for([future for future in self._under_way if not future.done()][:1], timeout_s)
+    def give_up(self) -> list[str]:
+        """Drop what is not in the store yet, its tokens are in its checkpoint; -> the songs that waited.
 
-    def give_up(self) -> None:
-        """Drop what is not in the store yet; its tokens are in its checkpoint. Does not wait."""
+        Does not wait; the song that is being finished may still get there.
+        """
         self._given_up.set()
-        self._patience.give_up()
-
-    def close(self, timeout_s: float) -> None:
-        """Wait for the thread to end, at most this long."""
-        self._queue.put(None)
-        self._thread.join(timeout_s)
+        self._run.retry.give_up()
+        with self._changed:
+            dropped = [tune.job.song for tune in self._waiting]
+            self._waiting.clear()
+            self._n_unfinished -= len(dropped)
+            self._changed.notify_all()
+        return dropped
 
     def _finish_each(self) -> None:
-        while entry := self._queue.get():
-            future, tune = entry
+        while not self._error:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                tune = self._waiting.popleft()
             try:
-                future.set_result(self._finish(tune))
-            except BaseException as error:  # whoever collects it hears of it
-                future.set_exception(error)
+                self._finish(tune)
+            except Abandoned:
+                self._run.observer.saved([tune.job.song])
+            except BaseException as error:  # whoever waits gets it
+                self._error = error
+            with self._changed:
+                self._n_unfinished -= 1
+                self._changed.notify_all()
 
-    def _finish(self, tune: Tune) -> Outcome:
-        job, event, engine = tune.job, tune.event, tune.engine
-        path = self._scratch / job.song
-        began = time.monotonic()
+    def _finish(self, tune: Tune) -> None:
+        """One song, to its end. Raises Abandoned when it was given up, UserError when the store failed."""
+        path = self._scratch / tune.job.song
         try:
-            audio = engine.decode(event.tokens, lambda: not self._given_up.is_set())
-            decode_s = time.monotonic() - began
-            with disk_errors(path):
-                wav = write_wav(path, audio, job.seconds, engine.sample_rate)
-            quality = self._measure(
-                audio[: wav.n_samples], engine.sample_rate, job.seconds, engine.joins(job.seconds)
-            )
-            price, described = self._order.price, engine.describe()
-            record = Record(
-                song=job.song,
-                prompt=job.prompt,
-                seconds=job.seconds,
-                name=job.name,
-                options=dict(job.options),
-                seed=job.seed,
-                sampling=asdict(self._order.sampling),
-                versions={package: version(package) for package in ("torch", "transformers")},
-                run_id=self._order.run_id,
-                started_at=tune.started_at,
-                finished_at=now(),
-                generation_s=event.generation_s,
-                decode_s=decode_s,
-                interruptions=tune.resumed,
-                hourly_cost_usd=price.hourly_usd,
-                estimated_cost_usd=price.of(event.generation_s),
-                price_basis=price.basis,
-                price_paid_usd=price.paid_usd,
-                sample_rate=engine.sample_rate,
-                n_samples=wav.n_samples,
-                peak=wav.peak,
-                n_bytes=wav.n_bytes,
-                sha256=wav.sha256,
-                quality=asdict(quality),
-                **{key: described[key] for key in _FROM_ENGINE},  # type: ignore[arg-type]
-            )
-            if self._given_up.is_set():
-                raise Abandoned
-            outcome = self._keep(job, record, path)
-            self._account(outcome)
-            return outcome
+            record = self._make(tune, path)
+            self._abandon_if_given_up()
+            if self._run.retry(Publication(self._run.store, record, path)):
+                self._run.observer.made(record)
+            else:
+                self._run.observer.made_elsewhere(record.song)
+            self._run.retry(lambda: self._checkpoints.remove(tune.job.stem))
+            self._claims.release(tune.job.stem)
         except Abandoned:
-            return Outcome(job.song, abandoned=True)
+            raise
         except UserError:
-            if self._given_up.is_set():  # the run ends for another reason
-                return Outcome(job.song, abandoned=True)
+            self._abandon_if_given_up()  # the run ends for another reason
             raise
         except Unplayable as error:
-            return Outcome(job.song, failed=str(error))
-        except Exception as error:  # this song's fault alone; the others go on
-            return Outcome(job.song, failed=f"{type(error).__name__}: {error}".partition("\n")[0])
+            self._fail(tune.job, str(error))
+        except Exception as error:  # this song's fault alone; the others continue
+            self._fail(tune.job, f"{type(error).__name__}: {error}".partition("\n")[0])
         finally:
             path.unlink(missing_ok=True)
 
-    def _keep(self, job: Job, record: Record, path: Path) -> Outcome:
-        """Record, then song, unless another run has made it meanwhile: its song and account stay."""
-        key = records.record_key(job)
-        elsewhere = Outcome(job.song, made_elsewhere=True)
-        before = self._patience(lambda: self._read(key))
-        if job.song in self._patience(lambda: self._store.list(job.song)):
-            return elsewhere
-        self._patience(lambda: self._store.write(key, record.to_json()))
-        n_tries = 0
+    def _abandon_if_given_up(self) -> None:
+        if self._given_up.is_set():
+            raise Abandoned
 
-        def create() -> str | None:
-            nonlocal n_tries
-            n_tries += 1
-            return self._store.create_file(job.song, path)
+    def _fail(self, job: Job, reason: str) -> None:
+        self._run.observer.failed(job.song, reason)
+        self._claims.release(job.stem)
 
-        if not self._patience(create) and not (n_tries > 1 and self._is_there(record)):
-            if before is not None:
-                # It may be the account of the song that is there.
-                self._patience(lambda: self._store.write(key, before))
-            return elsewhere
-        return Outcome(job.song, record)
-
-    def _is_there(self, record: Record) -> bool:
-        """True if the answer to an earlier try was lost, which had put the song there."""
-        content = self._patience(lambda: self._read(record.song))
-        return content is not None and hashlib.sha256(content).hexdigest() == record.sha256
-
-    def _read(self, key: str) -> bytes | None:
-        try:
-            return self._store.read(key)
-        except Missing:
-            return None
-
-
-def now() -> str:
-    """UTC, to the second, as records hold it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def _make(self, tune: Tune, path: Path) -> Record:
+        """The song as a file of the scratch folder, and its record."""
+        job, engine, request = tune.job, tune.engine, self._run.request
+        began = time.monotonic()
+        audio = engine.decode(tune.event.tokens, lambda: not self._given_up.is_set())
+        decode_s = time.monotonic() - began
+        with disk_errors(path):
+            wav = write_wav(path, audio, job.seconds, engine.sample_rate)
+        quality = self._measure(
+            audio[: wav.n_samples], engine.sample_rate, job.seconds, engine.joins(job.seconds)
+        )
+        described = engine.describe()
+        return Record(
+            song=job.song,
+            prompt=job.prompt,
+            seconds=job.seconds,
+            name=job.name,
+            options=dict(job.options),
+            seed=job.seed,
+            sampling=asdict(request.sampling),
+            versions={package: version(package) for package in ("torch", "transformers")},
+            run_id=request.run_id,
+            started_at=tune.begun.at,
+            finished_at=timestamps.now(),
+            generation_s=tune.event.generation_s,
+            decode_s=decode_s,
+            interruptions=tune.begun.n_resumed,
+            hourly_cost_usd=request.price.hourly_usd,
+            estimated_cost_usd=request.price.of(tune.event.generation_s),
+            price_basis=request.price.basis,
+            price_paid_usd=request.price.paid_usd,
+            sample_rate=engine.sample_rate,
+            n_samples=wav.n_samples,
+            peak=wav.peak,
+            n_bytes=wav.n_bytes,
+            sha256=wav.sha256,
+            quality=asdict(quality),
+            **{key: described[key] for key in _FROM_ENGINE},  # type: ignore[arg-type]
+        )

@@ -1,63 +1,63 @@
-"""The account of a run: its summary, and the cost report of the whole list, as far as it is known.
+"""The ledger of a run: its summary, and the cost report of the output, as far as they are known.
 
-Told what became of each song, and written after every one and at every end. Safe to share between
-threads, none of which waits for the store because another writes.
+An observer that keeps what became of each song, and writes after every song that is made and at
+every end. Safe to share between threads, none of which waits for the store because another writes.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
+from worker import timestamps
+from worker.amounts import count
+from worker.engine import Progress
 from worker.errors import Unreachable, UserError
-from worker.host.notice import Interruption
-from worker.run.asking import NotNow, answer
-from worker.run.checkpoints import key_of
-from worker.run.claims import claim_key
-from worker.run.finisher import now
-from worker.run.request import Order, Summary
-from worker.songs import records
-from worker.songs.records import Record
-from worker.store.base import Store
-from worker.store.retry import Patience
-
-# How long the last account of a run that was stopped waits for a store that does not answer.
-_LAST_ACCOUNT_S = 5.0
+from worker.run.context import RunContext
+from worker.run.observer import Begun
+from worker.run.request import RunRequest
+from worker.songs import records, report
+from worker.songs.records import Record, Survey
+from worker.songs.summary import Summary
+from worker.store.retry import TimedOut, answer
 
 
-class Account:
+class RunLedger:
     """One run's. `todo`: the songs to make, longest first. `summary` is for reading."""
 
-    def __init__(self, order: Order, store: Store, found: records.Survey):
-        chosen = {job.song for job in order.selected}
-        self._order, self._store = order, store
+    def __init__(self, run: RunContext, found: Survey):
+        request = run.request
+        chosen = {job.song for job in request.selected}
+        self._run = run
         self.todo = sorted((job for job in found.todo if job.song in chosen), key=lambda job: -job.seconds)
         self._records = dict(found.records)
         self._lock = threading.Lock()  # of the records and the summary
         self._started = time.monotonic()
         self.summary = Summary(
-            run_id=order.run_id,
-            started_at=now(),
-            price=order.price,
-            asked=[job.song for job in order.selected],
-            seconds_asked=sum(job.seconds for job in order.selected),
+            run_id=request.run_id,
+            started_at=timestamps.now(),
+            price=request.price,
+            asked=[job.song for job in request.selected],
+            seconds_asked=sum(job.seconds for job in request.selected),
             done_before=[job.song for job in found.done if job.song in chosen],
             kept={song: why for song, why in found.kept.items() if song in chosen},
         )
 
-    # --- what happens
+    # --- what happens (Observer)
 
-    def charge(self, generation_s: float) -> None:
-        """Time that this run's engine spent on a song."""
-        with self._lock:
-            self.summary.generation_s += generation_s
+    def planned(self, found: Survey, request: RunRequest) -> None: ...
 
-    def is_there(self, song: str, record: Record | None = None) -> None:
-        """A song is in the store: ours, with its record, or another's."""
+    def progress(self, event: Progress) -> None: ...
+
+    def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None: ...
+
+    def begun(self, song: Begun) -> None:
+        if song.n_resumed:
+            with self._lock:
+                self.summary.resumed.append(song.song)
+
+    def made(self, record: Record) -> None:
+        """Raises UserError if the store does not take report and summary, however long it is waited for."""
         with self._lock:
-            if record is None:
-                self.summary.made_elsewhere.append(song)
-                return
             self._records[record.song] = record
             self.summary.made.append(
                 {
@@ -67,33 +67,43 @@ class Account:
                     "estimated_cost_usd": record.estimated_cost_usd,
                 }
             )
+        self._run.retry(self.write)
+
+    def made_elsewhere(self, song: str) -> None:
+        with self._lock:
+            self.summary.made_elsewhere.append(song)
 
     def failed(self, song: str, reason: str) -> None:
-        """It will not be made by this run."""
         with self._lock:
             self.summary.failed[song] = reason
 
-    def resumed(self, song: str) -> None:
-        """It was begun by an earlier run."""
-        with self._lock:
-            self.summary.resumed.append(song)
-
-    def saved(self, songs: Iterable[str]) -> None:
-        """They are left for the next run to go on with."""
+    def saved(self, songs: Sequence[str]) -> None:
         with self._lock:
             self.summary.saved += songs
+
+    def charge(self, generation_s: float) -> None:
+        """Time that this run's engine spent on a song."""
+        with self._lock:
+            self.summary.generation_s += generation_s
 
     @property
     def n_left(self) -> int:
         """Songs that are neither there nor failed."""
-        made = {song["song"] for song in self.summary.made}
-        ended = made.union(self.summary.failed, self.summary.made_elsewhere)
+        with self._lock:
+            made = {song["song"] for song in self.summary.made}
+            ended = made.union(self.summary.failed, self.summary.made_elsewhere)
         return sum(job.song not in ended for job in self.todo)
 
     @property
+    def done_stems(self) -> list[str]:
+        """NAME_HASH of every finished song of the output, listed or not."""
+        with self._lock:
+            return [song.removesuffix(".wav") for song in self._records]
+
+    @property
     def left(self) -> str:
-        """What is left, and how to go on."""
-        return f"{self.n_left} songs to make; run it again to resume"
+        """What is left, and how to resume."""
+        return f"{count(self.n_left, 'song')} to make; run it again to resume"
 
     # --- what is written
 
@@ -101,46 +111,58 @@ class Account:
         """The report and the summary, as of now."""
         with self._lock:  # not while the store is asked: generation must not wait for it
             known = dict(self._records)
-        known = dict(records.write_report(self._store, self._order.jobs, known))
+        known = dict(report.write_report(self._run.store, self._run.request.jobs, known))
         with self._lock:
             self._records |= known
             self.summary.wall_s = time.monotonic() - self._started
+            self.summary.generated_s = self._run.meter.made_s
             content = self.summary.to_json()
-        self._store.write(f"runs/{self._order.run_id}/summary.json", content)
+        self._run.store.write(f"runs/{self._run.request.run_id}/summary.json", content)
 
-    def close(self, state: str, patience: Patience, interruption: Interruption) -> None:
-        """The last account, however long the store is away. Raises UserError if it cannot be had."""
+    def close(self, state: str) -> None:
+        """The last report and summary, however long the store is away; soon once a notice is there.
+
+        Raises UserError if they could not be written.
+        """
         self.summary.state = state
-        until = time.monotonic() + _LAST_ACCOUNT_S
+        interruption, until = self._run.interruption, time.monotonic() + self._run.budget.report_s
         try:
             answer(
-                lambda: patience(self._write_last),
+                lambda: self._run.retry(self._write_last),
                 lambda: not interruption.notice or time.monotonic() < until,
             )
-        except NotNow:
-            raise Unreachable(f"{self._store.location} did not take the last report; run it again") from None
+        except TimedOut:
+            place = self._run.store.location
+            raise Unreachable(f"{place} did not take the last report; run it again") from None
 
-    def close_early(self, state: str, reason: str) -> str | None:
-        """The last account, if it can be had soon; else why not."""
+    def close_early(self, state: str, reason: str) -> None:
+        """The last report and summary, if the store takes them soon; else a warning."""
         self.summary.state, self.summary.reason = state, reason
-        until = time.monotonic() + _LAST_ACCOUNT_S
+        until = time.monotonic() + self._run.budget.report_s
         try:
             answer(self._write_last, lambda: time.monotonic() < until)
-        except (NotNow, UserError) as error:
+        except (TimedOut, UserError) as error:
             why = f": {error}" if str(error) else ""
-            return f"the report and the summary are not the last ones{why}"
-        return None
-
-    def tidy(self, stores: Sequence[Store]) -> None:
-        """Remove what workers that were killed have left of songs that are done."""
-        done = [job.stem for job in self._order.jobs if job.song in self._records]
-        left = {key_of(stem) for stem in done} | {claim_key(stem) for stem in done}
-        for store in stores:
-            with suppress(UserError):  # it is in nobody's way
-                for key in left.intersection([*store.list("claims/"), *store.list("checkpoints/")]):
-                    store.delete(key)
+            # No more than a warning: the user must see why the run ends.
+            self._run.warn(f"the report and the summary are not the last ones{why}")
 
     def _write_last(self) -> None:
         if self.summary.made_elsewhere:  # its maker may have died before its own report
-            self._records = dict(records.survey(self._store, self._order.jobs).records)
+            found = records.survey(self._run.store, self._run.request.jobs).records
+            with self._lock:
+                self._records = dict(found)
+        self._look_for_missing()
         self.write()
+
+    def _look_for_missing(self) -> None:
+        """A song that was made, and is not in the output when the run ends, has failed."""
+        there = self._run.store.list()
+        with self._lock:
+            ended = [*self.summary.done_before, *self.summary.made_elsewhere]
+            ended += [song["song"] for song in self.summary.made]
+            for song in ended:
+                if song not in there:
+                    self._records.pop(song, None)
+                    self.summary.failed[song] = "it was there and has been removed; run it again to make it"
+        if self.summary.state == "done" and self.summary.is_failed:
+            self.summary.state = "failed"

@@ -1,37 +1,27 @@
-"""Songs to be made become songs in the store: engine, checkpoints and finisher, side by side.
+"""Songs to be made become songs in the store: queue, engine, finisher, in one direction.
 
 What is begun is saved for the next run: on a notice wherever it stands, else as of its last window.
 A song that fails does not stop the others. Whatever else is raised here ends the run, with what is
-finished kept and accounted for.
+finished kept and in the report.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 
-from worker.engine import Engine, Failed, Finished, Progress, Unfinished
-from worker.host.notice import Interruption, Notice
-from worker.host.scratch import scratch_folder
-from worker.run.asking import Asking
+from worker.amounts import count
+from worker.engine import Engine, Event, Failed, Finished, Progress, Unfinished
+from worker.host.notice import Notice
 from worker.run.checkpoints import Checkpoints
-from worker.run.claims import Claims
-from worker.run.finisher import Finisher, Outcome, Tune
-from worker.run.ledger import Account
-from worker.run.pace import Pace
-from worker.run.queue import Lineup
-from worker.run.request import Order, Watch
+from worker.run.context import RunContext
+from worker.run.finisher import Finisher, Tune
+from worker.run.ledger import RunLedger
+from worker.run.queue import SongQueue
 from worker.songs.jobs import Job
-from worker.store.base import Store
-from worker.store.retry import Patience
 
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
 _MAX_FINISHING = 32
-# A song whose tokens are complete when a signal comes may take this long to become a file.
-_GRACE_S = 3.0
-# How long a stopped run waits for what it is saving: a notice of two minutes has this much left.
-_SAVE_S = 20.0
 
 # What overflows in fp16 is tried once more in the precision that no song overflows in.
 _NARROW, _WIDER = "fp16", "fp32"
@@ -39,92 +29,65 @@ _NARROW, _WIDER = "fp16", "fp32"
 LoadEngine = Callable[[str | None], Engine]  # the precision to use, None: as set
 
 
-class Making:
-    """The making of one run's songs. Called once."""
+class Runner:
+    """Makes one run's songs. Called once."""
 
     def __init__(
         self,
-        jobs: Sequence[Job],
-        order: Order,
-        store: Store,
-        spare: Store | None,
-        claims: Claims,
-        account: Account,
-        patience: Patience,
-        interruption: Interruption,
-        watch: Watch,
+        run: RunContext,
+        queue: SongQueue,
+        checkpoints: Checkpoints,
+        finisher: Finisher,
+        ledger: RunLedger,
     ):
-        self._order, self._store, self._spare = order, store, spare
-        self._claims, self._account, self._watch = claims, account, watch
-        self._patience, self._interruption = patience, interruption
-        self._jobs = {job.song: job for job in jobs}
+        self._run, self._queue, self._checkpoints = run, queue, checkpoints
+        self._finisher, self._ledger = finisher, ledger
+        self._jobs = {job.song: job for job in ledger.todo}
         self._overflowed: list[Job] = []
-        self._pace = Pace()
-        self._said_stopping = False
+        self._has_reported_stop = False
 
     def __call__(self, engine: Engine, load_engine: LoadEngine) -> None:
-        """Every song that can be had, to its end in the store, as long as the run may go on."""
-        with ExitStack() as parts:
-            scratch = parts.enter_context(scratch_folder())
-            self._checkpoints = Checkpoints(self._store, self._spare, self._watch.note)
-            parts.callback(self._checkpoints.close, _SAVE_S)
-            self._finisher = Finisher(self._order, self._store, scratch, self._patience, self._account_for)
-            parts.callback(self._finisher.close, _SAVE_S / 2)
-            self._lineup = Lineup(
-                list(self._jobs.values()),
-                self._store,
-                self._claims,
-                self._checkpoints,
-                Asking(self._patience, self._interruption),
-                self._interruption,
-                self._account,
-                self._watch,
-            )
-            try:
-                self._generate_all(engine, load_engine)
-                self._finish_all()
-            except BaseException:
-                self._finisher.give_up()
-                raise
+        """Every song that can be had, to its end in the store, as long as the run may continue."""
+        try:
+            self._generate_all(engine, load_engine)
+            self._finish_all()
+        except BaseException:
+            self._finisher.give_up()
+            self._checkpoints.save_locally()
+            raise
 
     def _generate_all(self, engine: Engine, load_engine: LoadEngine) -> None:
         while True:
             self._generate(engine)
-            if self._interruption.no_new_songs:
-                self._say_stopping()
+            if self._run.interruption.no_new_songs:
+                self._report_stop()
                 return
-            if self._lineup.has_untried:
+            if self._queue.has_untried:
                 continue
             if self._overflowed:
-                if not self._is_finished():
+                # The engine's memory is needed for the wider one, and songs being finished still use it.
+                if not self._finisher.wait(0, self._may_continue):
                     continue
-                self._lineup.again(self._overflowed)
+                self._queue.again(self._overflowed)
                 n_again, self._overflowed = len(self._overflowed), []
                 engine.close()  # both would not fit into a small GPU
                 engine = load_engine(_WIDER)
                 precision = engine.describe()["precision"]
-                self._watch.note("retry", f"{n_again} songs once more, in {precision}")
-            elif not self._lineup.wait_for_others(self._collect):
-                self._say_stopping()
+                self._run.observer.note("retry", f"{count(n_again, 'song')} once more, in {precision}")
+            elif not self._queue.wait_for_others(self._finisher.raise_error):
+                self._report_stop()
                 return
-
-    def _is_finished(self) -> bool:
-        """Wait for the songs that still need the engine; False if the run must end before."""
-        while len(self._finisher) and not self._interruption.notice:
-            self._finisher.wait(0.2)
-            self._collect()
-        return not len(self._finisher)
 
     def _generate(self, engine: Engine) -> None:
         """Whatever can be had now, until it is done or the run must end."""
-        stream = engine.stream(self._lineup.songs(engine, self._order.sampling), self._order.sampling)
+        stream = engine.stream(self._queue.songs(engine), self._run.request.sampling)
         stopped = True
         try:
             for event in stream:
                 self._take(event, engine)
-                if self._interruption.no_new_songs:
+                if self._run.interruption.no_new_songs:
                     engine.begin_no_more()
-                if (notice := self._interruption.notice) and not self._in_time(notice):
+                if (notice := self._run.interruption.notice) and not self._in_time(notice):
                     break
             else:
                 stopped = False
@@ -133,111 +96,79 @@ class Making:
             raise
         finally:
             stream.close()
-            self._lineup.all_given_back()
+            self._queue.all_given_back()
             left = engine.unfinished()
             for song in left:
                 self._charge(song.song.key, song.generation_s)
             if stopped:
-                self._save(left)
-                self._account.saved(song.song.key for song in left)
+                self._checkpoints.save_locally([self._with_history(song) for song in left])
+                self._run.observer.saved([song.song.key for song in left])
 
     def _finish_all(self) -> None:
         """Wait for the songs whose tokens are complete, as long as there is time."""
         if len(self._finisher):
-            self._watch.note("finishing", f"finishing {len(self._finisher)} songs")
-        asked_s = math.inf  # when a notice that leaves no time came
-        while len(self._finisher):
-            if notice := self._interruption.notice:
-                self._say_stopping()
-                now_s = time.monotonic()
-                asked_s = min(asked_s, math.inf if notice.deadline else now_s)
-                if now_s >= (notice.deadline or asked_s + _GRACE_S):
-                    self._finisher.give_up()
-                    break
-            self._finisher.wait(0.2)
-            self._collect()
-        self._finisher.close(_GRACE_S)
-        self._collect()
+            self._run.observer.note("finishing", f"finishing {count(len(self._finisher), 'song')}")
+        stop_at_s = math.inf
 
-    # --- what comes back
+        def in_time() -> bool:
+            nonlocal stop_at_s
+            if notice := self._run.interruption.notice:
+                self._report_stop()
+                by_s = notice.deadline or time.monotonic() + self._run.budget.finish_audio_s
+                stop_at_s = min(stop_at_s, by_s)
+            return time.monotonic() < stop_at_s
 
-    def _take(self, event: object, engine: Engine) -> None:
+        if not self._finisher.wait(0, in_time):
+            self._run.observer.saved(self._finisher.give_up())
+
+    # --- what the engine gives
+
+    def _take(self, event: Event, engine: Engine) -> None:
         if isinstance(event, Progress):
-            self._pace.note(event)
-            self._watch.progress(event)
+            self._run.observer.progress(event)
         elif isinstance(event, Unfinished):
-            self._save([event])
+            self._checkpoints.save(self._with_history(event))
         elif isinstance(event, Failed):
-            self._lineup.given_back(event.key)
+            self._queue.given_back(event.key)
             self._charge(event.key, event.generation_s)
-            if event.overflowed and engine.describe()["precision"] == _NARROW:
-                self._watch.note("overflow", f"{event.key} overflowed in {_NARROW}", song=event.key)
-                self._lineup.start_over(self._jobs[event.key])
-                self._overflowed.append(self._jobs[event.key])
-            else:
-                self._fail(event.key, event.reason)
+            self._fail(event, engine)
         elif isinstance(event, Finished):
-            self._lineup.given_back(event.key)
+            self._queue.given_back(event.key)
             self._charge(event.key, event.generation_s)
-            begun = self._lineup.begun[event.key]
-            self._finisher.submit(Tune(self._jobs[event.key], event, engine, begun.at, begun.resumed))
-        self._collect()
-        while len(self._finisher) > _MAX_FINISHING and not self._interruption.notice:
-            self._finisher.wait(0.2)
-            self._collect()
+            self._finisher.submit(Tune(self._jobs[event.key], event, engine, self._queue.begun[event.key]))
+        self._finisher.wait(_MAX_FINISHING, self._may_continue)
 
-    def _collect(self) -> None:
-        for outcome in self._finisher.collect():
-            if outcome.abandoned:
-                self._account.saved([outcome.song])
-            elif outcome.record:
-                self._watch.made(outcome.record)
-            elif outcome.made_elsewhere:
-                self._watch.made_elsewhere(outcome.song)
-            elif outcome.failed:
-                self._fail(outcome.song, outcome.failed)
+    def _fail(self, event: Failed, engine: Engine) -> None:
+        job = self._jobs[event.key]
+        if event.overflowed and engine.describe()["precision"] == _NARROW:
+            self._run.observer.note("overflow", f"{event.key} overflowed in {_NARROW}", song=event.key)
+            self._queue.start_over(job)
+            self._overflowed.append(job)
+        else:
+            self._run.observer.failed(event.key, event.reason)
+            self._queue.release(job)
 
-    def _fail(self, song: str, reason: str) -> None:
-        self._account.failed(song, reason)
-        self._watch.failed(song, reason)
-        self._lineup.release(self._jobs[song])
+    def _with_history(self, song: Unfinished) -> Unfinished:
+        return replace(song, resumed=self._queue.begun[song.song.key].n_resumed)
 
-    def _save(self, songs: Sequence[Unfinished]) -> None:
-        """Checkpoints of songs as they stand, but of none that another worker has taken over.
-
-        Asks nobody: while the store is away, this machine keeps them.
-        """
-        held = self._claims.held
-        for song in songs:
-            begun = self._lineup.begun[song.song.key]
-            if self._jobs[song.song.key].stem in held:
-                self._checkpoints.save(replace(song, resumed=begun.resumed))
-
-    def _account_for(self, outcome: Outcome) -> None:
-        """A song is in the store, ours or another's: the account, then its checkpoint and claim go.
-
-        In the finisher's thread.
-        """
-        self._account.is_there(outcome.song, outcome.record)
-        self._patience(self._account.write)
-        stem = self._jobs[outcome.song].stem
-        self._patience(lambda: self._checkpoints.remove(stem))
-        self._claims.release(stem)
+    def _charge(self, song: str, generation_s: float) -> None:
+        self._ledger.charge(generation_s - self._queue.begun[song].charged_s)
 
     # --- time
 
+    def _may_continue(self) -> bool:
+        return not self._run.interruption.notice
+
     def _in_time(self, notice: Notice) -> bool:
-        """True while a song in work will be done before the machine goes."""
+        """True while a song in progress will be complete before the machine goes."""
         if notice.deadline is None:
             return False
         left_s = notice.deadline - time.monotonic()
-        return any(needed_s < left_s for needed_s in self._pace.left_s().values())
+        needed = [self._run.meter.song_left_s(song.song) for song in self._run.meter.current()]
+        return any(needed_s is not None and needed_s < left_s for needed_s in needed)
 
-    def _charge(self, song: str, generation_s: float) -> None:
-        self._account.charge(generation_s - self._lineup.begun[song].charged_s)
-
-    def _say_stopping(self) -> None:
-        """Once, and before the end: the status must name the notice, by which the box goes off or not."""
-        if self._interruption.no_new_songs and not self._said_stopping:
-            self._said_stopping = True
-            self._watch.note("stopping", self._interruption.reason)
+    def _report_stop(self) -> None:
+        """Once, and before the end: by the notice in the status the box goes off or stays on."""
+        if self._run.interruption.no_new_songs and not self._has_reported_stop:
+            self._has_reported_stop = True
+            self._run.observer.note("stopping", self._run.interruption.reason)

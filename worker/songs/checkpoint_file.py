@@ -1,4 +1,4 @@
-"""Unfinished songs as files that can be gone on with on another machine."""
+"""Unfinished songs as files that another machine can resume: `checkpoints/NAME_HASH.safetensors`."""
 
 import hashlib
 import json
@@ -15,7 +15,16 @@ _SCHEMA = 1
 
 
 class Unusable(ValueError):
-    """Not a song that can be gone on with. The text says why, in one line."""
+    """A damaged checkpoint: nothing can be resumed from it. The text says why, in one line."""
+
+
+class OtherSettings(ValueError):
+    """A good checkpoint of a song that was begun with other settings. The text names the difference."""
+
+
+def checkpoint_key(stem: str) -> str:
+    """Where the checkpoint of NAME_HASH lies."""
+    return f"checkpoints/{stem}.safetensors"
 
 
 def to_bytes(unfinished: Unfinished) -> bytes:
@@ -28,18 +37,18 @@ def to_bytes(unfinished: Unfinished) -> bytes:
 
 
 def from_bytes(content: bytes) -> Unfinished:
-    """Raises Unusable if the content is damaged."""
+    """Raises Unusable if the content is damaged, OtherSettings if another version wrote it."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = json.loads(header["__metadata__"]["unfinished"])
         if (schema := facts.pop("schema")) != _SCHEMA:
-            raise Unusable(f"it has schema {schema}, not {_SCHEMA}: another version wrote it")
+            raise OtherSettings(f"checkpoint schema {schema}, not {_SCHEMA}")
         tokens = load(content)["tokens"]
         if facts.pop("sha256") != _checksum(facts, tokens):
             raise Unusable("it is damaged (the checksum differs)")
         facts["song"], facts["sampling"] = Song(**facts["song"]), Sampling(**facts["sampling"])
         return Unfinished(tokens=tokens, **facts)
-    except Unusable:
+    except (Unusable, OtherSettings):
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"it is damaged ({type(error).__name__})") from None

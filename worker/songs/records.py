@@ -1,32 +1,26 @@
-"""What is known of every finished song, and what follows from it: what is done, and the cost report.
+"""What is known of every finished song, and what follows from it: which songs of a list are done.
 
-`records/NAME_HASH.json` is written before its WAV, so a WAV never lacks its account. A song is
-done when both exist. `cost_report.csv` is derived from the records alone, whichever run made them.
+`records/NAME_HASH.json` is written before its WAV, so a WAV never lacks its record. A song is done
+when both exist and fit each other.
 """
 
-import csv
-import io
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from worker.errors import BadInput
 from worker.songs.jobs import Job
-from worker.store.base import Missing, Store
+from worker.store.base import Missing, Store, json_bytes
 
 SCHEMA = 1
-REHEARSAL = "rehearsal"  # the built-in tiny model
-REPORT_KEY = "cost_report.csv"
-REPORT_COLUMNS = ("s3_filename", "prompt", "requested_duration_s", "generation_time_s", "estimated_cost_usd")
 # S3 answers one small read in some 30 ms; a list of 1,000 songs must not take half a minute.
 _READERS = 16
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WAV_READERS = 4  # each holds a whole song in memory
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 
 
@@ -55,11 +49,11 @@ class Record:
     sampling: Mapping[str, float | int | bool]
     versions: Mapping[str, str]
     run_id: str
-    started_at: str  # UTC, ISO 8601: when that run began with it
+    started_at: str  # timestamp: when that run began it
     finished_at: str
     generation_s: float  # the song's share of the time the engine was generating
     decode_s: float  # tokens to audio; beside generation, so not charged
-    interruptions: int  # how often another run went on with it; the seconds of all are charged
+    interruptions: int  # how often another run resumed it; the seconds of all are charged
     hourly_cost_usd: float
     estimated_cost_usd: float
     price_basis: str  # what hourly_cost_usd is
@@ -71,6 +65,12 @@ class Record:
     sha256: str  # of the WAV
     quality: Mapping[str, Any]  # see worker/audio/quality.py
     schema: int = field(default=SCHEMA)
+
+    @property
+    def is_consistent(self) -> bool:
+        """True if the length in samples is that in seconds, and the bytes can hold the samples."""
+        n_samples = self.seconds * self.sample_rate
+        return abs(n_samples - self.n_samples) <= 1 and self.n_bytes > self.n_samples
 
     def to_json(self) -> bytes:
         return json_bytes(asdict(self))
@@ -92,23 +92,23 @@ class Record:
 
 @dataclass(frozen=True)
 class Survey:
-    """What an output place holds of a list of jobs."""
+    """What an output holds of a list of jobs."""
 
-    records: Mapping[str, Record]  # song -> record of every finished song of the list
+    records: Mapping[str, Record]  # song -> record of every finished song of the output, listed or not
     done: Sequence[Job]
     todo: Sequence[Job]
-    kept: Mapping[str, str]  # song -> why its WAV is neither ours to count nor to overwrite
-    makers: Mapping[str, str]  # model -> revision, of the records of the whole place
+    kept: Mapping[str, str]  # song -> why its WAV can be neither vouched for nor overwritten
+    makers: Mapping[str, str]  # model -> revision, of the records of the whole output
+
+
+def key_of(song: str) -> str:
+    """Where the record of NAME_HASH.wav lies."""
+    return f"records/{song.removesuffix('.wav')}.json"
 
 
 def record_key(job: Job) -> str:
     """Where a job's record lies."""
-    return f"records/{job.stem}.json"
-
-
-def json_bytes(content: Any) -> bytes:
-    """How every JSON file is written: UTF-8, readable, a last newline."""
-    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()
+    return key_of(job.song)
 
 
 def song_of(key: str) -> str | None:
@@ -125,14 +125,27 @@ def read_all(store: Store, keys: Iterable[str]) -> dict[str, Record | Damaged]:
         return {song: record for song, record in zip(songs.values(), read, strict=True) if record}
 
 
-def survey(store: Store, jobs: Sequence[Job]) -> Survey:
-    """List the place once, read its records, and say what is done and what is left."""
+def survey(store: Store, jobs: Sequence[Job], *, verify: bool = False) -> Survey:
+    """List the output once, read its records, and say what is done and what is left.
+
+    A WAV whose size is not that of its record is kept. Its checksum is compared where the record's
+    own figures do not fit each other, and for every song of the list with `verify`.
+    """
     stored = store.list()
     found = read_all(store, stored)
     # In a list of several pages a song may be younger than the page that lacks its record.
     found |= read_all(
         store, [record_key(job) for job in jobs if job.song in stored and job.song not in found]
     )
+    good = {song: record for song, record in found.items() if isinstance(record, Record)}
+    makers = {record.model: record.revision for record in good.values()}
+    there = {
+        song: record
+        for song, record in good.items()
+        if song in stored and stored[song].size == record.n_bytes
+    }
+    listed = {job.song: there[job.song] for job in jobs if job.song in there}
+    wrong = _wrong_checksums(store, [r for r in listed.values() if verify or not r.is_consistent])
     done, todo, kept = [], [], {}
     for job in jobs:
         record, wav = found.get(job.song), stored.get(job.song)
@@ -144,11 +157,27 @@ def survey(store: Store, jobs: Sequence[Job]) -> Survey:
             kept[job.song] = f"its record is damaged ({record})"
         elif record.n_bytes != wav.size:
             kept[job.song] = f"it has {wav.size} bytes and its record says {record.n_bytes}"
+        elif job.song in wrong:
+            kept[job.song] = "its content is not what its record says (the checksum differs)"
         else:
             done.append(job)
-    good = {song: record for song, record in found.items() if isinstance(record, Record)}
-    makers = {record.model: record.revision for record in good.values()}
-    return Survey({job.song: good[job.song] for job in done}, done, todo, kept, makers)
+    finished = {song: record for song, record in there.items() if song not in wrong}
+    return Survey(finished, done, todo, kept, makers)
+
+
+def _wrong_checksums(store: Store, records: Sequence[Record]) -> set[str]:
+    """The songs among these whose WAV is not the one that its record describes."""
+
+    def is_wrong(record: Record) -> bool:
+        try:
+            return hashlib.sha256(store.read(record.song)).hexdigest() != record.sha256
+        except Missing:
+            return True
+
+    with ThreadPoolExecutor(_WAV_READERS) as pool:
+        return {
+            record.song for record, wrong in zip(records, pool.map(is_wrong, records), strict=True) if wrong
+        }
 
 
 def _read(store: Store, key: str) -> Record | Damaged | None:
@@ -169,80 +198,6 @@ def _fits(value: Any, kind: Any) -> bool:
         return False
     if kind is float:
         return isinstance(value, int | float) and abs(value) < sys.float_info.max  # also false of NaN
+    if kind is int:
+        return isinstance(value, int) and abs(value) < 2**63
     return isinstance(value, get_origin(kind) or kind)
-
-
-def model_name(model: str) -> str:
-    """The name that records hold: the hub id, or a folder's own name, the same on every machine.
-
-    Raises BadInput if it can be neither; whether the model can be loaded is another matter.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve().name
-    if model != REHEARSAL and not _HUB_ID.fullmatch(model):
-        raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
-    return model
-
-
-def refuse_other_model(found: Survey, model: str, revision: str | None, location: str) -> None:
-    """A song's name does not hold its model: one place holds songs of one model. Raises BadInput.
-
-    `revision` is None while it is not known yet.
-    """
-    for maker, made_with in found.makers.items():
-        if maker != model:
-            what = f"{maker}, not {model}"
-        elif revision not in (None, made_with):
-            what = f"another revision of {model} ({made_with}, not {revision})"
-        else:
-            continue
-        raise BadInput(f"{location} holds songs made by {what}; give another output folder or prefix")
-
-
-def report_csv(jobs: Iterable[Job], records: Mapping[str, Record]) -> bytes:
-    """cost_report.csv: a row per finished song of the list, in its order (RFC 4180, UTF-8)."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(REPORT_COLUMNS)
-    for job in jobs:
-        if record := records.get(job.song):
-            rows.writerow(
-                [
-                    record.song,
-                    record.prompt,
-                    f"{record.seconds:g}",
-                    f"{record.generation_s:.3f}",
-                    f"{record.estimated_cost_usd:.6f}",
-                ]
-            )
-    return text.getvalue().encode()
-
-
-def write_report(store: Store, jobs: Sequence[Job], records: Mapping[str, Record]) -> Mapping[str, Record]:
-    """Write cost_report.csv unless it is already so; -> the records that it is made from.
-
-    When another worker has written songs of this list that `records` lacks, or is first, the
-    records are read anew.
-    """
-    surveyed = False
-    while True:
-        content = report_csv(jobs, records)
-        try:
-            there, etag = store.read_tagged(REPORT_KEY)
-        except Missing:
-            if store.create(REPORT_KEY, content):
-                return records
-        else:
-            if there == content:
-                return records
-            others = _songs_of(there).intersection(job.song for job in jobs) - records.keys()
-            if (surveyed or not others) and store.replace(REPORT_KEY, content, etag):
-                return records
-        records, surveyed = survey(store, jobs).records, True
-
-
-def _songs_of(report: bytes) -> set[str]:
-    """The songs of a report, whoever wrote it."""
-    rows = csv.reader(io.StringIO(report.decode("utf-8", "replace"), newline=""))
-    return {row[0] for row in rows if row}

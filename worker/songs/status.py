@@ -1,22 +1,22 @@
-"""What a run says of itself in status.json: the format, and reading it.
+"""A run's status.json: the format, and reading it.
 
-For both sides: the worker's heartbeat writes it, and who looks on from elsewhere reads it, hence
+For both sides: the worker's heartbeat writes it, and `inv status` and `fab status` read it, hence
 nothing here needs torch or numpy. Does not judge whether a run does well.
 """
 
 import json
 import sys
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from worker.songs.records import json_bytes
+from worker import timestamps
+from worker.store.base import json_bytes
 
 SCHEMA = 1
 FILE = "status.json"
 STATES = ("starting", "generating", "finishing", "stopping", "done", "failed", "interrupted")
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Unreadable(ValueError):
@@ -36,14 +36,14 @@ class Songs:
 
 @dataclass(frozen=True)
 class Frames:
-    """Of the songs that were left to make; the total is known once the first is in work."""
+    """Of the songs that were left to make; the total is known once the first is in progress."""
 
     done: int
     total: int
 
 
 @dataclass(frozen=True)
-class InWork:
+class InProgress:
     """A song that the engine is working on."""
 
     song: str
@@ -61,7 +61,7 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Status:
-    """What status.json says, in its order."""
+    """The content of status.json, in its order."""
 
     schema: int
     run_id: str
@@ -77,7 +77,7 @@ class Status:
     progress: int  # grows whenever work was done, and only then
     songs: Songs
     frames: Frames
-    current: list[InWork]
+    current: list[InProgress]
     rate: float | None  # seconds of audio per second, in the last minute
     eta_s: float | None
     hourly_cost_usd: float
@@ -99,8 +99,8 @@ def read(content: bytes) -> Status:
         status: Status = _fitted(Status, found, "it")
         if status.state not in STATES:
             raise ValueError(f"its state is {status.state!r:.20}")
-        when(status.updated_at)
-        when(status.started_at)
+        timestamps.parse(status.updated_at)
+        timestamps.parse(status.started_at)
     except Unreadable:
         raise
     except (ValueError, RecursionError) as error:
@@ -110,21 +110,11 @@ def read(content: bytes) -> Status:
 
 
 def is_stale(status: Status, now: datetime, after_s: float = 60) -> bool:
-    """True if a run that has not ended gave no sign for longer than this, by `now`, which has a zone.
+    """True if a run that has not ended wrote no status for longer than this, by `now`, which has a zone.
 
     The two clocks may differ; whoever can ask twice had better compare `progress`.
     """
-    return status.exit_code is None and (now - when(status.updated_at)).total_seconds() > after_s
-
-
-def stamp(moment: datetime) -> str:
-    """UTC, `2026-11-22T19:50:59Z`."""
-    return moment.astimezone(UTC).strftime(_TIME)
-
-
-def when(text: str) -> datetime:
-    """The moment of a stamp. Raises ValueError."""
-    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    return status.exit_code is None and (now - timestamps.parse(status.updated_at)).total_seconds() > after_s
 
 
 def _fitted(kind: Any, value: Any, name: str) -> Any:

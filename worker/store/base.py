@@ -1,33 +1,35 @@
-"""Songs, records and reports, kept in a folder or an S3 bucket behind one small interface.
+"""What a store of songs, records and reports is: objects under keys, behind one small interface.
 
-    store = open_store("s3://bucket/prefix")     # or a folder: "out", "~/songs"
     etag = store.create("claims/rain_5c0ffee0.json", b"mine")    # None: someone else was first
 
 An object appears under its key whole or not at all, whenever the process dies. `create` and
 `replace` are exact: of any number of threads and processes one wins (on S3, machines too).
 What a user can cause is raised as UserError or BadInput, one line; a bad key is a ValueError.
-Holds no names of songs, no JSON and no policy, and does not notice an S3 look-alike that
-ignores the conditions of a PUT unless it is asked: `honours_conditions`.
+Knows no song and no policy, and opens no store (open.py does). An S3 look-alike that ignores the
+conditions of a PUT goes unnoticed unless `honours_conditions` is asked.
 """
 
+import json
 import re
-import uuid
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from worker.errors import BadInput, UserError
+from worker.errors import UserError
 
-# The one name in a folder that is ours and no key: there while someone writes, then gone.
+# The one name in a folder that is no object: there during a write, then gone.
 SCRATCH = ".scratch"
 
 MAX_PART_BYTES = 255  # of a file name, nearly everywhere
 MAX_KEY_BYTES = 900  # S3 takes 1024, with the prefix
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
-_BUCKET = re.compile(r"(?![0-9.]+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# The same for every check, so that the next one removes what a killed one left.
+PROBE_KEY = "claims/.probe"
+_PROBE_TRIES = 5  # another check may remove it between our write and our read
+_NOT_GIVEN_BACK = "{location} does not give back what was written; use another output"
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Missing(KeyError):
@@ -35,18 +37,19 @@ class Missing(KeyError):
 
 
 class Stored(NamedTuple):
-    """One listed object: bytes, and its ETag where the list has one (S3)."""
+    """One listed object: bytes, its ETag where the list has one (S3), and when it was last written."""
 
     size: int
     etag: str | None
+    written_at: datetime | None = None  # UTC, by the store's clock
 
 
 class Store(ABC):
     """Objects under keys: relative POSIX paths such as `records/rain_5c0ffee0.json`.
 
-    An ETag is opaque and stands for the content: equal contents of a key may share it, so what is
-    renewed by `replace` must change each time. `location` is what the user typed,
-    normalised, for messages. Safe to share between threads.
+    An ETag is opaque and stands for the content: equal contents of a key may share it, so content
+    that `replace` renews must change each time. `location` is what the user typed, normalised,
+    for messages. Safe to share between threads.
     """
 
     location: str
@@ -61,11 +64,15 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, content: bytes) -> str:
-        """Put this content there, whatever was there before; the new ETag."""
+        """Store this content, whatever was there before; the new ETag."""
 
     @abstractmethod
     def create(self, key: str, content: bytes) -> str | None:
-        """Put it there only if the key is free; the new ETag, or None if it is taken."""
+        """Store it only if the key is free; the new ETag, or None if it is taken.
+
+        A call that raised Unreachable may have stored it. The same call again then says so: it
+        returns the ETag as long as that content is there.
+        """
 
     @abstractmethod
     def create_file(self, key: str, path: Path) -> str | None:
@@ -73,11 +80,14 @@ class Store(ABC):
 
     @abstractmethod
     def replace(self, key: str, content: bytes, etag: str) -> str | None:
-        """Put it there only over the content with this ETag; the new one, or None if that is gone."""
+        """Store it only over the content with this ETag; the new one, or None if that is gone.
+
+        After Unreachable as in `create`.
+        """
 
     @abstractmethod
     def download(self, key: str, path: Path) -> None:
-        """Put the object into a file, whole or not at all. Raises Missing."""
+        """Write the object to a file, whole or not at all. Raises Missing."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -94,13 +104,14 @@ class Store(ABC):
     def honours_conditions(self, key: str) -> bool:
         """True if `create` and `replace` refuse what they must.
 
-        Tried on `key`, a caller's own, which goes again, as does what a caller that was killed left there.
-        Raises the UserError that any of its writes, reads and deletes would.
+        Tried on `key`, which belongs to the caller and is removed, before as well: a killed caller
+        may have left it. Raises the UserError that any of its writes, reads and deletes would.
         """
         self.delete(key)
         try:
             etag = self.create(key, b"created")
-            self._check_holds(key, b"created")
+            if not self._holds(key, b"created"):
+                raise UserError(_NOT_GIVEN_BACK.format(location=self.location))
             if not etag or self.create(key, b"created again"):
                 return False
             return bool(self.replace(key, b"replaced", etag)) and not self.replace(key, b"again", etag)
@@ -108,50 +119,29 @@ class Store(ABC):
             self.delete(key)
 
     def check_writable(self) -> None:
-        """Write, read back and delete a probe; raises the UserError that a real write would."""
-        key = f"claims/.probe-{uuid.uuid4().hex}"
-        self.write(key, key.encode())
-        try:
-            self._check_holds(key, key.encode())
-        finally:
-            self.delete(key)
-
-    def _check_holds(self, key: str, content: bytes) -> None:
-        with suppress(Missing):
-            if self.read(key) == content:
+        """Write, read back and delete a probe. Raises the UserError that a real write would."""
+        for _ in range(_PROBE_TRIES):
+            self.write(PROBE_KEY, b"probe")
+            try:
+                held = self._holds(PROBE_KEY, b"probe")
+            finally:
+                self.delete(PROBE_KEY)
+            if held:
                 return
-        raise UserError(f"{self.location} does not give back what was written; use another place")
+        raise UserError(_NOT_GIVEN_BACK.format(location=self.location))
 
-
-def open_store(location: str) -> Store:
-    """The store at `s3://BUCKET[/PREFIX]` or in a folder, which is made by the first write.
-
-    Touches no network. Raises BadInput if the location makes no sense.
-    """
-    from worker.store.folder import FolderStore  # here: both build on this module
-    from worker.store.s3 import S3Store
-
-    location = location.strip()
-    if not location.lower().startswith("s3://"):
-        if not location or _CONTROL.search(location):
-            raise BadInput(f"{location!r} is no place for songs; name a folder or s3://BUCKET/PREFIX")
-        if _SCHEME.match(location):
-            raise BadInput(f"cannot store songs at {location}; name a folder or s3://BUCKET/PREFIX")
-        return FolderStore(location)
-    bucket, _, prefix = location[len("s3://") :].partition("/")
-    prefix = prefix.removesuffix("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise BadInput(f"{bucket!r} in {location} is not a bucket name; write s3://BUCKET/PREFIX")
-    if prefix and not is_key(prefix):
-        raise BadInput(f"{prefix!r} in {location} is not a plain prefix; write it like songs/today")
-    return S3Store(bucket, prefix)
+    def _holds(self, key: str, content: bytes) -> bool:
+        try:
+            return self.read(key) == content
+        except Missing:
+            return False
 
 
 def is_key(key: str) -> bool:
     """True if an object may be kept under this key, on every system."""
     parts = key.split("/")
     return (
-        not _CONTROL.search(key)
+        not CONTROL.search(key)
         # A drive, a stream or a folder on Windows, which also drops dots and spaces at the end.
         and ":" not in key
         and "\\" not in key
@@ -162,7 +152,12 @@ def is_key(key: str) -> bool:
 
 
 def checked(key: str) -> str:
-    """The key itself. Raises ValueError if it is none: a bug of ours, not the user's."""
+    """The key itself. Raises ValueError if it is not valid: a bug in this project, not a user's error."""
     if not is_key(key):
         raise ValueError(f"not a key: {key!r}")
     return key
+
+
+def json_bytes(content: Any) -> bytes:
+    """How every JSON file is written: UTF-8, readable, a last newline."""
+    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()

@@ -1,15 +1,20 @@
-"""Files that appear whole or not at all, and one clear line when the disk refuses."""
+"""Files that appear whole or not at all, and one line for each error of the disk."""
 
 import errno
+import hashlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from worker.errors import DiskFull, UserError
+
+if sys.platform != "win32":
+    import fcntl
 
 CHUNK_BYTES = 1 << 20
 
@@ -33,7 +38,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def put_in_place(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path`, on the same disk, when it is complete; else it goes."""
+    """A file to write. When complete it becomes `path`, on the same disk; else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = unfinished.open("xb")
     try:
@@ -49,13 +54,45 @@ def put_in_place(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def downloaded(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` when it is complete. Raises UserError."""
-    with disk_errors(path), put_in_place(path, path.with_name(f".{uuid.uuid4().hex}.part")) as file:
-        yield file
+    """A file to write that becomes `path` when it is complete. Raises UserError.
+
+    Removes what a killed process left of the same file.
+    """
+    mark = f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}-"
+    with disk_errors(path):
+        for left in path.parent.glob(f"{mark}*.part"):
+            _remove_if_left(left)
+        with put_in_place(path, path.with_name(f"{mark}{uuid.uuid4().hex}.part")) as file:
+            _try_lock(file)  # before the first byte: see _remove_if_left
+            yield file
+
+
+def _remove_if_left(unfinished: Path) -> None:
+    """Remove an unfinished file unless its writer is alive.
+
+    A living writer has locked its file, or not written yet. Windows refuses to remove an open file.
+    """
+    with suppress(OSError):
+        if os.name != "nt":
+            with unfinished.open("rb") as file:
+                if not os.fstat(file.fileno()).st_size or not _try_lock(file):
+                    return
+        unfinished.unlink()
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """True if the file is locked now, until it is closed; always false on Windows."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def patiently(act: Callable[[], Result]) -> Result:
-    """Windows neither replaces nor deletes a file that someone reads: there, try for two seconds."""
+    """Call `act`, on Windows again for two seconds: there a file that is being read cannot be replaced."""
     last_s = time.monotonic() + 2
     while True:
         try:
@@ -68,7 +105,7 @@ def patiently(act: Callable[[], Result]) -> Result:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise what the disk says about `path` as a UserError: DiskFull where there is no room."""
+    """Raise an error of the disk at `path` as UserError, a full disk or quota as DiskFull."""
     try:
         yield
     except OSError as error:

@@ -4,12 +4,14 @@ import hashlib
 import io
 import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 from worker.store.base import SCRATCH, Missing, Store, Stored, checked, is_key
 from worker.store.files import CHUNK_BYTES, disk_errors, downloaded, patiently, put_in_place
 
@@ -19,10 +21,13 @@ UNFINISHED = "unfinished"
 class FolderStore(Store):
     """Objects as files under a folder; an ETag is the content's SHA-256.
 
-    Every change is made by the one holder of the lock in ROOT/.scratch, next to the only
-    unfinished file; the last to leave takes .scratch away. So whatever else lies there was left
-    by a process that died, and goes with the next change. Conditions are exact on one machine;
-    on a network disk, as exact as its locks.
+    One process at a time makes a change: the holder of the lock in ROOT/.scratch, which also holds
+    the only unfinished file. The last process to leave removes .scratch. So anything else in it
+    was left by a killed process, and the next change removes it. Conditions are exact on one
+    machine; on a network disk, as exact as its locks.
+
+    The first write makes the folder. When it is removed or replaced after that, by whomever,
+    everything raises UserError: a new folder would look like one in which nothing is done yet.
     """
 
     def __init__(self, location: str) -> None:
@@ -32,12 +37,15 @@ class FolderStore(Store):
             raise BadInput(f"no home folder is known for {location}; write the whole path") from None
         self.location = str(folder)
         self._root = folder.absolute()
+        self._found: os.stat_result | None = None  # the folder that was written to
+        self._pin: weakref.finalize[..., FolderStore] | None = None
+        self._kept: set[str] = set()  # keys that were written and not deleted here
         with disk_errors(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise BadInput(f"{location} is a file; name a folder or s3://BUCKET/PREFIX")
 
     def list(self, prefix: str = "") -> dict[str, Stored]:
-        """Links to files are listed, so that no one makes them again; linked folders are not entered."""
+        """Links to files are listed, so that nobody makes them again; linked folders are not entered."""
         found = {}
         with disk_errors(self._root):
             for folder, _, names in os.walk(self._root, onerror=_raise_unless_gone):
@@ -45,7 +53,10 @@ class FolderStore(Store):
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix) and is_key(key):
                         with suppress(FileNotFoundError):  # deleted since, or a link to nothing
-                            found[key] = Stored(path.stat().st_size, None)
+                            about = path.stat()
+                            written_at = datetime.fromtimestamp(about.st_mtime, UTC)
+                            found[key] = Stored(about.st_size, None, written_at)
+            self._check_root()  # afterwards: removed meanwhile, it would look half empty
         return found
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
@@ -55,7 +66,7 @@ class FolderStore(Store):
 
     def write(self, key: str, content: bytes) -> str:
         with self._changing(key) as path:
-            return self._save(path, io.BytesIO(content))
+            return self._save(key, path, io.BytesIO(content))
 
     def create(self, key: str, content: bytes) -> str | None:
         return self._create(key, io.BytesIO(content))
@@ -70,7 +81,7 @@ class FolderStore(Store):
                 current = self.read_tagged(key)[1]
             except Missing:
                 return None
-            return self._save(path, io.BytesIO(content)) if current == etag else None
+            return self._save(key, path, io.BytesIO(content)) if current == etag else None
 
     def download(self, key: str, path: Path) -> None:
         with self._reading(key) as stored, downloaded(path) as file:
@@ -81,9 +92,11 @@ class FolderStore(Store):
         path = self._path(key)
         with disk_errors(path):
             if not path.is_file():
+                self._check_root()
                 return
         with self._changing(key):
             patiently(lambda: path.unlink(missing_ok=True))
+            self._kept.discard(key)
             with suppress(OSError):  # until one is not empty
                 for parent in path.relative_to(self._root).parents[:-1]:
                     (self._root / parent).rmdir()
@@ -102,35 +115,39 @@ class FolderStore(Store):
             try:
                 file = patiently(lambda: path.open("rb"))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
                 raise Missing(key) from None
             with file:
                 yield file
 
     @contextmanager
     def _changing(self, key: str) -> Iterator[Path]:
-        """The key's path, with this folder locked and what the dead have left cleared away."""
-        from filelock import FileLock  # here: 0.1 s that no reader needs
+        """The key's path, while this folder is locked and rid of what killed processes left."""
+        from filelock import FileLock  # here: 0.1 s that a reader does not need
 
         path = self._path(key)
         scratch = self._root / SCRATCH
         lock_file = scratch / "lock"
         with disk_errors(path):
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._check_root()
+            if not self._found:
+                self._root.mkdir(parents=True, exist_ok=True)
             lock = FileLock(lock_file)
             while not lock.is_locked:
                 try:
                     scratch.mkdir(exist_ok=True)
                     lock.acquire(poll_interval=0.005)
                 except (FileNotFoundError, FileExistsError):
-                    # Whoever leaves may take .scratch away between any two of these steps.
+                    # The last to leave may remove .scratch between any two of these steps.
+                    self._check_root()
                     if not self._root.is_dir() or scratch.is_symlink() or scratch.is_file():
                         raise
             try:
                 (scratch / UNFINISHED).unlink(missing_ok=True)
                 yield path
             finally:
-                # Removed while held: who waits for this very file sees that it lost its name, and
-                # starts over. Windows removes no open file; there FileLock does it on release.
+                # Removed while held: a process that waits for this file sees that it has no name
+                # any more, and starts over. Windows removes no open file; FileLock does on release.
                 with suppress(OSError):
                     lock_file.unlink()
                 lock.release()
@@ -140,15 +157,46 @@ class FolderStore(Store):
     def _create(self, key: str, body: BinaryIO) -> str | None:
         with self._changing(key) as path:
             taken = os.path.lexists(path) and not path.is_dir()
-            return None if taken else self._save(path, body)
+            return None if taken else self._save(key, path, body)
 
-    def _save(self, path: Path, body: BinaryIO) -> str:
+    def _save(self, key: str, path: Path, body: BinaryIO) -> str:
         digest = hashlib.sha256()
         with put_in_place(path, self._root / SCRATCH / UNFINISHED) as file:
             while chunk := body.read(CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
+        self._kept.add(key)
+        if not self._found:
+            self._remember_root()
         return digest.hexdigest()
+
+    def _check_root(self) -> None:
+        """Raises UserError if the folder is not the one that was written to."""
+        if not self._found:
+            return
+        try:
+            if os.path.samestat(self._root.stat(), self._found):
+                return
+            happened = "replaced"
+        except (FileNotFoundError, NotADirectoryError):
+            happened = "removed"
+        # Some network disks give a folder a new number; what was written is still there then.
+        kept = list(self._kept)
+        if happened == "replaced" and (not kept or any(os.path.lexists(self._root / key) for key in kept)):
+            self._remember_root()
+            return
+        raise UserError(
+            f"the folder {self.location} was {happened} while it was in use; "
+            "bring it back, then run the same command again"
+        ) from None
+
+    def _remember_root(self) -> None:
+        self._found = self._root.stat()
+        if self._pin:
+            self._pin()
+        if os.name != "nt":  # where no number is used twice
+            # While it is open, a new folder cannot get its number.
+            self._pin = weakref.finalize(self, os.close, os.open(self._root, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def _raise_unless_gone(error: OSError) -> None:

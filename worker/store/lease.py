@@ -1,9 +1,10 @@
-"""An object in a store that one worker at a time holds, for as long as it goes on changing it.
+"""A lease: an object in a store that one worker at a time holds, as long as it keeps renewing it.
 
-Made by a conditional create, renewed and taken over by conditional replaces. Who has seen it
-unchanged for `ttl_s`, by its own clock alone, may take it over: of many one does. Who holds it
-counts `ttl_s` from before its last renewal, so it is out of time before anyone else is in.
-Runs no threads; asks the store once for each step and raises what that raises.
+Taken by a conditional create, renewed and taken over by conditional replaces. A worker that has
+seen the lease unchanged for `ttl_s` may take it over; of several, one does. The holder counts
+`ttl_s` from before its last renewal, so its time is over before anyone else can take the lease.
+Each worker uses its own clock alone; no two clocks are compared.
+Runs no threads. Asks the store once for each step, and raises what the store raises.
 """
 
 import json
@@ -11,31 +12,30 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
 
-from worker.songs.records import json_bytes
-from worker.store.base import Missing, Store
+from worker import timestamps
+from worker.store.base import Missing, Store, json_bytes
 
 SCHEMA = 1
 
-# Each turn means that someone else was quicker; more than a few, that the store's ETags are odd.
+# Each turn means that someone else was quicker; many turns, that the store's ETags are wrong.
 _TURNS = 10
 
-# time.monotonic stands still while Linux or macOS sleep; these do not.
+# time.monotonic stops while Linux or macOS sleep; these clocks do not.
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
 class Sighting(NamedTuple):
-    """Someone else's lease as an observer saw it first: its ETag, and when by the observer's clock."""
+    """Someone else's lease: its ETag, and when the observer's clock showed it first with that ETag."""
 
     etag: str
     at_s: float
 
 
 class Holder(NamedTuple):
-    """Who a lease says has it. Nones in a damaged one: someone unknown."""
+    """Who holds a lease, as it says itself. None, None if it is damaged: someone unknown."""
 
     seat: str | None
     worker: str | None
@@ -43,16 +43,16 @@ class Holder(NamedTuple):
 
 class _Held(NamedTuple):
     etag: str
-    renewed_s: float  # just before that was asked of the store
+    renewed_s: float  # just before the store was asked
 
 
 class Claimant:
-    """One worker, as it signs its leases. `seat` is that of worker/host/identity.py."""
+    """One worker, as it signs its leases. `seat` names its place on a machine; a restart keeps it."""
 
     def __init__(self, seat: str, run_id: str) -> None:
         self.seat, self._run_id = seat, run_id
         self.worker = uuid.uuid4().hex
-        # One for all leases: no content, hence no ETag, ever comes back, given back or not.
+        # One counter for all leases, so that no content, and so no ETag, is ever used twice.
         self._count = count(1)
 
     def signature(self) -> bytes:
@@ -64,13 +64,13 @@ class Claimant:
                 "seat": self.seat,
                 "worker": self.worker,
                 "count": next(self._count),
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),  # for people, compared by nobody
+                "at": timestamps.now(),  # for people; never compared
             }
         )
 
 
 class Unconditional:
-    """What a lease needs of a store that ignores conditions: looks first, which is exact for one alone."""
+    """A store that ignores conditions, as a lease needs it: looks first. Exact for one worker alone."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -92,9 +92,9 @@ class Unconditional:
 
 
 class Lease:
-    """One key. Safe to share between threads, which take turns at asking the store.
+    """A lease on one key. Safe to share between threads; one at a time asks the store.
 
-    `at_once`: take over without waiting, whoever has it: for who knows that nobody else is alive.
+    `at_once`: take over without waiting, for a worker that knows that no other one is alive.
     """
 
     def __init__(
@@ -115,56 +115,56 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """True from taking it until it is given back or found lost."""
+        """True from when it is taken until it is given back or found lost."""
         return self._held is not None
 
     @property
     def in_time(self) -> bool:
-        """True if it is held and nobody may have taken it over yet."""
+        """True if it is held and nobody can have taken it over yet."""
         held = self._held
         return held is not None and self._clock() - held.renewed_s < self.ttl_s
 
     @property
     def due_s(self) -> float | None:
-        """When to renew it; None if it is not held."""
+        """When to renew it, by the clock; None if it is not held."""
         held = self._held
         return held and held.renewed_s + self.ttl_s / 3
 
     def take(self) -> bool:
-        """True if it is ours now; False if someone else has it, which is then `seen`."""
+        """True if it is held now; False if someone else has it, whose lease is then in `seen`."""
         with self._turn:
             return self.in_time or self._take()
 
     def renew(self) -> bool:
-        """False if it is lost, now or before."""
+        """True if it is still held; False if it is lost or was not held."""
         with self._turn:
             return self._renew()
 
     def give_back(self) -> None:
-        """No longer hold it; the object goes, unless it is another's."""
+        """Release it: delete the object, unless it is someone else's by now."""
         with self._turn:
             held = self._held
             if held is None:
                 return
             try:
-                # Not every store can delete under a condition. None is needed: within ttl_s of a
-                # renewal nobody may take over, so what goes in the first half of that is ours.
-                # A delete that arrives much later may hit another's lease. That one finds it gone
-                # and gives up: work is done twice, nothing else.
+                # Not every store has conditional deletes, and none is needed: within ttl_s of a
+                # renewal nobody can take over, so a delete in the first half of that hits our own.
+                # A delete that is delayed for longer may hit someone else's lease. Its holder finds
+                # it gone and stops: work is done twice, nothing else.
                 if self._clock() - held.renewed_s < self.ttl_s / 2 or self._renew():
                     self._store.delete(self.key)
             finally:
-                self._held = None  # in any case: what is not renewed runs out
+                self._held = None  # also after an error: without renewal the lease runs out
 
     def _take(self) -> bool:
-        self._held = None  # if it was: out of time
-        free = self.seen is None  # as far as we know
+        self._held = None  # if it was held, its time is over
+        free = self.seen is None  # as far as is known
         for _ in range(_TURNS):
             if free:
                 asked_s = self._clock()
                 if self._hold(self._store.create(self.key, self._claimant.signature()), asked_s):
                     return True
-            asked_s = self._clock()  # what is read then has not changed before
+            asked_s = self._clock()  # what is read after this was unchanged until now
             try:
                 content, etag = self._store.read_tagged(self.key)
             except Missing:
@@ -190,14 +190,14 @@ class Lease:
         except Missing:
             self._held = None
             return False
-        # Ours all the same if an earlier renewal had an effect and its answer was lost.
+        # Still ours if an earlier renewal had its effect and the answer was lost.
         if holder_of(content).worker == self._claimant.worker and self._replace(etag):
             return True
         self._held = None
         return False
 
     def _left_to_us(self, holder: Holder) -> bool:
-        """True for our own, of which we heard nothing, and for that of the dead one in our seat."""
+        """True for our own, whose answer was lost, and for that of the dead worker before us in our seat."""
         return holder.worker == self._claimant.worker or holder.seat == self._claimant.seat
 
     def _replace(self, etag: str) -> bool:
@@ -212,7 +212,7 @@ class Lease:
 
 
 def holder_of(content: bytes) -> Holder:
-    """Who a lease names."""
+    """The holder that a lease names."""
     try:
         found = json.loads(content)
         holder = Holder(found["seat"], found["worker"])
@@ -222,5 +222,5 @@ def holder_of(content: bytes) -> Holder:
 
 
 def elapsed_s() -> float:
-    """A clock that never goes back, and goes on while the machine sleeps."""
+    """Seconds by a clock that never goes back and does not stop while the machine sleeps."""
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)

@@ -17,9 +17,10 @@ from ops.aws.machines import Machine
 from ops.aws.regions import Everywhere
 from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
+from worker import timestamps
 from worker.errors import UserError
 from worker.songs import status as worker
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 SILENT_S = 180.0  # the worker writes every 5 s
 BOOT_S = 1200.0  # first boot, packages and model included
@@ -141,7 +142,7 @@ def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
         return ""
     if beat is None:
         return "idle: no run has begun; see: inv logs" if machine.age_s(now) > BOOT_S else "booting"
-    quiet_s = (now - worker.when(beat.updated_at)).total_seconds()
+    quiet_s = (now - timestamps.parse(beat.updated_at)).total_seconds()
     if beat.exit_code is not None and quiet_s > ENDED_S:
         return f"idle: its run ended {ui.seconds(quiet_s)} ago"
     if worker.is_stale(beat, now, SILENT_S):

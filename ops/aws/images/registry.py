@@ -15,7 +15,7 @@ from typing import Any
 from ops.aws.account.step import ABSENT, Step
 from ops.aws.session import PROJECT, Aws, tag_dict
 from worker.errors import BadInput
-from worker.songs.records import json_bytes
+from worker.store.base import json_bytes
 
 FILE = Path(__file__).resolve().parents[3] / "images.json"
 NAME_START = "musicgen-worker-v"

@@ -24,7 +24,7 @@ from ops.aws.launch.plan import Candidate, Order
 from ops.aws.machines import Machine
 from ops.aws.session import Aws
 from worker.errors import UserError
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 # Another zone or type may have what this one lacks.
 NEXT = {

@@ -23,7 +23,8 @@ from ops.aws.session import Aws
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
-from worker.store.base import Missing, Store, open_store
+from worker.store.base import Missing, Store
+from worker.store.open import open_store
 
 ROOT = Path(__file__).resolve().parents[3]
 # Runs of this place that are asked how fast they were, the newest first.

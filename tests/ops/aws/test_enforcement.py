@@ -30,7 +30,8 @@ from worker.__main__ import main
 from worker.errors import UserError
 from worker.songs import jobs
 from worker.songs import records as records_
-from worker.store.base import Missing, open_store
+from worker.store.base import Missing
+from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "musicgen-batch-output-test"

@@ -10,7 +10,7 @@ from tests.fakes import s3
 from tests.ops.ssh.connect import connected
 from worker.errors import UserError
 from worker.songs.status import Frames, GpuMemory, Songs, Status
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 MINE, OTHER = "20261122T195059Z-ab12", "20261122T205059Z-cd34"
 

@@ -18,7 +18,7 @@ from ops.ssh.phases import Finding, marked, would_fail
 from ops.ssh.terminal import ssh_command
 from tests.fakes import box as boxes
 from tests.ops.ssh.connect import connected
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 # One worker of xdist: the run is made once.
 pytestmark = pytest.mark.xdist_group("whole-run")

@@ -45,7 +45,7 @@ def test_first_signal_is_a_notice_and_raises_nothing(child, number, name):
     process = child(WAITS)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert out == f"True True Notice(reason='{name}', kind='signal', deadline=None)\n"
     assert err == f"stopping: {name}; again to stop at once\n"
     assert process.returncode == 0
@@ -64,7 +64,7 @@ def test_terminal_that_is_closed_while_a_run_saves_changes_nothing(child, first)
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert out == "cleaned\nstopped\n"
 
 
@@ -80,7 +80,7 @@ def test_second_signal_ends_at_once_and_cleans_up(child, first, second):
     time.sleep(signals._SAME_SIGNAL_S + 0.1)
     assert process.poll() is None
     process.send_signal(second)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (out, err, process.returncode) == ("cleaned\nstopped\n", "", 0)
 
 
@@ -195,5 +195,5 @@ with listening(poll_s=0.05) as interruption:
     )
     assert process.stdout.readline() == "noticed\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert out.startswith("spot SIGTERM, and EC2 takes this spot machine back at ")

@@ -1,151 +1,40 @@
 """The run, with an engine that needs no model: what is made, in which order, and what survives."""
 
-import csv
-import io
 import json
 import tempfile
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish, listed, tree
-from worker.engine import Failed, Finished, Progress
+from tests.worker.run.scripted import (
+    FOUR,
+    JOBS,
+    ONE,
+    THREE,
+    TWO,
+    Listener,
+    Scripted,
+    Telling,
+    report,
+    reported,
+    run,
+    wavs,
+)
+from worker.engine import Failed, Finished
 from worker.errors import BadInput, DiskFull, Interrupted, Unreachable, UserError
 from worker.host.notice import Interruption, Notice
-from worker.run import batch, finisher
-from worker.run import queue as lineup
-from worker.run import runner as making
+from worker.run import finisher
+from worker.run import queue as queue
+from worker.run import runner as runner
 from worker.run.claims import Claims
-from worker.run.request import Order, Price, Summary
-from worker.songs import jobs, records
-from worker.songs.records import REPORT_KEY, Record
-from worker.store import retry as patience
-from worker.store.base import open_store
-
-JOBS = listed("one ; 1.75 ; one", "two ; 1.5 ; two", "three ; 1.25 ; three", "four ; 1 ; four")
-ONE, TWO, THREE, FOUR = JOBS
-RATE, HOP = 32_000, 640
-
-
-class Scripted:
-    """An engine whose songs are quiet sines of a pitch that their seed decides.
-
-    `bad`: song -> what goes wrong with it. `at(key)` is called before each song.
-    """
-
-    sample_rate = RATE
-
-    def __init__(self, bad=None, at=None, frame_s=0.0):
-        self.bad, self.at, self.frame_s = bad or {}, at, frame_s
-        self.taken = []
-
-    def describe(self):
-        return {
-            "model": "rehearsal",
-            "revision": "0123456789ab",
-            "device": "cpu",
-            "precision": "float32",
-            "slots": 1,
-            "attention": "none",
-            "window_s": 30.0,
-            "stride_s": 18.0,
-        }
-
-    def stream(self, songs, sampling):
-        for song in songs:
-            self.taken.append(song.key)
-            if self.at:
-                self.at(song.key)
-            n_frames = -(-round(song.seconds * RATE) // HOP)
-            tokens = np.random.default_rng(song.seed).integers(0, 256, (4, n_frames), np.int16)
-            started = time.monotonic()
-            time.sleep(n_frames * self.frame_s)
-            spent_s = time.monotonic() - started
-            yield Progress({song.key: (n_frames, n_frames)})
-            if self.bad.get(song.key) == "generation":
-                yield Failed(song.key, "ValueError: no tune", spent_s)
-            else:
-                yield Finished(song.key, self._mark(tokens, song.key), spent_s)
-
-    def _mark(self, tokens, key):
-        if kind := self.bad.get(key):
-            tokens[0, 0] = {"NaN": -1, "short": -2, "decode": -3}[kind]
-        return tokens
-
-    def unfinished(self):
-        return []
-
-    def begin_no_more(self):
-        pass
-
-    def close(self):
-        pass
-
-    def check(self, song, sampling):
-        pass
-
-    def joins(self, seconds):
-        return []
-
-    def decode(self, tokens, go_on=lambda: True):
-        if tokens[0, 0] == -3:
-            raise RuntimeError("codec broke\nand more")
-        n_frames = tokens.shape[1] - (tokens[0, 0] == -2)
-        audio = 0.1 * np.sin(np.arange(n_frames * HOP) * (1 + abs(int(tokens[1, 1]))) / 1000)
-        if tokens[0, 0] == -1:
-            audio[7] = np.nan
-        return audio.astype(np.float32)
-
-
-class Listener:
-    """A watch that remembers what it was told."""
-
-    def __init__(self, wait_s=0.0):
-        self.told, self.wait_s = [], wait_s
-
-    def planned(self, found, order):
-        self.told.append("planned")
-
-    def progress(self, event):
-        time.sleep(self.wait_s)
-
-    def made(self, record):
-        self.told.append(record.song)
-
-    def failed(self, song, reason):
-        self.told.append(f"{song}: {reason}")
-
-    def note(self, event, text, **facts):
-        self.told.append(event)
-
-    def made_elsewhere(self, song):
-        self.told.append(f"{song}: elsewhere")
-
-
-def order(selected=JOBS, jobs=JOBS, run_id="run-1", model="rehearsal", hourly=3.6):
-    return Order(jobs, selected, model, Price(hourly, "as set"), run_id)
-
-
-def run(store, engine=None, watch=None, interruption=None, **asked) -> Summary:
-    def load_engine(dtype):
-        return engine or Scripted()
-
-    return batch.run(order(**asked), store, load_engine, watch or Listener(), interruption=interruption)
-
-
-def report(store):
-    return list(csv.reader(io.StringIO(store.read(REPORT_KEY).decode(), newline="")))[1:]
-
-
-def reported(store):
-    return [row[0] for row in report(store)]
-
-
-def wavs(store):
-    return {key for key in store.list() if key.endswith(".wav")}
+from worker.songs import jobs, maker, records
+from worker.songs.records import Record
+from worker.songs.report import REPORT_KEY
+from worker.store import retry
+from worker.store.open import open_store
 
 
 def must_not_load(dtype):
@@ -173,6 +62,7 @@ def test_every_song_of_the_list_is_made_with_record_and_row(store):
     summary = run(store)
     assert set(store.list()) == {
         REPORT_KEY,
+        maker.KEY,
         "runs/run-1/summary.json",
         *(job.song for job in JOBS),
         *(records.record_key(job) for job in JOBS),
@@ -202,7 +92,13 @@ def test_record_then_wav_then_report(store):
     watched = Recording(store)
     run(watched, selected=[ONE])
     changes = [key for _, key in watched.changes if not key.startswith("claims/")]
-    assert changes[:4] == [records.record_key(ONE), ONE.song, REPORT_KEY, "runs/run-1/summary.json"]
+    assert changes[:5] == [
+        maker.KEY,
+        records.record_key(ONE),
+        ONE.song,
+        REPORT_KEY,
+        "runs/run-1/summary.json",
+    ]
 
 
 def test_report_grows_with_every_song(folder):
@@ -229,7 +125,7 @@ def test_temporary_files_are_gone(folder, scratch):
 def test_second_run_makes_nothing_and_loads_no_engine(store):
     run(store)
     before = {key: store.read(key) for key in store.list()}
-    summary = batch.run(order(run_id="run-2"), store, must_not_load, Listener())
+    summary = run(store, load=must_not_load, run_id="run-2")
     after = {key: store.read(key) for key in store.list()}
     assert after.pop("runs/run-2/summary.json")
     assert after == before
@@ -279,20 +175,6 @@ def test_songs_of_another_run_are_in_the_report_of_this_one(store):
     assert reported(store) == [job.song for job in JOBS]
 
 
-def test_record_is_put_back_when_another_run_wins_the_song(folder):
-    class Late(type(folder)):
-        def create_file(self, key, path):
-            if key == ONE.song:
-                super().create(key, b"the other run's")
-            return super().create_file(key, path)
-
-    folder.write(records.record_key(ONE), b"the other run's record")
-    summary = run(Late(folder.location), selected=[ONE])
-    assert summary.made_elsewhere == [ONE.song]
-    assert folder.read(records.record_key(ONE)) == b"the other run's record"
-    assert folder.read(ONE.song) == b"the other run's"
-
-
 def test_selection_makes_only_itself_and_keeps_the_rows_of_the_others(folder):
     run(folder, selected=[FOUR, TWO][::-1])
     engine = Scripted()
@@ -305,7 +187,7 @@ def test_place_of_another_model_is_left_as_it_is(folder, tmp_path):
     run(folder, selected=[ONE])
     before = tree(tmp_path / "out")
     with pytest.raises(BadInput, match="give another output folder or prefix"):
-        batch.run(order(model="facebook/musicgen-small"), folder, must_not_load, Listener())
+        run(folder, load=must_not_load, model="facebook/musicgen-small")
     assert tree(tmp_path / "out") == before
 
 
@@ -323,7 +205,7 @@ def test_lyrics_are_refused_before_anything_is_written(folder, tmp_path):
     (tmp_path / "words.txt").write_text("la la")
     (sung,) = jobs.parse(b"song ; 1 ; sung ; lyrics=words.txt", folder=tmp_path)
     with pytest.raises(BadInput, match="cannot sing; remove lyrics= from sung"):
-        batch.run(order(selected=[sung], jobs=[sung]), folder, must_not_load, Listener())
+        run(folder, load=must_not_load, selected=[sung], jobs=[sung])
     assert not (tmp_path / "out").exists()
 
 
@@ -363,7 +245,7 @@ def test_run_whose_engine_cannot_be_loaded_leaves_an_account(folder):
         raise UserError("not enough memory for one song; use a smaller model")
 
     with pytest.raises(UserError, match="not enough memory"):
-        batch.run(order(), folder, load_engine, Listener())
+        run(folder, load=load_engine)
     summary = json.loads(folder.read("runs/run-1/summary.json"))
     assert (summary["state"], summary["reason"][:17]) == ("failed", "not enough memory")
     assert reported(folder) == [ONE.song]
@@ -387,7 +269,7 @@ def interrupted_at(song):
 def test_interrupted_run_keeps_what_is_finished(store):
     interruption, engine = interrupted_at(THREE.song)
     with pytest.raises(Interrupted, match=r"Ctrl-C.*; \d songs to make; run it again to resume") as caught:
-        run(store, engine, interruption=interruption)
+        run(store, engine, context={"interruption": interruption})
     assert caught.value.code == 75
     assert {ONE.song, TWO.song} <= wavs(store)
     assert FOUR.song not in wavs(store)
@@ -398,7 +280,7 @@ def test_interrupted_run_keeps_what_is_finished(store):
 def test_run_after_an_interruption_makes_exactly_the_rest(folder):
     interruption, engine = interrupted_at(THREE.song)
     with pytest.raises(Interrupted):
-        run(folder, engine, interruption=interruption)
+        run(folder, engine, context={"interruption": interruption})
     before = {key: folder.read(key) for key in wavs(folder)}
     engine = Scripted()
     run(folder, engine, run_id="run-2")
@@ -410,7 +292,7 @@ def test_run_after_an_interruption_makes_exactly_the_rest(folder):
 def test_interruption_leaves_no_temporary_files_and_no_claims(folder, scratch):
     interruption, engine = interrupted_at(TWO.song)
     with pytest.raises(Interrupted):
-        run(folder, engine, interruption=interruption)
+        run(folder, engine, context={"interruption": interruption})
     assert list(scratch.iterdir()) == []
     assert folder.list("claims/") == {}
 
@@ -430,7 +312,7 @@ def test_drained_run_begins_no_song_and_can_be_resumed(folder):
     interruption = Interruption()
     engine = Scripted(at=lambda key: key == TWO.song and interruption.drain("EC2 advises it"))
     with pytest.raises(Interrupted, match="EC2 advises it"):
-        run(folder, engine, interruption=interruption)
+        run(folder, engine, context={"interruption": interruption})
     assert engine.taken == [ONE.song, TWO.song]
     assert reported(folder) == [ONE.song, TWO.song]
 
@@ -438,14 +320,14 @@ def test_drained_run_begins_no_song_and_can_be_resumed(folder):
 def test_interruption_after_the_last_song_is_none(folder):
     interruption, engine = interrupted_at(FOUR.song)
     interruption.end = lambda notice: None
-    assert run(folder, engine, interruption=interruption).state == "done"
+    assert run(folder, engine, context={"interruption": interruption}).state == "done"
 
 
 # --- other workers
 
 
 def test_song_that_another_worker_has_is_waited_for_and_not_made(folder, monkeypatch):
-    monkeypatch.setattr(lineup, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(queue, "_LOOK_EVERY_S", 0.1)
     with Claims(folder, "run-2", ttl_s=60) as other:
         assert other.take(TWO.stem)
 
@@ -461,23 +343,12 @@ def test_song_that_another_worker_has_is_waited_for_and_not_made(folder, monkeyp
 
 
 def test_song_that_another_worker_gives_back_is_made(folder, monkeypatch):
-    monkeypatch.setattr(lineup, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(queue, "_LOOK_EVERY_S", 0.1)
     with Claims(folder, "run-2", ttl_s=60) as other:
         assert other.take(TWO.stem)
         engine = Scripted()
         run(folder, engine, Telling(lambda event: event == "waiting" and other.release(TWO.stem)))
     assert engine.taken == [ONE.song, THREE.song, FOUR.song, TWO.song]
-
-
-class Telling(Listener):
-    """A watch that passes the names of what is noted on."""
-
-    def __init__(self, tell):
-        super().__init__()
-        self.tell = tell
-
-    def note(self, event, text, **facts):
-        self.tell(event)
 
 
 # --- precision
@@ -507,7 +378,7 @@ def made_in(folder, first):
     def load_engine(dtype):
         return Narrow(dtype or first)
 
-    summary = batch.run(order(), folder, load_engine, Listener())
+    summary = run(folder, load=load_engine)
     songs = [song["song"] for song in summary.made]
     read = [Record.from_json(folder.read(f"records/{song[:-4]}.json")) for song in songs]
     return {record.song: record.precision for record in read}, summary
@@ -532,7 +403,7 @@ def test_overflowing_engine_is_closed_before_the_wider_one_is_loaded(folder):
         most.append(len(open_engines))
         return max(open_engines, key=lambda engine: engine.precision == dtype)
 
-    assert batch.run(order(), folder, load_engine, Listener()).state == "done"
+    assert run(folder, load=load_engine).state == "done"
     assert most == [1, 1]
 
 
@@ -561,7 +432,7 @@ class Away(Recording):
 
 
 def test_songs_wait_for_a_store_that_does_not_answer(folder, monkeypatch):
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.01,))
     watch = Listener()
     assert run(Away(folder), watch=watch).state == "done"
     assert reported(folder) == [job.song for job in JOBS]
@@ -601,7 +472,7 @@ def test_run_after_a_failed_store_accounts_for_everything(folder):
 def test_place_that_cannot_be_written_is_said_before_the_engine_is_loaded(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="; "):
-        batch.run(order(), open_store(str(tmp_path / "file" / "out")), must_not_load, Listener())
+        run(open_store(str(tmp_path / "file" / "out")), load=must_not_load)
 
 
 def test_full_scratch_disk_is_one_line_that_names_it(folder, scratch, monkeypatch):
@@ -645,7 +516,7 @@ def test_audio_is_made_beside_generation(folder):
 
 
 def test_generation_waits_for_a_slow_store_rather_than_pile_up_songs(folder, monkeypatch):
-    monkeypatch.setattr(making, "_MAX_FINISHING", 4)
+    monkeypatch.setattr(runner, "_MAX_FINISHING", 4)
     many = listed(*(f"song {n} ; 1 ; n{n}" for n in range(9)))
     behind = []
 
@@ -702,5 +573,5 @@ def test_run_that_has_nothing_to_do_still_mends_a_lost_report(folder):
     run(folder)
     wanted = folder.read(REPORT_KEY)
     folder.delete(REPORT_KEY)
-    batch.run(order(run_id="run-2"), folder, must_not_load, Listener())
+    run(folder, load=must_not_load, run_id="run-2")
     assert folder.read(REPORT_KEY) == wanted

@@ -1,7 +1,9 @@
 """The run when a store hangs or goes away, when it is asked to end meanwhile, and what is left behind."""
 
+import os
 import threading
 import time
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -10,31 +12,19 @@ import pytest
 from tests.fakes.proxy import proxying
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish
-from tests.worker.run.test_batch import (
-    FOUR,
-    JOBS,
-    ONE,
-    THREE,
-    TWO,
-    Listener,
-    Scripted,
-    Telling,
-    order,
-    reported,
-    wavs,
-)
-from tests.worker.run.test_batch import run as run_list
-from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Unfinished
-from worker.errors import Interrupted, Unreachable
+from tests.worker.run.scripted import FOUR, JOBS, ONE, THREE, TWO, Listener, Scripted, Telling, reported, wavs
+from tests.worker.run.scripted import run as run_list
+from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Song, Unfinished
+from worker.errors import BadInput, Interrupted, Unreachable
 from worker.host.notice import Interruption, Notice
-from worker.run import asking, batch
-from worker.run import ledger as account
-from worker.run import runner as making
-from worker.run.checkpoints import key_of
+from worker.host.spot_notice import MARGIN_S
+from worker.run import queue
+from worker.run.budget import StopBudget
 from worker.run.claims import Claims, claim_key
+from worker.songs.checkpoint_file import OtherSettings, checkpoint_key, from_bytes, to_bytes
 from worker.songs.records import Record, record_key
-from worker.store import retry as patience
-from worker.store.base import open_store
+from worker.store import retry
+from worker.store.open import open_store
 
 STOP = Notice("Ctrl-C", "signal")
 
@@ -85,7 +75,7 @@ class Troubled(Recording):
 
     def _trouble(self):
         if self.hangs:
-            self.back.wait(8)
+            self.back.wait(120)
         if self.away or self.hangs:
             raise Unreachable("no answer from S3; check the network")
 
@@ -128,14 +118,15 @@ def troubled(folder):
 @pytest.fixture
 def quick(monkeypatch):
     """Waits that are a bucket's in earnest."""
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.02,))
-    for module, name in ((making, "_SAVE_S"), (account, "_LAST_ACCOUNT_S"), (making, "_GRACE_S")):
-        monkeypatch.setattr(module, name, 0.3)
-    monkeypatch.setattr("worker.run.claims._LEAVE_S", 0.3)
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.02,))
+
+
+BRIEF = StopBudget(0.3, 0.3, 0.3, 0.3, 0.3, 0.3)
 
 
 def run(store, engine, interruption=None, watch=None, **more):
-    return batch.run(order(), store, lambda _: engine, watch or Listener(), interruption=interruption, **more)
+    parts = {"interruption": interruption or Interruption(), "budget": BRIEF, **more}
+    return run_list(store, engine, watch, context=parts)
 
 
 # --- a store that goes away
@@ -154,7 +145,7 @@ def test_windows_are_kept_on_this_machine_however_long_the_store_is_away(trouble
 
 
 def test_song_in_work_goes_on_while_the_next_one_cannot_be_claimed(troubled, quick, monkeypatch):
-    monkeypatch.setattr(asking, "_ASK_S", 0.1)
+    monkeypatch.setattr(queue, "_ASK_S", 0.1)
     ahead = {}
 
     class TakesAhead(Windowed):
@@ -173,7 +164,7 @@ def test_song_in_work_goes_on_while_the_next_one_cannot_be_claimed(troubled, qui
     engine = TakesAhead()
     began = time.monotonic()
     assert run(troubled, engine).state == "done"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert sorted(engine.taken) == sorted(job.song for job in JOBS)
 
 
@@ -193,8 +184,8 @@ def test_run_that_is_stopped_while_the_store_is_gone_ends_soon_with_75_and_keeps
     with pytest.raises(Interrupted, match="Ctrl-C") as caught:
         run(troubled, Windowed(0.03, at), interruption, spare=spare)
     assert caught.value.code == 75
-    assert time.monotonic() - began < 5
-    assert key_of(JOBS[[ONE.song, TWO.song].index(moment[0])].stem) in spare.list()
+    assert time.monotonic() - began < 40
+    assert checkpoint_key(JOBS[[ONE.song, TWO.song].index(moment[0])].stem) in spare.list()
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "away"])
@@ -210,7 +201,7 @@ def test_run_that_is_stopped_while_it_waits_for_a_claim_ends_soon_with_75(troubl
     began = time.monotonic()
     with pytest.raises(Interrupted, match="4 songs to make"):
         run(troubled, Gone(), interruption)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
 
 
 def test_last_account_waits_for_a_store_that_is_away_for_a_moment(folder, quick):
@@ -281,10 +272,10 @@ def test_spot_notice_leaves_time_for_the_song_that_will_be_done_and_saves_none_n
     interruption = Interruption()
 
     def at(where):
-        if where == (ONE.song, 10):
+        if where == (ONE.song, 14):  # its pace is known after a second
             interruption.end(Notice("EC2 takes this", "spot", time.monotonic() + 10))
 
-    engine = Windowed(0.01, at)
+    engine = Windowed(0.1, at)
     with pytest.raises(Interrupted, match="3 songs to make"):
         run(folder, engine, interruption)
     assert wavs(folder) == {ONE.song}
@@ -303,7 +294,7 @@ def test_spot_notice_while_only_others_have_songs_says_that_it_stops(folder):
         told = []
         watch = Telling(lambda event: (told.append(event), stop(event)))
         with pytest.raises(Interrupted, match="EC2 takes this spot machine back"):
-            run_list(folder, watch=watch, interruption=interruption)
+            run_list(folder, watch=watch, context={"interruption": interruption})
     assert "stopping" in told
 
 
@@ -317,7 +308,7 @@ def test_engine_is_told_to_begin_nothing_more(folder):
 
     engine = Told(at=lambda key: key == TWO.song and interruption.drain("EC2 advises it"))
     with pytest.raises(Interrupted):
-        run_list(folder, engine, interruption=interruption)
+        run_list(folder, engine, context={"interruption": interruption})
     assert told and told[0] == 2
 
 
@@ -325,7 +316,7 @@ def test_engine_is_told_to_begin_nothing_more(folder):
 
 
 def leave(store, job):
-    store.write(key_of(job.stem), b"a checkpoint")
+    store.write(checkpoint_key(job.stem), b"a checkpoint")
     store.write(claim_key(job.stem), b"{}")
 
 
@@ -344,14 +335,24 @@ def test_what_is_left_of_a_song_that_is_not_done_stays(folder):
     run_list(folder, selected=[ONE])
     assert set(folder.list("claims/")) | set(folder.list("checkpoints/")) == {
         claim_key(FOUR.stem),
-        key_of(FOUR.stem),
+        checkpoint_key(FOUR.stem),
     }
+
+
+def test_checkpoint_of_a_song_on_no_list_goes_after_a_month(folder, tmp_path):
+    for stem, age_d in (("off_12345678", 31), ("young_12345678", 29), (FOUR.stem, 31)):
+        key = checkpoint_key(stem)
+        folder.write(key, b"a checkpoint")
+        then = time.time() - age_d * 86400
+        os.utime(tmp_path / "out" / key, (then, then))
+    run_list(folder, selected=[ONE])
+    assert set(folder.list("checkpoints/")) == {checkpoint_key("young_12345678"), checkpoint_key(FOUR.stem)}
 
 
 def test_what_was_left_on_this_machine_of_a_song_that_is_done_goes_too(folder, spare):
     for job in JOBS:
         finish(folder, job)
-    spare.write(key_of(TWO.stem), b"a checkpoint")
+    spare.write(checkpoint_key(TWO.stem), b"a checkpoint")
     run(folder, Scripted(), spare=spare)
     assert spare.list() == {}
 
@@ -360,3 +361,117 @@ def test_file_whose_name_only_begins_like_a_song_is_not_taken_for_it(store):
     store.write(f"{THREE.song}.txt", b"lyrics")
     assert run_list(store).made_elsewhere == []
     assert THREE.song in wavs(store)
+
+
+# --- settings that would mix or replace songs
+
+
+class Choosy(Windowed):
+    """An engine that resumes what was begun with its own stride only."""
+
+    def __init__(self, stride_s=18.0, model="rehearsal", **more):
+        super().__init__(**more)
+        self.stride_s, self.model = stride_s, model
+
+    def describe(self):
+        return super().describe() | {"stride_s": self.stride_s, "model": self.model}
+
+    def check(self, song, sampling):
+        if song.stride != 3:
+            raise OtherSettings(f"stride {song.stride}, not 3")
+
+
+def test_checkpoint_of_another_stride_is_refused_with_2_and_stays(folder):
+    interruption = Interruption()
+    with pytest.raises(Interrupted):
+        run(folder, Choosy(at=lambda at: at == (ONE.song, 7) and interruption.end(STOP)), interruption)
+    key = checkpoint_key(ONE.stem)
+    content = to_bytes(replace(from_bytes(folder.read(key)), stride=9))
+    folder.write(key, content)
+    engine = Choosy()
+    with pytest.raises(BadInput, match=rf"{ONE.stem} was begun with stride 9, not 3; .*--start-over"):
+        run(folder, engine)
+    assert engine.taken == []
+    assert folder.read(key) == content
+
+
+def test_checkpoint_of_another_stride_is_replaced_when_asked_to_start_over(folder):
+    left = Unfinished(
+        Song(ONE.song, ONE.prompt, ONE.seconds, ONE.seed),
+        np.ones((4, 20), np.int16),
+        1.0,
+        Sampling(),
+        "rehearsal",
+        "0123456789ab",
+        5,
+        9,
+    )
+    folder.write(checkpoint_key(ONE.stem), to_bytes(left))
+    assert run_list(folder, Choosy(), start_over=True).resumed == []
+    assert wavs(folder) == {job.song for job in JOBS}
+
+
+def test_of_two_models_in_one_empty_output_one_is_refused_and_the_other_makes_all(folder):
+    gate, ended = threading.Barrier(2), {}
+
+    def start(model):
+        def load(dtype):
+            gate.wait()
+            return Choosy(model=model, frame_s=0.001)
+
+        try:
+            ended[model] = run_list(folder, load=load, model=model, run_id=model).state
+        except BadInput as error:
+            ended[model] = str(error)
+
+    threads = [threading.Thread(target=start, args=[model]) for model in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (won,) = [model for model, state in ended.items() if state == "done"]
+    (lost,) = {"one", "two"} - {won}
+    assert f"is for songs made with model {won}, not {lost}" in ended[lost]
+    assert run_list(folder, load=pytest.fail, model=won, run_id="again").state == "done"
+
+
+def test_song_that_is_removed_while_the_run_goes_on_is_missing_at_its_end(folder):
+    def remove(key):
+        if key == FOUR.song:
+            while ONE.song not in folder.list():
+                time.sleep(0.01)
+            folder.delete(ONE.song)
+
+    summary = run_list(folder, Scripted(at=remove))
+    assert summary.state == "failed"
+    assert "has been removed; run it again to make it" in summary.failed[ONE.song]
+    assert reported(folder) == [TWO.song, THREE.song, FOUR.song]
+
+
+# --- a model that takes long to load
+
+
+def test_stop_does_not_wait_for_the_model(folder):
+    interruption, back = Interruption(), threading.Event()
+
+    def load(dtype):
+        interruption.end(STOP)
+        back.wait(120)
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match=r"Ctrl-C.* while the model was loading") as caught:
+        run_list(folder, load=load, context={"interruption": interruption, "budget": BRIEF})
+    assert caught.value.code == 75
+    assert time.monotonic() - began < 60
+    back.set()
+
+
+# --- how long stopping takes
+
+
+def test_stopping_fits_into_the_least_notice():
+    assert StopBudget().total_s <= MARGIN_S
+
+
+def test_local_copies_fit_between_a_pods_sigterm_and_its_sigkill():
+    assert StopBudget().save_locally_s <= 1

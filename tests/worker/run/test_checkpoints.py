@@ -1,16 +1,20 @@
-"""Checkpoints: what is kept of an unfinished song, where, and what is refused."""
+"""Checkpoints: what is saved of an unfinished song, where, and what is refused."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.songs import Recording
+from tests.worker.run.scripted import Listener, request
 from worker.engine import TO_GENERATE, Sampling, Song, Unfinished
-from worker.errors import UserError
-from worker.run.checkpoints import Checkpoints, key_of
-from worker.songs.checkpoint_file import Unusable
-from worker.store.base import open_store
+from worker.errors import BadInput, UserError
+from worker.run.checkpoints import Checkpoints, refuse_other_settings
+from worker.run.context import RunContext
+from worker.run.progress import ProgressMeter
+from worker.songs.checkpoint_file import OtherSettings, checkpoint_key
+from worker.store.open import open_store
 
 STEM = "rain_5c0ffee0"
 
@@ -31,13 +35,35 @@ def notes():
     return []
 
 
+class Held:
+    """Claims of which `lost` have run out."""
+
+    def __init__(self, lost=()):
+        self.lost = set(lost)
+
+    def in_time(self, stem):
+        return stem not in self.lost
+
+
+class Notes(Listener):
+    """An observer that keeps what is noted."""
+
+    def __init__(self, notes):
+        super().__init__()
+        self.notes = notes
+
+    def note(self, event, text, **facts):
+        self.notes.append((event, text))
+
+
 @pytest.fixture
 def opened(notes):
     """Makes Checkpoints whose notes are in `notes`; they are closed at the end."""
     made = []
 
-    def make(store, spare=None):
-        made.append(Checkpoints(store, spare, lambda event, text, **facts: notes.append((event, text))))
+    def make(store, spare=None, claims=None, **asked):
+        context = RunContext(request(**asked), store, Notes(notes), ProgressMeter(), spare=spare)
+        made.append(Checkpoints(context, claims or Held()))
         return made[-1]
 
     yield make
@@ -76,24 +102,102 @@ def test_removed_checkpoint_does_not_come_back(store, opened):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_damaged_checkpoint_is_said_and_removed(store, opened, notes, content):
-    store.write(key_of(STEM), content)
+def test_damaged_checkpoint_is_reported_and_removed(store, opened, notes, content):
+    store.write(checkpoint_key(STEM), content)
     assert opened(store).load(STEM, anything) is None
     assert [event for event, _ in notes] == ["checkpoint-unusable"]
     assert store.list("checkpoints/") == {}
 
 
-def test_refused_checkpoint_is_said_with_the_reason_and_removed(store, opened, notes):
-    def refuse(song):
-        raise Unusable(f"it was begun with model {song.model}")
+def refuse(song):
+    raise OtherSettings(f"model {song.model}, not mine")
 
+
+def saved(store, opened, notes):
+    """The bytes of a checkpoint that another run has left."""
     first = opened(store)
     first.save(unfinished())
-    first.close(10)
+    assert first.close(10)
     notes.clear()
-    assert opened(store).load(STEM, refuse) is None
-    assert notes == [("checkpoint-unusable", f"{STEM} starts over: it was begun with model rehearsal")]
+    return store.read(checkpoint_key(STEM))
+
+
+def test_checkpoint_with_other_settings_is_refused_and_stays(store, opened, notes):
+    content = saved(store, opened, notes)
+    with pytest.raises(OtherSettings, match="model rehearsal, not mine"):
+        opened(store).load(STEM, refuse)
+    assert store.read(checkpoint_key(STEM)) == content
+
+
+def test_checkpoint_with_other_settings_goes_when_asked_to_start_over(store, opened, notes):
+    saved(store, opened, notes)
+    assert opened(store, start_over=True).load(STEM, refuse) is None
+    assert notes == [
+        ("checkpoint-unusable", f"{STEM} starts over: it was begun with model rehearsal, not mine")
+    ]
     assert store.list("checkpoints/") == {}
+
+
+def test_other_settings_are_bad_input_before_the_run_with_the_way_out(store, opened, notes):
+    content = saved(store, opened, notes)
+    with pytest.raises(BadInput, match=rf"{STEM} was begun with model rehearsal, not mine; .*--start-over"):
+        refuse_other_settings([store], [STEM, "other_12345678"], refuse)
+    assert store.read(checkpoint_key(STEM)) == content
+
+
+def test_settings_of_songs_that_are_not_asked_for_do_not_matter(store, opened, notes):
+    saved(store, opened, notes)
+    refuse_other_settings([store], ["other_12345678"], refuse)
+
+
+def test_damaged_checkpoint_is_not_refused_before_the_run(store):
+    store.write(checkpoint_key(STEM), b"garbage")
+    refuse_other_settings([store], [STEM], refuse)
+
+
+# --- claims and this machine's disk
+
+
+def test_song_whose_claim_has_run_out_is_not_saved_in_the_store(store, tmp_path, opened, notes):
+    spare = open_store(str(tmp_path / "spare"))
+    late = opened(store, spare, Held(lost=[STEM]))
+    late.save(unfinished())
+    assert late.close(10)
+    assert store.list("checkpoints/") == {}
+    assert list(spare.list()) == [checkpoint_key(STEM)]
+    assert ("claim-lost", f"another worker may have {STEM}: not saved in the store") in notes
+
+
+class Hanging(Recording):
+    """A store whose writes hang until `back` is set."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.back = threading.Event()
+
+    def write(self, key, content):
+        self.back.wait(20)
+        return super().write(key, content)
+
+
+def test_local_copies_are_there_while_the_store_hangs(store, tmp_path, opened):
+    hanging, spare = Hanging(store), open_store(str(tmp_path / "spare"))
+    checkpoints = opened(hanging, spare)
+    checkpoints.save(unfinished(2))
+    checkpoints.save(unfinished(1, "sun_0ddba11e"))
+    checkpoints.save_locally([unfinished(5)])
+    assert set(spare.list()) == {checkpoint_key(STEM), checkpoint_key("sun_0ddba11e")}
+    assert opened(spare).load(STEM, anything).n_made == 5
+    hanging.back.set()
+
+
+def test_local_copy_goes_once_the_store_has_it(store, tmp_path, opened):
+    spare = open_store(str(tmp_path / "spare"))
+    checkpoints = opened(store, spare)
+    checkpoints.save_locally([unfinished()])
+    assert checkpoints.close(10)
+    assert spare.list() == {}
+    assert opened(store).load(STEM, anything).n_made == 3
 
 
 class Refusing(Recording):
@@ -112,7 +216,7 @@ def test_what_the_store_does_not_take_is_kept_on_this_machine(store, tmp_path, o
     assert opened(store, spare).load(STEM, anything).n_made == 3
 
 
-def test_of_store_and_spare_the_one_with_more_is_gone_on_with(store, tmp_path, opened):
+def test_of_store_and_spare_the_one_with_more_is_resumed(store, tmp_path, opened):
     spare = open_store(str(tmp_path / "spare"))
     for place, n_made in ((store, 2), (spare, 6)):
         only = opened(place)

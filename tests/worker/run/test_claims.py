@@ -15,10 +15,10 @@ import pytest
 
 from tests.fakes import s3
 from worker.errors import Unreachable, UserError
-from worker.host.identity import take_seat
+from worker.host.identity import take_identity
 from worker.run import claims as module
 from worker.run.claims import LONE_KEY, Claims, claim_key
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 folder_is_enough = pytest.mark.parametrize("store", ["folder"], indirect=True)
@@ -35,7 +35,7 @@ WORK = """
 import sys
 from pathlib import Path
 from worker.run.claims import Claims
-from worker.store.base import open_store
+from worker.store.open import open_store
 place, box, ttl_s, *stems = sys.argv[1:]
 with Claims(open_store(place), "child", ttl_s=float(ttl_s), box=Path(box)) as claims:
     print(*[stem for stem in stems if claims.take(stem)], flush=True)
@@ -159,8 +159,7 @@ def test_leaving_gives_everything_back(store, enter, tmp_path):
 @folder_is_enough
 def test_leaving_does_not_wait_for_a_store_that_hangs(store, monkeypatch, tmp_path):
     hung = threading.Event()
-    monkeypatch.setattr(module, "_LEAVE_S", 0.2)
-    with Claims(store, "run", box=tmp_path / "here") as claims:
+    with Claims(store, "run", box=tmp_path / "here", leave_s=0.2) as claims:
         claims.take(SONG)
         claims.take(OTHER)
         monkeypatch.setattr(store, "delete", lambda key: hung.wait(20))
@@ -331,7 +330,7 @@ def test_store_that_honours_conditions_is_known(store):
 
 
 def test_probe_of_a_killed_worker_goes_with_the_next_one_in_its_seat(store, enter, tmp_path):
-    seat = take_seat(tmp_path / "here", store.location)
+    seat = take_identity(tmp_path / "here", store.location)
     seat.leave()
     store.write(f"claims/.probe-{seat.digest}", b"left")
     enter(store, "here")

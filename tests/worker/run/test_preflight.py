@@ -16,8 +16,8 @@ from tests.parts import need
 from worker.audio.wav import write_wav
 from worker.errors import DiskFull, UserError
 from worker.run.preflight import check, check_clock_is_set, check_room, skew_warnings, wav_bytes
-from worker.store.base import open_store
 from worker.store.files import disk_errors
+from worker.store.open import open_store
 
 RATE = 32_000
 

@@ -1,7 +1,5 @@
 """Records: what counts as done, whose songs they are, and the cost report that follows from them."""
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
@@ -10,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.songs import Recording, finish, listed, record_of
-from worker.errors import BadInput
-from worker.songs import records
-from worker.songs.jobs import Job
-from worker.songs.records import REPORT_KEY, Damaged, Record
+from tests.songs import Recording, finish, listed, record_of, wav_bytes
+from worker.songs import records, report
+from worker.songs.records import Damaged, Record
 
 RAIN, SUN = listed("rain on a window ; 12.5 ; rain", "sun ; 30 ; sun ; seed=7")
 
@@ -65,7 +61,8 @@ def test_a_field_of_another_kind_is_damaged_or_can_be_written_again(field, value
     except Damaged:
         return
     assert Record.from_json(record.to_json()) == record
-    records.report_csv([RAIN], {RAIN.song: record})
+    report.report_csv([RAIN], {RAIN.song: record})
+    assert record.is_consistent in (True, False)
 
 
 @pytest.mark.parametrize("field", sorted(asdict(record_of(RAIN))))
@@ -148,7 +145,8 @@ def test_wav_that_its_record_does_not_account_for_is_kept_and_said(store, record
 def test_songs_of_other_lists_are_neither_done_nor_left(store):
     finish(store, SUN)
     found = records.survey(store, [RAIN])
-    assert (found.done, found.todo, found.records) == ([], [RAIN], {})
+    assert (found.done, found.todo) == ([], [RAIN])
+    assert list(found.records) == [SUN.song], "its row stays in the report"
 
 
 def test_more_records_than_readers_are_all_read(store):
@@ -165,121 +163,34 @@ def test_other_keys_are_no_records(key):
     assert records.song_of(key) is None
 
 
-# --- one place, one model
+# --- checksums
 
 
-def refuse(store, model, revision):
-    records.refuse_other_model(records.survey(store, [RAIN]), model, revision, store.location)
+def wrong_wav(store, job, **changes):
+    """A finished song whose WAV was exchanged for another of the same size."""
+    finish(store, job, wav_bytes(job.seconds), **changes)
+    store.write(job.song, wav_bytes(job.seconds, level=7))
 
 
-def test_empty_place_takes_any_model(store):
-    refuse(store, "facebook/musicgen-medium", "any")
+def test_wrong_content_of_the_right_size_is_found_when_asked_to_verify(store):
+    wrong_wav(store, RAIN)
+    assert records.survey(store, [RAIN]).done == [RAIN]
+    found = records.survey(store, [RAIN], verify=True)
+    assert (found.done, found.todo, found.records) == ([], [], {})
+    assert "the checksum differs" in found.kept[RAIN.song]
 
 
-def test_same_model_goes_on(store):
+def test_good_songs_pass_the_verification(store):
     finish(store, RAIN)
-    refuse(store, "rehearsal", None)
-    refuse(store, "rehearsal", "0123456789ab")
+    assert records.survey(store, [RAIN], verify=True).done == [RAIN]
 
 
-@pytest.mark.parametrize("finished", [RAIN, SUN], ids=["of this list", "of another list"])
-def test_other_model_is_refused_with_the_place_and_the_remedy(store, finished):
-    finish(store, finished)
-    with pytest.raises(BadInput, match="rehearsal, not facebook/musicgen-medium; give another") as caught:
-        refuse(store, "facebook/musicgen-medium", None)
-    assert str(caught.value).startswith(store.location)
+def test_checksum_is_compared_where_the_record_does_not_fit_itself(store):
+    wrong_wav(store, RAIN, n_samples=5)
+    assert "the checksum differs" in records.survey(store, [RAIN]).kept[RAIN.song]
 
 
-def test_other_revision_of_the_model_is_refused(store):
-    finish(store, RAIN)
-    with pytest.raises(BadInput, match="another revision of rehearsal"):
-        refuse(store, "rehearsal", "ba9876543210")
-
-
-def test_model_folder_is_known_by_its_own_name_wherever_it_lies(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
-    names = [records.model_name(text) for text in (str(tmp_path / "mine"), "../mine/", ".")]
-    assert names == ["mine"] * 3
-    assert records.model_name("facebook/musicgen-small") == "facebook/musicgen-small"
-
-
-# --- cost_report.csv
-
-
-def rows(content: bytes) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
-
-
-def test_header_is_exactly_the_five_columns():
-    header = b"s3_filename,prompt,requested_duration_s,generation_time_s,estimated_cost_usd\r\n"
-    assert records.report_csv([RAIN], {}) == header
-
-
-def test_row_in_full():
-    (_, row) = rows(records.report_csv([RAIN], {RAIN.song: record_of(RAIN)}))
-    assert row == [RAIN.song, "rain on a window", "12.5", "12.500", "0.001389"]
-
-
-@given(
-    st.lists(prompts | st.sampled_from(['say "hi", twice', ",", '"', '""', " ; "]), min_size=1, max_size=5)
-)
-def test_any_prompt_comes_back_from_the_report(texts):
-    jobs = [Job(text, 30.0, f"song{n}") for n, text in enumerate(texts)]
-    content = records.report_csv(jobs, {job.song: record_of(job) for job in jobs})
-    assert [row[1] for row in rows(content)[1:]] == texts
-
-
-def test_quoting_is_rfc_4180():
-    (job,) = listed('piano, "soft" ; 30 ; quoted')
-    line = records.report_csv([job], {job.song: record_of(job)}).split(b"\r\n")[1]
-    assert line.startswith(job.song.encode() + b',"piano, ""soft""",30,')
-
-
-def test_rows_are_in_file_order_and_unfinished_songs_absent():
-    one, two, three = listed("1 ; 1 ; one", "2 ; 1 ; two", "3 ; 1 ; three")
-    done = {job.song: record_of(job) for job in (three, one)}
-    assert [row[0] for row in rows(records.report_csv([one, two, three], done))[1:]] == [one.song, three.song]
-
-
-def test_report_is_written(store):
-    record = finish(store, RAIN)
-    records.write_report(store, [RAIN, SUN], {RAIN.song: record})
-    assert store.read(REPORT_KEY) == records.report_csv([RAIN], {RAIN.song: record})
-
-
-def test_report_that_is_right_already_is_not_written_again(store):
-    record = finish(store, RAIN)
-    records.write_report(store, [RAIN], {RAIN.song: record})
-    watched = Recording(store)
-    records.write_report(watched, [RAIN], {RAIN.song: record})
-    assert watched.changes == []
-
-
-class Overtaken(Recording):
-    """A store in which another worker finishes SUN, and reports it, just before our first report."""
-
-    overtaken = False
-
-    def _overtake(self):
-        if not self.overtaken:
-            self.overtaken = True
-            finish(self._inner, SUN)
-            records.write_report(self._inner, [RAIN, SUN], records.survey(self._inner, [RAIN, SUN]).records)
-
-    def create(self, key, content):
-        self._overtake()
-        return super().create(key, content)
-
-    def replace(self, key, content, etag):
-        self._overtake()
-        return super().replace(key, content, etag)
-
-
-@pytest.mark.parametrize("report_exists", [False, True], ids=["first report", "later report"])
-def test_report_is_derived_again_when_another_worker_was_first(store, report_exists):
-    if report_exists:
-        records.write_report(store, [RAIN, SUN], {})
-    finish(store, RAIN)
-    records.write_report(Overtaken(store), [RAIN, SUN], {RAIN.song: record_of(RAIN)})
-    assert [row[0] for row in rows(store.read(REPORT_KEY))[1:]] == [RAIN.song, SUN.song]
+def test_empty_wav_is_kept(store):
+    finish(store, RAIN, wav_bytes(RAIN.seconds))
+    store.write(RAIN.song, b"")
+    assert "it has 0 bytes" in records.survey(store, [RAIN]).kept[RAIN.song]

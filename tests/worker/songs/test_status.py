@@ -15,14 +15,14 @@ from worker.songs.status import (
     STATES,
     Frames,
     GpuMemory,
-    InWork,
+    InProgress,
     Songs,
     Status,
     Unreadable,
     is_stale,
     read,
-    stamp,
 )
+from worker.timestamps import stamp
 
 # As agreed with everyone who reads it: remote/watchdog.sh, fab status, inv status.
 AGREED = b"""{
@@ -83,7 +83,7 @@ STATUS = Status(
     progress=777,
     songs=Songs(asked=5, done=3, made=2, failed=1, left=1),
     frames=Frames(done=700, total=1500),
-    current=[InWork("rain_5c0ffee0.wav", 200, 1000)],
+    current=[InProgress("rain_5c0ffee0.wav", 200, 1000)],
     rate=6.5,
     eta_s=12.5,
     hourly_cost_usd=0.4,
@@ -114,7 +114,7 @@ statuses = st.builds(
     progress=counts,
     songs=st.builds(Songs, counts, counts, counts, counts, counts),
     frames=st.builds(Frames, counts, counts),
-    current=st.lists(st.builds(InWork, texts, counts, counts), max_size=3),
+    current=st.lists(st.builds(InProgress, texts, counts, counts), max_size=3),
     rate=st.none() | amounts,
     eta_s=st.none() | amounts,
     hourly_cost_usd=amounts,

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.fakes import s3
 from worker.errors import Unreachable, UserError
-from worker.store.base import open_store
 from worker.store.lease import Claimant, Holder, Lease, Unconditional, elapsed_s, holder_of
+from worker.store.open import open_store
 
 # What is a matter of time alone need not be tried on S3 too.
 folder_is_enough = pytest.mark.parametrize("store", ["folder"], indirect=True)

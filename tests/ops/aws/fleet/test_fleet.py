@@ -15,7 +15,7 @@ from ops.aws.session import PROJECT, Aws, tag_list
 from ops.settings import Settings
 from worker.errors import UserError
 from worker.songs import status as worker
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 OUTPUT = "s3://musicgen-batch-output-test/album"
 RUN = "20261122T195059Z-ab12"

@@ -27,7 +27,7 @@ from tests.fakes.aws import tags, user_data
 from tests.ops.aws.accounts import BUCKET, ready_account
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
-from worker.store.base import open_store
+from worker.store.open import open_store
 
 QUICK = Patience(look=0.02, lease=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
 
