@@ -1,19 +1,24 @@
-"""Console, status and summary of one run show the same numbers: those of the meter."""
+"""Console, status and summary of one run show the same numbers, the meter's, and one kind of timestamp."""
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
-from tests.songs import listed, record_of
+from tests.songs import listed, record_of, tree
 from tests.worker.observe.metered import RUN, MeteredRun
+from tests.worker.run import scripted
 from worker import timestamps
 from worker.observe.console import ConsoleDisplay, show_summary
 from worker.observe.heartbeat import Heartbeat
+from worker.observe.run_log import RunLog
+from worker.run import batch
 from worker.run.context import RunContext
 from worker.run.ledger import RunLedger
-from worker.run.observer import Begun
+from worker.run.observer import Begun, Observers
+from worker.run.progress import ProgressMeter
 from worker.store.open import open_store
 
 HOUR, RAIN, DONE = listed("hour ; 3600 ; hour", "rain ; 60 ; rain", "done ; 5 ; done")
@@ -32,7 +37,8 @@ class ObservedRun(MeteredRun):
         )
         context = RunContext(self.request, self.store, self.meter, self.meter)
         self.ledger = RunLedger(context, self.found)
-        self.observed_by(display, self.heartbeat, self.ledger)
+        self.observed_by(display, self.heartbeat)
+        self.observer = Observers(self.ledger, self.observer)
 
     @property
     def lines(self):
@@ -88,9 +94,24 @@ def test_songs_are_counted_alike_to_the_end(run):
     ]
 
 
-def test_every_timestamp_of_the_run_has_the_one_format(run):
-    run.ledger.write()
-    status = json.loads(run.heartbeat.status().to_json())
-    summary = json.loads(run.store.read(f"runs/{RUN}/summary.json"))
-    for text in (status["started_at"], status["updated_at"], summary["started_at"]):
-        assert timestamps.stamp(timestamps.parse(text)) == text
+def test_every_timestamp_in_every_file_of_a_run_has_the_one_format(tmp_path):
+    state, store = tmp_path / "state", open_store(str(tmp_path / "out"))
+    request, meter = scripted.request(run_id=RUN), ProgressMeter()
+    log, heartbeat = RunLog(state, store, RUN), Heartbeat(state, store, request, meter)
+    log.start()
+    heartbeat.start()
+    batch.run(
+        RunContext(request, store, Observers(meter, log, heartbeat), meter), lambda dtype: scripted.Scripted()
+    )
+    log.close()
+    heartbeat.finish("done", 0)
+    found = {
+        key: re.findall(rb"\d{4}-\d\d-\d\d[T ]\d[^\s\",]*", content)
+        for key, content in tree(tmp_path).items()
+        if not key.endswith(".wav")
+    }
+    dated = {key.removeprefix("out/") for key, moments in found.items() if moments}
+    its = {f"runs/{RUN}/{name}" for name in ("worker.log", "worker.jsonl", "status.json", "summary.json")}
+    assert dated >= its | {f"records/{job.stem}.json" for job in scripted.JOBS}
+    for moment in {moment.decode() for moments in found.values() for moment in moments}:
+        assert timestamps.stamp(timestamps.parse(moment)) == moment
