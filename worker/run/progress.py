@@ -58,6 +58,7 @@ class ProgressMeter:
             if known := self._songs.get(song.song):
                 known.n_done = song.n_made
                 known.n_frames = song.n_frames or known.n_frames
+                known.speed = _Speed()
 
     def progress(self, event: Progress) -> None:
         with self._lock:
@@ -239,7 +240,8 @@ class _Speed:
         if len(samples) > 1 and samples[-1][0] - samples[-2][0] < 1:
             samples.pop()
         samples.append((now_s, made_s))
-        while len(samples) > 2 and samples[0][0] < now_s - _RATE_OVER_S:
+        # When reports are rare, the last two are kept, however long ago.
+        while samples[0][0] < now_s - _RATE_OVER_S and samples[1][0] <= now_s - 1:
             samples.popleft()
 
     @property

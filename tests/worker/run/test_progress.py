@@ -102,6 +102,13 @@ def test_frame_rate_is_not_spoilt_by_a_song_whose_last_frame_is_only_begun():
     assert meter.frames() == Frames(2, 51 + 500 + 4500)
 
 
+def test_number_of_frames_is_not_rounded_up_by_a_rounding_error():
+    (short,) = listed("short ; 1.1 ; short")  # 1.1 * 50 is over 55
+    run = MeteredRun(todo=[RAIN, short]).plan()
+    run.at(0, (RAIN, 0))
+    assert run.meter.frames() == Frames(0, 500 + 55)
+
+
 def test_made_songs_have_all_their_frames(run):
     run.at(0, (RAIN, 499))
     made(run.meter, RAIN)
@@ -131,6 +138,12 @@ def test_song_that_is_saved_for_the_next_run_is_no_longer_in_progress(run):
     run.meter.saved([RAIN.song])
     assert run.meter.current() == [InProgress(SUN.song, 100, 4500)]
     assert run.meter.songs().left == 2
+
+
+def test_saving_a_song_is_work(meter):
+    before = meter.work
+    meter.saved([RAIN.song, SUN.song])
+    assert meter.work == before + 2
 
 
 # --- speed
@@ -242,11 +255,23 @@ def test_waiting_without_a_song_in_progress_does_not_slow_the_rate(run):
     run.at(0, (RAIN, 0))
     run.at(10, (RAIN, 500))
     made(run.meter, RAIN)
-    run.clock.now_s = 300  # another engine is loaded, or another worker has the rest
+    run.clock.now_s = 40  # another engine is loaded, or another worker has the rest
     assert run.meter.rate() is None
-    run.at(300, (SUN, 0))
-    run.at(310, (SUN, 500))
+    run.at(40, (SUN, 0))
+    run.at(50, (SUN, 500))
     assert run.meter.rate() == pytest.approx(1.0)
+
+
+def test_reports_more_than_a_minute_apart_give_a_rate(run):
+    for second in (0, 70, 140):
+        run.at(second, (SUN, 10 * second))
+    assert run.meter.rate() == run.meter.song_rate(SUN.song) == pytest.approx(0.2)
+
+
+def test_song_that_is_made_was_generated_to_its_last_frame(run):
+    run.at(0, (RAIN, 450))
+    made(run.meter, RAIN)
+    assert run.meter.made_s == pytest.approx(10)
 
 
 # --- songs that start over
@@ -311,6 +336,8 @@ def test_time_since_the_last_progress_is_taken_off(run):
         run.at(second, (RAIN, 5 * second))
     run.clock.now_s = 12
     assert run.meter.song_left_s(RAIN.song) == pytest.approx(88)
+    run.clock.now_s = 1000
+    assert run.meter.song_left_s(RAIN.song) == 0
 
 
 def test_only_the_last_minute_of_a_song_counts(run):
@@ -370,7 +397,7 @@ def test_eta_knows_that_the_last_long_song_runs_alone():
 
 
 def test_eta_knows_that_a_long_song_still_waits():
-    run = MeteredRun(todo=[*SHORT[:3], LONG]).plan()
+    run = MeteredRun(todo=[*SHORT[:4], LONG]).plan()
     for second in (0, 5):
         run.at(second, *((job, 50 * second) for job in SHORT[:2]))
     assert run.meter.eta_s() == pytest.approx(5 + 600)
@@ -395,6 +422,28 @@ def test_eta_counts_on_fewer_slots_when_memory_ran_out():
         run.at(second, *((job, 50 * second) for job in songs[:2]))
     # Each of the two slots: 30 s in progress, then two songs of 60 s and one with 50 s left.
     assert run.meter.eta_s() == pytest.approx(30 + 60 + 60 + 50)
+
+
+def test_eta_counts_on_the_slots_of_the_engine_that_is_loaded_last():
+    songs = equal_songs(6)
+    run = MeteredRun(todo=songs).plan()
+    run.at(0, *((job, 0) for job in songs[:4]))
+    run.at(60, *((job, 3000) for job in songs[:4]))
+    for job in songs[:4]:
+        made(run.meter, job)
+    for second in (90, 100):  # a wider one, with room for one song
+        run.at(second, (songs[4], 50 * (second - 90)))
+    assert run.meter.eta_s() == pytest.approx(50 + 60)
+
+
+def test_eta_counts_on_a_slot_that_is_free():
+    """The song that waits is another worker's for now."""
+    run = MeteredRun(todo=[LONG, *SHORT[:2]]).plan()
+    for second in (0, 10):
+        run.at(second, (LONG, 50 * second), (SHORT[0], 50 * second))
+    made(run.meter, SHORT[0])
+    run.at(20, (LONG, 1000))
+    assert run.meter.eta_s() == pytest.approx(580)
 
 
 def test_eta_is_zero_when_nothing_is_left(run):
@@ -422,6 +471,16 @@ def test_work_counts_frames(run):
     before = run.meter.work
     run.at(1, (RAIN, 11))
     assert run.meter.work == before + 10
+
+
+def test_song_that_begins_again_has_no_pace_of_before(run):
+    run.at(0, (RAIN, 0))
+    run.at(10, (RAIN, 400))
+    resume(run.meter, RAIN, 100)
+    assert run.meter.song_left_s(RAIN.song) is None
+    run.at(11, (RAIN, 100))
+    run.at(15, (RAIN, 200))
+    assert run.meter.song_rate(RAIN.song) == pytest.approx(0.5)
 
 
 def test_frames_of_a_checkpoint_are_no_work(run):
