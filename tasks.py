@@ -21,12 +21,12 @@ def demo(c: Context) -> None:
     A tiny model with random weights stands in for MusicGen. No cloud, no download.
     Example: inv demo
     """
-    from ops import generate  # here and below: `inv --list` stays under 1 s
+    from ops import generate, repository  # here and below: `inv --list` stays under 1 s
 
     hourly = Settings.load().hourly_cost_usd
     code = generate.run_worker(
-        prompts=str(generate.ROOT / "prompts.txt"),
-        output=str(generate.ROOT / "out" / "demo"),
+        prompts=str(repository.ROOT / "prompts.txt"),
+        output=str(repository.ROOT / "out" / "demo"),
         model="rehearsal",
         hourly_cost=0.40 if hourly is None else hourly,
         price_basis="an example, no machine was rented" if hourly is None else "HOURLY_COST_USD",

@@ -7,7 +7,6 @@ docs/benchmarks.md is made anew from all of them.
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,8 +15,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from bench.cases import CASES, ROOT, Bench, Row
+from bench.cases import CASES, Bench, Row
 from bench.report import write_report
+from ops import repository
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         for row in getattr(bench, name)():
             rows.append(row)
             print(line(row), flush=True)
-    kept = ROOT / "bench" / "results" / f"{arguments.size}-{bench.device.type}.json"
+    kept = repository.ROOT / "bench" / "results" / f"{arguments.size}-{bench.device.type}.json"
     kept.parent.mkdir(exist_ok=True)
     before = json.loads(kept.read_text("utf-8")) if kept.exists() else {"rows": [], "measured": {}}
     others = [row for row in before["rows"] if row["case"] not in arguments.only]
@@ -65,9 +65,6 @@ def machine(device: torch.device) -> dict[str, str]:
     elif Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         name = next((text.partition(":")[2].strip() for text in lines if "model name" in text), name)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
@@ -75,7 +72,7 @@ def machine(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit,
+        "commit": repository.head(),
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
     }
 

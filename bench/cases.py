@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ import torch
 from bench import roofline, theirs
 from bench.models import PROMPT_TOKENS, SIZES, build
 from bench.timing import Spread, interleaved, rates, ratios, seconds
+from ops.repository import ROOT
 from worker.engine import Sampling, Song, longest_first
 from worker.musicgen import Engine
 from worker.musicgen.model import Shape
 from worker.musicgen.stepper import Stepper
 
-ROOT = Path(__file__).resolve().parent.parent
 GREEDY = Sampling(greedy=True)
 FRAME_RATE = 50
 LATE = 1000

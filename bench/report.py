@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from ops.repository import ROOT
 
 HEAD = """# Benchmarks
 

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from ops import ui
+from ops import repository, ui
 from worker.errors import UserError
 
 # Tokens that make a request unique or give the next page are no secrets.
@@ -165,10 +164,5 @@ def _now() -> str:
 
 @functools.cache
 def _version() -> str:
-    """The commit these tools are at."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+    """The commit of these tools."""
+    return repository.head() or "unknown"

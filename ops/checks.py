@@ -3,11 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from ops import ui
-
-ROOT = Path(__file__).resolve().parent.parent
+from ops import repository, ui
 
 
 def lint() -> list[str]:
@@ -36,15 +33,8 @@ def bench(arguments: Sequence[str] = ()) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> int:
     ui.say(f"--- {name}")
-    return subprocess.run(argv, cwd=ROOT).returncode
+    return subprocess.run(argv, cwd=repository.ROOT).returncode
 
 
 def _shell_scripts() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "*.sh", ".ci/run"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return listed.stdout.split()
+    return (repository.git("ls-files", "*.sh", ".ci/run") or "").split()

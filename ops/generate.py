@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ops.repository import ROOT
 from ops.settings import child_env
 from worker.errors import Interrupted, UserError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 AFTER_DEMO = """
 These songs are noise: the rehearsal model has random weights. For music:

@@ -22,6 +22,7 @@ from ops.aws.launch import prepare
 from ops.aws.launch.prepare import Wish
 from ops.aws.machines import Machine
 from ops.aws.session import Aws
+from ops.repository import ROOT
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 from worker.store.base import Store
@@ -87,7 +88,7 @@ def remove_images(settings: Settings, names: Sequence[str], *, yes: bool, dry_ru
 def build_image(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:
     """Show the plan, ask, and build the machine image."""
     aws = _checked(settings, "image")
-    plan = blueprint.plan_build(aws, prepare.ROOT, datetime.now(UTC))
+    plan = blueprint.plan_build(aws, ROOT, datetime.now(UTC))
     build = Build(aws, plan, ui.say)
     if dry_run:
         build.rehearse()

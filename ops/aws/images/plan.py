@@ -5,13 +5,12 @@ changes nothing. ops/aws/images/build.py carries it out.
 """
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import release, ui
+from ops import release, repository, ui
 from ops.aws import machines, prices
 from ops.aws.account.iam import profile_of
 from ops.aws.images import registry as image
@@ -126,7 +125,7 @@ def plan_build(aws: Aws, root: Path, now: datetime) -> BuildPlan:
         base=base,
         base_ami=ami,
         model=settings.model,
-        commit=commit(root),
+        commit=repository.commit(root),
         requirements=requirements_hash(root),
         bucket=bucket,
         prefix=prefix,
@@ -180,15 +179,6 @@ def plan_build(aws: Aws, root: Path, now: datetime) -> BuildPlan:
     return BuildPlan(**vars(plan) | {"user_data": script, "request": request})
 
 
-def commit(root: Path) -> str:
-    """The commit of the working tree, with `+` if it has changes; empty without git."""
-    try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        return head + ("+" if head and _git(root, "status", "--porcelain") else "")
-    except OSError:
-        return ""
-
-
 def requirements_hash(root: Path) -> str:
     """What names the packages: of requirements/worker.txt, the same on every system."""
     content = (root / "requirements" / "worker.txt").read_bytes().replace(b"\r\n", b"\n")
@@ -202,8 +192,3 @@ def _disk_gib(described: dict[str, Any], root_device: str) -> int:
         if disk.get("DeviceName") == root_device and "Ebs" in disk
     ]
     return max(sizes, default=0) or 35
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""

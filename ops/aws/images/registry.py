@@ -9,15 +9,15 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from ops.aws.account.step import ABSENT, Step
 from ops.aws.session import PROJECT, Aws, tag_dict
+from ops.repository import ROOT
 from worker.errors import BadInput
 from worker.store.base import json_bytes
 
-FILE = Path(__file__).resolve().parents[3] / "images.json"
+FILE = ROOT / "images.json"
 NAME_START = "musicgen-worker-v"
 SCHEMA = 1
 SNAPSHOT_USD_PER_GIB_MONTH = 0.05  # us-east-1, 2026; the upper bound, as snapshots hold used blocks only

@@ -20,13 +20,13 @@ from ops.aws.launch import plan as order
 from ops.aws.launch.plan import Order, Texts, Work
 from ops.aws.launch.prerequisites import ready
 from ops.aws.session import Aws
+from ops.repository import ROOT
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
 from worker.store.base import Missing, Store
 from worker.store.open import open_store
 
-ROOT = Path(__file__).resolve().parents[3]
 # Runs of this place that are asked how fast they were, the newest first.
 _RUNS_ASKED = 5
 _MAX_LIFETIME = timedelta(days=7)

@@ -14,6 +14,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from ops import repository
 from ops.aws.images import build
 from ops.aws.images import plan as blueprint
 from ops.aws.images import registry as image
@@ -193,7 +194,7 @@ def test_build_box_is_on_demand_tagged_dated_and_stops(built):
 def test_image_bears_what_it_was_made_from(built):
     found = {tag["Key"]: tag["Value"] for tag in built.described["Tags"]}
     assert found["Project"] == PROJECT and found["Requirements"] == blueprint.requirements_hash(ROOT)
-    assert found["Commit"] == blueprint.commit(ROOT) != ""
+    assert found["Commit"] == repository.commit(ROOT) != ""
     assert {"Key": "Project", "Value": PROJECT} in built.snapshot["Tags"]
 
 
