@@ -207,7 +207,7 @@ def launch(
         prompts=prompts,
         only=tuple(only or ()),
         types=instance_types,
-        max_price_usd=cli.usd(max_price, "--max-price"),
+        max_price_usd=cli.amount_usd(max_price, "--max-price"),
         lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
         on_demand=on_demand,
         keep_alive=keep_alive,

@@ -22,11 +22,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from ops import repository, ui
+from worker import timestamps
 from worker.errors import UserError
 
 # Tokens that make a request unique or give the next page are no secrets.
@@ -114,7 +115,7 @@ class AuditLog:
         ui.say(self._line(entry))
 
     def _line(self, entry: Mapping[str, Any]) -> str:
-        line = json.dumps({"ts": _now()} | redacted(entry), ensure_ascii=True, default=str)
+        line = json.dumps({"ts": timestamps.now()} | redacted(entry), ensure_ascii=True, default=str)
         for secret in self.secrets:
             if len(secret) > 3:
                 line = line.replace(json.dumps(secret)[1:-1], "***")
@@ -156,10 +157,6 @@ def redacted(value: Any, name: str = "") -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     return value
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from worker.amounts import count, size
 from worker.errors import BadInput, UserError
 from worker.songs.records import Damaged, Record, read_all, song_of
 from worker.songs.report import REPORT_KEY
@@ -32,7 +33,7 @@ class Fetched:
 
     def closing_line(self, folder: Path) -> str:
         """`2 new songs (11.5 MB) in album, 3 there before, 0 wrong`."""
-        new = f"{len(self.new)} new songs ({self.n_bytes / 1e6:.1f} MB)"
+        new = f"{count(len(self.new), 'new song')} ({size(self.n_bytes)})"
         return f"{new} in {folder}, {len(self.had)} there before, {len(self.wrong)} wrong"
 
 
@@ -59,7 +60,7 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
             continue
         path = folder / song
         if not path.exists():
-            tell(f"[{n}/{len(finished)}] {song}, {record.n_bytes / 1e6:.1f} MB")
+            tell(f"[{n}/{len(finished)}] {song}, {size(record.n_bytes)}")
             problem = _bring(store, song, record, path)
         else:
             problem = None if _is(path, record) else f"{path} is another file; move it away, fetch again"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops import ui
+from worker.amounts import count, duration
 from worker.songs import jobs, maker, records
 from worker.songs.jobs import Job
 from worker.store.open import open_store
@@ -50,7 +50,6 @@ def closing_line(songs: Sequence[PlannedSong], place: str) -> str:
     """`3 of 5 songs to make, 4 min 15 s of audio, into out/songs`."""
     to_make = [song for song in songs if song.state == TO_MAKE]
     done = sum(song.state == "done" for song in songs)
-    length = ui.seconds(sum(song.duration_s for song in to_make))
-    return (
-        f"{len(to_make)} of {len(songs)} songs to make, {length} of audio, into {place}; {done} done already"
-    )
+    length = duration(sum(song.duration_s for song in to_make))
+    n = f"{len(to_make)} of {count(len(songs), 'song')}"
+    return f"{n} to make, {length} of audio, into {place}; {done} done already"

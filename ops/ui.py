@@ -17,12 +17,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from invoke.exceptions import Exit
 
+from worker import amounts
 from worker.errors import Refused, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 75
+
+seconds, usd = amounts.duration, amounts.usd  # for ops/ssh
 
 # A block of text may end in the middle of a character.
 _characters = codecs.getincrementaldecoder("utf-8")("replace")
@@ -131,26 +134,6 @@ def agreed(
     return True
 
 
-def seconds(amount: float) -> str:
-    """A duration to read: `2.5 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
-    if round(amount, 1) < 60:
-        return f"{round(amount, 1):g} s"
-    whole = round(amount)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(whole / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def usd(amount: float) -> str:
-    """Money to read: `$12.30`, and to a hundredth of a cent below a dollar: `$0.0123`."""
-    if 0 < amount < 0.0001:
-        return "<$0.0001"
-    text = f"{amount:.4f}" if amount < 1 else f"{amount:.2f}"
-    whole, _, cents = text.partition(".")
-    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
-
-
 def _fields(row: Any) -> dict[str, Any]:
     if not is_dataclass(row) or isinstance(row, type):
         raise TypeError(f"a row is a mapping or a dataclass, not {type(row).__name__}")
@@ -184,8 +167,8 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         if name.endswith("_usd"):
-            return usd(value)
+            return amounts.usd(value)
         if name.endswith("_s"):
-            return seconds(value)
+            return amounts.duration(value)
         return f"{value:g}" if isinstance(value, float) else str(value)
     return _CONTROL.sub(" ", str(value))

@@ -34,7 +34,7 @@ def test_check_json_is_json_on_stdout_and_nothing_else(inv, tmp_path):
     (row,) = json.loads(done.stdout)
     assert (row["prompt"], row["duration_s"], row["state"]) == ("тихо; calm", 30.0, "to make")
     assert done.returncode == 0
-    assert done.stderr == "1 of 1 songs to make, 30 s of audio, into out/songs; 0 done already\n"
+    assert done.stderr == "1 of 1 song to make, 30 s of audio, into out/songs; 0 done already\n"
 
 
 def test_check_of_a_wrong_list_is_2_with_every_line_and_its_number(inv, tmp_path):

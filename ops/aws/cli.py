@@ -24,15 +24,17 @@ from ops.aws.machines import Machine
 from ops.aws.session import Aws
 from ops.repository import ROOT
 from ops.settings import Settings
+from worker.amounts import count, usd
 from worker.errors import BadInput, UserError
 from worker.store.base import Store
 from worker.store.open import open_store
+from worker.timestamps import stamp
 
 SSH_USER = "ubuntu"
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more
 
 
-def usd(text: str, what: str) -> float | None:
+def amount_usd(text: str, what: str) -> float | None:
     """The amount of an option; None if it was not given. Raises BadInput."""
     if not text:
         return None
@@ -134,7 +136,7 @@ def launch(settings: Settings, wish: Wish, *, another: bool, dry_run: bool, yes:
         ui.agreed(rows or prepared.order.rows(), "", dry_run=True, json=json)
         launching.dry_run(aws, prepared.order, ui.say)
         return
-    question = f"Rent it, for {ui.usd(prepared.order.hardest_case_usd())} at the very most?"
+    question = f"Rent it, for {usd(prepared.order.hardest_case_usd())} at the very most?"
     if json:
         if not yes:
             raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
@@ -226,7 +228,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     if not listed:
         if json:
             ui.show([], json=True)
-        ui.say(f"nothing of ours in {len(found.answers)} regions")
+        ui.say(f"nothing of ours in {count(len(found.answers), 'region')}")
         return not found.failed
     if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
         return not found.failed
@@ -238,7 +240,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
         )
     if ended.complaints:
         raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.complaints))
-    ui.say(f"ended {len(ended.ended)}; nothing of ours is left in {len(places)} regions")
+    ui.say(f"ended {len(ended.ended)}; nothing of ours is left in {count(len(places), 'region')}")
     return True
 
 
@@ -281,7 +283,7 @@ def _started(settings: Settings, machine: Machine, keep_alive: bool, json: bool)
         ui.show([_row(machine)], json=True)
     else:
         ui.write(f"{machine.id}  {machine.address or 'no public address'}")
-    ends = machines.stamp(machine.expires_at) if machine.expires_at else "?"
+    ends = stamp(machine.expires_at) if machine.expires_at else "?"
     when = "it stays on when the songs are made" if keep_alive else "it ends when the songs are made"
     ui.say(
         f"{machine.instance_type} in {machine.zone} is starting; {when}, and ends by {ends} at the latest\n"
@@ -303,5 +305,5 @@ def _row(machine: Machine) -> dict[str, Any]:
         "state": machine.state,
         "run_id": machine.run_id,
         "per_hour_usd": machine.hourly_usd,
-        "ends_at": machines.stamp(machine.expires_at) if machine.expires_at else None,
+        "ends_at": stamp(machine.expires_at) if machine.expires_at else None,
     }

@@ -8,6 +8,7 @@ from typing import Any
 from ops.aws import regions as everywhere
 from ops.aws.regions import Everywhere
 from ops.aws.session import PROJECT, Aws, tag_dict
+from worker import timestamps
 
 ALIVE = ("pending", "running", "stopping", "stopped")
 WORKING = ("pending", "running")
@@ -57,7 +58,7 @@ class Machine:
 
     def line(self) -> str:
         """`i-0a1b (g4dn.xlarge, us-east-1a, running since 2026-11-22T19:50:59Z)`."""
-        since = stamp(self.launched_at)
+        since = timestamps.stamp(self.launched_at)
         return f"{self.id} ({self.instance_type}, {self.zone}, {self.state}, launched {since})"
 
 
@@ -98,17 +99,11 @@ def machine(instance: dict[str, Any], region: str) -> Machine:
     )
 
 
-def stamp(moment: datetime) -> str:
-    """A moment as tags and tables have it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _moment(text: str | None) -> datetime | None:
     try:
-        found = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+        return timestamps.parse(text) if text else None
     except ValueError:  # somebody edited the tag
         return None
-    return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _number(text: str | None) -> float | None:

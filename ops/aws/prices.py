@@ -14,6 +14,7 @@ from typing import Any
 from ops.aws import regions as everywhere
 from ops.aws.session import Aws
 from worker.errors import UserError
+from worker.timestamps import stamp
 
 # Amazon's Price List answers only in a few regions, for all of them.
 PRICE_LIST_REGION = "us-east-1"
@@ -77,7 +78,7 @@ def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime
     def quote(change: Change) -> Quote:
         on_demand = usual.get((change.instance_type, change.region))
         saving = round(100 * (1 - change.usd / on_demand), 1) if on_demand else None
-        since = change.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        since = stamp(change.at)
         place = (change.region, change.zone, change.instance_type)
         return Quote(*place, change.usd, on_demand, saving, since)
 

@@ -11,6 +11,7 @@ from ops import fetch as fetching
 from ops.fetch import fetch
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, record_of, tree, wav_bytes
+from worker.amounts import size
 from worker.errors import BadInput, UserError
 from worker.songs import records
 from worker.store.open import open_store
@@ -159,4 +160,4 @@ def test_rows_and_closing_line_say_what_came(album, to):
     album.write(RAIN.song, SONG[:-2])
     fetched = bring(album, to)
     assert [row["state"] for row in fetched.rows()] == [fetched.wrong[RAIN.song], "new"]
-    assert fetched.closing_line(to) == f"1 new songs (0.0 MB) in {to}, 0 there before, 1 wrong"
+    assert fetched.closing_line(to) == f"1 new song ({size(len(SONG))}) in {to}, 0 there before, 1 wrong"

@@ -181,44 +181,6 @@ def test_escape_sequences_do_not_reach_the_terminal(capsys):
     assert "a [2Jb c" in out
 
 
-# --- numbers
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"),
-    [
-        (0, "0 s"),
-        (2.54, "2.5 s"),
-        (9.96, "10 s"),
-        (45, "45 s"),
-        (12.5, "12.5 s"),
-        (59.97, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.6, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (7199, "2 h 0 min"),
-    ],
-)
-def test_seconds(amount, text):
-    assert ui.seconds(amount) == text
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"),
-    [
-        (0, "$0.00"),
-        (0.00001, "<$0.0001"),
-        (0.0123, "$0.0123"),
-        (0.4, "$0.40"),
-        (0.99999, "$1.00"),
-        (12.3, "$12.30"),
-        (1234.567, "$1234.57"),
-    ],
-)
-def test_usd(amount, text):
-    assert ui.usd(amount) == text
-
-
 # --- asking
 
 

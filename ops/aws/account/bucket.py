@@ -15,6 +15,7 @@ from ops.aws.account import policies
 from ops.aws.account.step import ABSENT, KEEP, Step, step
 from ops.aws.errors import code_of, errors
 from ops.aws.session import TAGS, Aws, tag_dict, tag_list
+from worker.amounts import count
 from worker.errors import BadInput
 
 NAME_START = "musicgen-batch-output-"
@@ -217,8 +218,7 @@ def _holds(aws: Aws, name: str) -> str:
     listed = aws.ask("s3", "list_object_versions", Bucket=name, MaxKeys=1000)
     kept: Sequence[Any] = [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
     more = " or more" if listed.get("IsTruncated") else ""
-    n = "1 object" if len(kept) == 1 else f"{len(kept)}{more} objects"
-    return f"holds {n}" if kept else ""
+    return f"holds {count(len(kept), 'object')}{more}" if kept else ""
 
 
 def _without(tags: dict[str, str], others: dict[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from ops.aws.account import policies
 from ops.aws.errors import code_of, explained
 from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
+from worker.timestamps import stamp
 
 MAX_POLICY_CHARS = 2048
 # The role's own limit, or that of a role taken from another one, or of the root user, may be an hour.
@@ -107,5 +108,5 @@ def _document(key_id: str, secret: str, token: str | None, expires: datetime | N
     if token:
         shown["SessionToken"] = token
     if expires:
-        shown["Expiration"] = expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+        shown["Expiration"] = stamp(expires)
     return json.dumps(shown).encode() + b"\n"

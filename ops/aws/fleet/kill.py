@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.aws import machines, schedule
+from ops.aws import schedule
 from ops.aws.fleet import status as fleet
 from ops.aws.fleet.status import Region
 from ops.aws.session import Aws
 from worker.errors import UserError
+from worker.timestamps import stamp
 
 Tell = Callable[[str], None]
 
@@ -47,7 +48,7 @@ def rows(found: dict[str, Region]) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for region, here in found.items():
         for machine in here.machines:
-            since = machines.stamp(machine.launched_at)
+            since = stamp(machine.launched_at)
             detail = f"{machine.instance_type}, {machine.state}, launched {since}"
             shown.append({"what": "machine", "id": machine.id, "region": region, "detail": detail})
         shown += [

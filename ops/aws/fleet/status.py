@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from ops import ui
 from ops.aws import machines, runs, schedule
 from ops.aws import regions as everywhere
 from ops.aws.machines import Machine
 from ops.aws.regions import Everywhere
 from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
-from worker import timestamps
+from worker.amounts import count, duration, usd
 from worker.errors import UserError
 from worker.songs import status as worker
 from worker.store.open import open_store
+from worker.timestamps import parse, stamp
 
 SILENT_S = 180.0  # the worker writes every 5 s
 BOOT_S = 1200.0  # first boot, packages and model included
@@ -118,7 +118,7 @@ def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
         age_s=machine.age_s(now),
         per_hour_usd=machine.hourly_usd,
         cost_usd=machine.cost_usd(now),
-        ends_at=machines.stamp(machine.expires_at) if machine.expires_at else None,
+        ends_at=stamp(machine.expires_at) if machine.expires_at else None,
         run=_progress(beat) if beat else None,
         eta_s=beat.eta_s if beat else None,
         remark=_remark(machine, now, beat),
@@ -128,7 +128,7 @@ def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
 
 def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
     if machine.overdue(now) and machine.expires_at:
-        late = ui.seconds((now - machine.expires_at).total_seconds())
+        late = duration((now - machine.expires_at).total_seconds())
         return f"OVERDUE by {late}; run: inv kill-all"
     if machine.expires_at is None:
         return "no end date; run: inv kill-all"
@@ -142,11 +142,11 @@ def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
         return ""
     if beat is None:
         return "idle: no run has begun; see: inv logs" if machine.age_s(now) > BOOT_S else "booting"
-    quiet_s = (now - timestamps.parse(beat.updated_at)).total_seconds()
+    quiet_s = (now - parse(beat.updated_at)).total_seconds()
     if beat.exit_code is not None and quiet_s > ENDED_S:
-        return f"idle: its run ended {ui.seconds(quiet_s)} ago"
+        return f"idle: its run ended {duration(quiet_s)} ago"
     if worker.is_stale(beat, now, SILENT_S):
-        return f"silent for {ui.seconds(quiet_s)}; see: inv logs"
+        return f"silent for {duration(quiet_s)}; see: inv logs"
     return ""
 
 
@@ -181,10 +181,8 @@ class Status:
         spent = sum(machine.cost_usd or 0 for machine in self.machines)
         left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
         if not self.machines:
-            where = "1 region" if self.n_regions == 1 else f"{self.n_regions} regions"
-            return f"no machine of ours in {where}{left}"
-        n = "1 machine" if len(self.machines) == 1 else f"{len(self.machines)} machines"
-        return f"{n}, {ui.usd(hourly)} per hour, {ui.usd(spent)} so far{left}"
+            return f"no machine of ours in {count(self.n_regions, 'region')}{left}"
+        return f"{count(len(self.machines), 'machine')}, {usd(hourly)} per hour, {usd(spent)} so far{left}"
 
 
 def status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> Status:

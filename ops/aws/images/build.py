@@ -25,6 +25,7 @@ from ops.aws.images import registry as image
 from ops.aws.images.plan import BOX_NAME, BUILD_LIMIT_MIN, BuildPlan
 from ops.aws.images.registry import Image
 from ops.aws.session import PROJECT, Aws, tag_list
+from worker import timestamps
 from worker.errors import Interrupted, UserError
 
 IMAGE_LIMIT_S = 60 * 60  # 100 GB take half an hour
@@ -218,7 +219,7 @@ class Build:
             name=plan.name,
             region=aws.region,
             ami=ami,
-            made_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            made_at=timestamps.now(),
             commit=plan.commit,
             requirements=plan.requirements,
             model=plan.model,

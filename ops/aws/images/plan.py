@@ -10,13 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import release, repository, ui
+from ops import release, repository
 from ops.aws import machines, prices
 from ops.aws.account.iam import profile_of
 from ops.aws.images import registry as image
 from ops.aws.session import Aws, tag_list
 from ops.aws.user_data import with_values
+from worker.amounts import usd
 from worker.errors import BadInput
+from worker.timestamps import compact, stamp
 
 BASES = "/aws/service/deeplearning/ami/x86_64"
 # AWS's names age; the first that exists is taken.
@@ -56,7 +58,7 @@ class BuildPlan:
     def result_key(self) -> str:
         """Where the box answers."""
         # With its time: an earlier build's answer must not be taken for this one's.
-        return f"{self.prefix}images/{self.name}-{self.planned_at:%Y%m%dT%H%M%SZ}.json"
+        return f"{self.prefix}images/{self.name}-{compact(self.planned_at)}.json"
 
     @property
     def log_key(self) -> str:
@@ -65,10 +67,8 @@ class BuildPlan:
 
     def rows(self) -> list[dict[str, str]]:
         """The plan as a table."""
-        price = "price not known" if self.hourly_usd is None else f"{ui.usd(self.hourly_usd)} per hour"
-        most = (
-            "" if self.hourly_usd is None else f", {ui.usd(self.hourly_usd * BUILD_LIMIT_MIN / 60)} at most"
-        )
+        price = "price not known" if self.hourly_usd is None else f"{usd(self.hourly_usd)} per hour"
+        most = "" if self.hourly_usd is None else f", {usd(self.hourly_usd * BUILD_LIMIT_MIN / 60)} at most"
         shown = {
             "image": self.name,
             "built on": f"{self.base} ({self.base_ami})",
@@ -149,7 +149,7 @@ def plan_build(aws: Aws, root: Path, now: datetime) -> BuildPlan:
         "DEVICE": "cuda" if gpu else "",
         "S3_OBJECT_PY": (root / "remote" / "s3_object.py").read_text("utf-8"),
     }
-    expires = (now + timedelta(minutes=BUILD_LIMIT_MIN)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    expires = stamp(now + timedelta(minutes=BUILD_LIMIT_MIN))
     price = {} if plan.hourly_usd is None else {machines.PRICE: f"{plan.hourly_usd:.6f}"}
     told = {machines.EXPIRES: expires, machines.LAUNCHED_BY: aws.caller.arn[:256]}
     tags = tag_list(Name=BOX_NAME, **told, **price)

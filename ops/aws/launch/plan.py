@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from ops import ui
 from ops.aws import machines
 from ops.aws import user_data as userdata
 from ops.aws.launch.prerequisites import Ready
 from ops.aws.prices import Quote
 from ops.aws.session import tag_list
 from ops.release import Release
+from worker.amounts import count, duration, usd
+from worker.timestamps import stamp
 
 # Nothing to go by but other people's figures for one T4; the first run in this place replaces it.
 ASSUMED_RATE = 1.5
@@ -94,17 +95,16 @@ class Order:
         best = self.candidates[0]
         install_s = INSTALL_S if self.ready.image_note else 0.0
         expected_s = min(self.work.busy_s + install_s, self.lifetime.total_seconds())
-        count = "1 song" if self.work.n_songs == 1 else f"{self.work.n_songs} songs"
-        work = f"{count}, {ui.seconds(self.work.audio_s)} of audio"
+        work = f"{count(self.work.n_songs, 'song')}, {duration(self.work.audio_s)} of audio"
         pace = f"{self.work.rate:.2g} s of audio a second ({self.work.basis})"
-        expected = f"{ui.usd(best.usd_per_hour * expected_s / 3600)} in {ui.seconds(expected_s)}"
+        expected = f"{usd(best.usd_per_hour * expected_s / 3600)} in {duration(expected_s)}"
         kind = "one-time spot" if self.spot else "on-demand"
         shown = {
             "machine": f"{best.instance_type}, {kind}, {best.zone} first of {len(self.candidates)} offers",
-            "price now": f"{ui.usd(best.usd_per_hour)} per hour",
-            "highest price": f"{ui.usd(self.cap_usd)} per hour",
-            "lifetime": f"{ui.seconds(self.lifetime.total_seconds())}, then it ends by itself",
-            "hardest case": f"{ui.usd(self.hardest_case_usd())} (whole lifetime at the highest price)",
+            "price now": f"{usd(best.usd_per_hour)} per hour",
+            "highest price": f"{usd(self.cap_usd)} per hour",
+            "lifetime": f"{duration(self.lifetime.total_seconds())}, then it ends by itself",
+            "hardest case": f"{usd(self.hardest_case_usd())} (whole lifetime at the highest price)",
             "songs": f"{work}, into {self.output}",
             "expected": f"{expected}, at {pace}",
             "disk": f"{self.ready.disk_gib} GiB and a public address on top, about $0.02 per hour",
@@ -119,7 +119,7 @@ class Order:
         tags = tag_list(
             Name=f"musicgen-{self.run_id}",
             **{
-                machines.EXPIRES: machines.stamp(self.expires_at),
+                machines.EXPIRES: stamp(self.expires_at),
                 machines.LAUNCHED_BY: self.launched_by[:256],
                 machines.RUN: self.run_id,
                 machines.PRICE: f"{candidate.usd_per_hour:.6f}",
@@ -193,21 +193,21 @@ def candidates(
     """What may be rented, cheapest first, and every offer with what becomes of it."""
     found, rows = [], []
     for quote in quotes:
-        usd = quote.spot_per_hour_usd if spot else quote.on_demand_per_hour_usd
-        if usd is None:
+        per_hour = quote.spot_per_hour_usd if spot else quote.on_demand_per_hour_usd
+        if per_hour is None:
             state = "price not known"
         elif quote.zone not in subnets:
             state = "no network of ours there"
-        elif usd > cap_usd:
+        elif per_hour > cap_usd:
             state = "over the highest price"
         else:
             state = "will do"
-            found.append(Candidate(quote.zone, quote.instance_type, usd, subnets[quote.zone]))
+            found.append(Candidate(quote.zone, quote.instance_type, per_hour, subnets[quote.zone]))
         rows.append(
             {
                 "zone": quote.zone,
                 "instance_type": quote.instance_type,
-                "per_hour_usd": usd,
+                "per_hour_usd": per_hour,
                 "saving_percent": quote.saving_percent if spot else None,
                 "state": state,
             }

@@ -5,7 +5,6 @@ before any money is spent.
 """
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import plan, release, ui
+from ops import plan, release
 from ops.aws import prices
 from ops.aws.account import quota
 from ops.aws.launch import plan as order
@@ -22,10 +21,12 @@ from ops.aws.launch.prerequisites import ready
 from ops.aws.session import Aws
 from ops.repository import ROOT
 from ops.settings import Settings
+from worker.amounts import usd
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
 from worker.store.base import Missing, Store
 from worker.store.open import open_store
+from worker.timestamps import new_run_id
 
 # Runs of this place that are asked how fast they were, the newest first.
 _RUNS_ASKED = 5
@@ -98,9 +99,9 @@ def prepare(aws: Aws, wish: Wish, now: datetime, tell: Tell) -> Prepared | None:
     found, offers = order.candidates(quotes, here.subnets, cap, spot)
     if not found:
         cheapest = min((offer["per_hour_usd"] for offer in offers if offer["per_hour_usd"]), default=None)
-        shown = f"; the cheapest is {ui.usd(cheapest)}" if cheapest else ""
+        shown = f"; the cheapest is {usd(cheapest)}" if cheapest else ""
         raise UserError(
-            f"no offer for {', '.join(types)} in {aws.region} at {ui.usd(cap)} per hour or less{shown}; "
+            f"no offer for {', '.join(types)} in {aws.region} at {usd(cap)} per hour or less{shown}; "
             "raise MUSICGEN_MAX_PRICE, give other MUSICGEN_INSTANCE_TYPES, or wait"
         )
     prompts = _prompts(settings, wish)
@@ -110,7 +111,7 @@ def prepare(aws: Aws, wish: Wish, now: datetime, tell: Tell) -> Prepared | None:
         else release.from_tree(ROOT, prompts)
     )
     made = Order(
-        run_id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        run_id=new_run_id(now),
         region=aws.region,
         spot=spot,
         cap_usd=cap,

@@ -16,6 +16,7 @@ from ops.settings import Settings
 from worker.errors import UserError
 from worker.songs import status as worker
 from worker.store.open import open_store
+from worker.timestamps import stamp
 
 OUTPUT = "s3://musicgen-batch-output-test/album"
 RUN = "20261122T195059Z-ab12"
@@ -28,7 +29,7 @@ def quick(monkeypatch):
 
 
 def at(hours):
-    return machines.stamp(datetime.now(UTC) + timedelta(hours=hours))
+    return stamp(datetime.now(UTC) + timedelta(hours=hours))
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def status(us, told):
 
 def beat(run_id=RUN, state="generating", ago_s=3.0, host="elsewhere"):
     """Write a worker's heartbeat to the bucket."""
-    at_s = machines.stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
+    at_s = stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
     written = worker.Status(
         schema=worker.SCHEMA,
         run_id=run_id,

@@ -28,6 +28,7 @@ from tests.ops.aws.accounts import BUCKET, ready_account
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
 from worker.store.open import open_store
+from worker.timestamps import stamp
 
 QUICK = Patience(look=0.02, lease=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
 
@@ -122,7 +123,7 @@ def test_everything_rented_has_our_tags(launched, resource):
     assert found["Project"] == PROJECT
     assert found["Name"].startswith("musicgen-")
     assert found["LaunchedBy"].startswith("arn:aws:")
-    assert found["ExpiresAt"] == machines.stamp(launched.machine.expires_at)
+    assert found["ExpiresAt"] == stamp(launched.machine.expires_at)
 
 
 def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(launched):
