@@ -65,7 +65,7 @@ def check(
     settings.check()
     settings.export_aws()
     place = output or settings.output_place
-    songs = plan.plan(Path(prompts or settings.prompts), place, model or settings.model, only or ())
+    songs = plan.plan_songs(Path(prompts or settings.prompts), place, model or settings.model, only or ())
     ui.show(songs, json=json)
     ui.say(plan.closing_line(songs, place))
 
@@ -161,7 +161,7 @@ def spot_price(
     from ops.aws import cli
 
     span = durations.parse(history, "--history") if history else None
-    cli.spot_price(Settings.load(), instance_types, region, span, json=json)
+    cli.show_prices(Settings.load(), instance_types, region, span, json=json)
 
 
 @task(
@@ -201,9 +201,9 @@ def launch(
     """
     from ops import durations
     from ops.aws import cli
-    from ops.aws.launch.prepare import Wish
+    from ops.aws.launch.prepare import LaunchOptions
 
-    wish = Wish(
+    options = LaunchOptions(
         prompts=prompts,
         only=tuple(only or ()),
         types=instance_types,
@@ -212,7 +212,7 @@ def launch(
         on_demand=on_demand,
         keep_alive=keep_alive,
     )
-    cli.launch(Settings.load(), wish, another=another, dry_run=dry_run, yes=yes, json=json)
+    cli.launch_machine(Settings.load(), options, another=another, dry_run=dry_run, yes=yes, json=json)
 
 
 @task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
@@ -225,7 +225,7 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
     """
     from ops.aws import cli
 
-    if not cli.status(Settings.load(), region, json=json):
+    if not cli.show_status(Settings.load(), region, json=json):
         raise Exit(code=1)
 
 
@@ -244,7 +244,7 @@ def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
     """
     from ops.aws import cli
 
-    cli.logs(Settings.load(), run, console, lines)
+    cli.show_logs(Settings.load(), run, console, lines)
 
 
 @task(
@@ -300,7 +300,7 @@ def setup(
     if remove:
         cli.remove_setup(Settings.load(), yes=yes, dry_run=dry_run, json=json)
     else:
-        cli.setup(Settings.load(), ssh_from, yes=yes, dry_run=dry_run, json=json)
+        cli.set_up(Settings.load(), ssh_from, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -333,7 +333,7 @@ def image(
 
     settings = Settings.load()
     if list or bases:
-        cli.images(settings, bases=bases, json=json)
+        cli.show_images(settings, bases=bases, json=json)
     elif remove:
         cli.remove_images(settings, remove, yes=yes, dry_run=dry_run, json=json)
     else:

@@ -1,6 +1,6 @@
-"""What a prompts file and an output place amount to, before anything is started.
+"""Which songs of a prompts file are done and which are to make, before anything is started.
 
-Reads the list and the place; starts, writes and prints nothing.
+Reads the list and the output; starts, writes and prints nothing.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ class PlannedSong:
     prompt: str
 
 
-def plan(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> list[PlannedSong]:
-    """The chosen songs of a list and what is to be done about each.
+def plan_songs(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> list[PlannedSong]:
+    """The chosen songs of a list, each with its state.
 
-    Raises BadInput for a wrong list or place, UserError when the place cannot be reached.
+    Raises BadInput for a wrong list or output, UserError when the output cannot be reached.
     """
     listed = jobs.load(prompts)
     chosen = jobs.select(listed, only)
@@ -46,10 +46,10 @@ def plan(prompts: Path, output: str, model: str, only: Sequence[str] = ()) -> li
     return [PlannedSong(job.song, job.seconds, job.seed, state(job), job.prompt) for job in chosen]
 
 
-def closing_line(songs: Sequence[PlannedSong], place: str) -> str:
+def closing_line(songs: Sequence[PlannedSong], output: str) -> str:
     """`3 of 5 songs to make, 4 min 15 s of audio, into out/songs`."""
     to_make = [song for song in songs if song.state == TO_MAKE]
     done = sum(song.state == "done" for song in songs)
     length = duration(sum(song.duration_s for song in to_make))
     n = f"{len(to_make)} of {count(len(songs), 'song')}"
-    return f"{n} to make, {length} of audio, into {place}; {done} done already"
+    return f"{n} to make, {length} of audio, into {output}; {done} done already"

@@ -1,25 +1,20 @@
-"""What the AWS tasks of `inv` do, between a task's flags and the modules that know.
-
-Only order and words are here: what is asked, what is shown, when to stop.
-"""
+"""The AWS tasks of `inv`: in which order they ask AWS, show, ask the user, act, and when they stop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ops import boxes, ui
 from ops.aws import machines, prices, regions, runs
-from ops.aws.account import setup as account
+from ops.aws.account import setup
 from ops.aws.account.step import Step
-from ops.aws.fleet import kill
-from ops.aws.fleet import status as fleet
-from ops.aws.images import plan as blueprint
-from ops.aws.images import registry as image
-from ops.aws.images.build import Build
-from ops.aws.launch import launch as launching
-from ops.aws.launch import prepare
-from ops.aws.launch.prepare import Wish
+from ops.aws.fleet import kill, status
+from ops.aws.images import registry
+from ops.aws.images.build import ImageBuild
+from ops.aws.images.plan import plan_image
+from ops.aws.launch import launch, prepare
+from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.machines import Machine
 from ops.aws.session import Aws
 from ops.repository import ROOT
@@ -47,113 +42,116 @@ def amount_usd(text: str, what: str) -> float | None:
     return amount
 
 
-def setup(settings: Settings, ssh_from: str, *, yes: bool, dry_run: bool, json: bool) -> None:
-    """Show what the account lacks, ask, make it, and print the lines for .env."""
+def set_up(settings: Settings, ssh_from: str, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show what the account lacks, ask, create it, and print the lines for .env."""
     aws = _checked(settings, "setup")
-    name = account.bucket_name(aws)
-    steps = account.plan(aws, name, ssh_from)
+    name = setup.bucket_name(aws)
+    steps = setup.plan(aws, name, ssh_from)
     if _done(steps, "Carry this out?", yes=yes, dry_run=dry_run, json=json):
-        ui.say("\nfor .env:\n" + account.env_lines(aws, name))
+        ui.say("\nfor .env:\n" + setup.env_lines(aws, name))
 
 
 def remove_setup(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:
-    """Show what setup made, ask, and take it away."""
-    steps = account.removal(_checked(settings, "setup"))
+    """Show what setup created, ask, and remove it."""
+    steps = setup.removal(_checked(settings, "setup"))
     _done(steps, "Remove all this?", yes=yes, dry_run=dry_run, json=json)
 
 
 def _done(steps: Sequence[Step], question: str, *, yes: bool, dry_run: bool, json: bool) -> bool:
-    """True if everything is now as it was shown; False for a dry run."""
+    """True if the account now is as the steps want it; False for a dry run."""
     rows = [step.row() for step in steps]
-    if account.n_changes(steps) == 0:
+    if setup.n_changes(steps) == 0:
         ui.show(rows, json=json)
         ui.say("nothing to do")
         return True
     if not ui.agreed(rows, question, yes=yes, dry_run=dry_run, json=json):
         return False
-    account.carry_out(steps, ui.say)
+    setup.carry_out(steps, ui.say)
     return True
 
 
-def images(settings: Settings, *, bases: bool, json: bool) -> None:
-    """Our images, or AWS's that one can be built on."""
+def show_images(settings: Settings, *, bases: bool, json: bool) -> None:
+    """This project's images, or the images of AWS that one can be built on."""
     aws = _checked(settings, "image")
-    ui.show(blueprint.bases(aws) if bases else image.found(aws), json=json)
+    ui.show(registry.bases(aws) if bases else registry.found(aws), json=json)
 
 
 def remove_images(settings: Settings, names: Sequence[str], *, yes: bool, dry_run: bool, json: bool) -> None:
     """Show, ask, and remove images with their snapshots."""
-    steps = image.removal(_checked(settings, "image"), names)
+    steps = registry.removal(_checked(settings, "image"), names)
     _done(steps, "Remove these images?", yes=yes, dry_run=dry_run, json=json)
 
 
 def build_image(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:
     """Show the plan, ask, and build the machine image."""
     aws = _checked(settings, "image")
-    plan = blueprint.plan_build(aws, ROOT, datetime.now(UTC))
-    build = Build(aws, plan, ui.say)
+    plan = plan_image(aws, ROOT, datetime.now(UTC))
+    build = ImageBuild(aws, plan, ui.say)
     if dry_run:
-        build.rehearse()
+        build.dry_run()
     if ui.agreed(plan.rows(), "Rent this machine and build?", yes=yes, dry_run=dry_run, json=json):
         made = build.carry_out()
         ui.say(f"made {made.name}: {made.ami}; images.json has it, commit that file")
 
 
-def spot_price(settings: Settings, types: str, region: str, span: timedelta | None, *, json: bool) -> None:
-    """Prices of now, or how they went over a span of time."""
+def show_prices(settings: Settings, types: str, region: str, span: timedelta | None, *, json: bool) -> None:
+    """Current prices, or a summary of a span of time."""
     aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
     kinds = [name.strip() for name in types.split(",") if name.strip()] or settings.instance_type_list
-    places = regions.chosen(aws, region, [aws.region])
+    chosen = regions.chosen(aws, region, [aws.region])
     if span is None:
-        ui.show(prices.quotes(aws, kinds, places, now, ui.say), json=json)
+        ui.show(prices.quotes(aws, kinds, chosen, now, ui.say), json=json)
         return
     since = now - min(span, LONGEST_HISTORY)
-    changes = prices.history(aws, kinds, places, since, ui.say)
+    changes = prices.history(aws, kinds, chosen, since, ui.say)
     if json:
         ui.show(changes, json=True)
     else:
-        ui.show(prices.courses(changes, since, now, blocks=ui.can_show(prices.BLOCKS)))
+        ui.show(prices.summaries(changes, since, now, blocks=ui.can_show(prices.BLOCKS)))
 
 
-def launch(settings: Settings, wish: Wish, *, another: bool, dry_run: bool, yes: bool, json: bool) -> None:
+def launch_machine(
+    settings: Settings, options: LaunchOptions, *, another: bool, dry_run: bool, yes: bool, json: bool
+) -> None:
     """Check, show, ask, rent, and say how to follow and how to end it."""
-    prepare.check_list(settings, wish)
+    prepare.check_list(settings, options)
     settings.export_aws()
     aws = Aws(settings, task="launch")
-    there = launching.existing(aws, ui.say)
+    there = launch.existing(aws, ui.say)
     if there and not another:
         _already(there, json, ui.say if dry_run else None)
         if not dry_run:
             return
-    prepared = prepare.prepare(aws, wish, datetime.now(UTC), ui.say)
+    prepared = prepare.prepare(aws, options, datetime.now(UTC), ui.say)
     if prepared is None:
         ui.say("no song of the list is left to make (inv check shows them); nothing was launched")
         return
     if not json:
         ui.show(prepared.offers)
-    rows = [] if json else prepared.order.rows()
+    rows = [] if json else prepared.plan.rows()
     if dry_run:
-        ui.agreed(rows or prepared.order.rows(), "", dry_run=True, json=json)
-        launching.dry_run(aws, prepared.order, ui.say)
+        ui.agreed(rows or prepared.plan.rows(), "", dry_run=True, json=json)
+        launch.dry_run(aws, prepared.plan, ui.say)
         return
-    question = f"Rent it, for {usd(prepared.order.hardest_case_usd())} at the very most?"
+    question = f"Rent it, for at most {usd(prepared.plan.worst_case_usd())}?"
     if json:
         if not yes:
             raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
     else:
         ui.agreed(rows, question, yes=yes)
-    outcome = launching.carry_out(aws, prepared.order, another, ui.say)
-    if outcome.started is None:
-        _already(outcome.there, json, None)
+    result = launch.carry_out(aws, prepared.plan, another, ui.say)
+    if result.started is None:
+        _already(result.there, json, None)
         return
-    _started(settings, outcome.started, wish.keep_alive, json)
+    _started(settings, result.started, options.keep_alive, json)
 
 
-def status(settings: Settings, region: str, *, json: bool) -> bool:
+def show_status(settings: Settings, region: str, *, json: bool) -> bool:
     """Show the fleet; True if nothing is wrong."""
     settings.export_aws()
     aws = Aws(settings, task="status")
-    found = fleet.status(aws, regions.chosen(aws, region, regions.enabled(aws)), datetime.now(UTC), ui.say)
+    chosen = regions.chosen(aws, region, regions.enabled(aws))
+    found = status.fleet_status(aws, chosen, datetime.now(UTC), ui.say)
     if json:
         ui.show(found.rows(), json=True)
     else:
@@ -162,12 +160,12 @@ def status(settings: Settings, region: str, *, json: bool) -> bool:
         ui.say(found.closing_line())
         if found.leftovers:
             ui.show(found.leftovers)
-    for line in found.complaints:
+    for line in found.problems:
         ui.say(f"warning: {line}")
     return not found.wrong
 
 
-def logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
+def show_logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
     """Print a run's log, or a machine's console."""
     if lines < 0:
         raise BadInput("--lines is a number of lines; leave it out for all of them")
@@ -177,7 +175,7 @@ def logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
         there = {machine.id: machine.region for machine in _machines(aws)}
         text = _console(aws, console, there.get(console, aws.region))
     else:
-        bucket, prefix = prepare.place(settings)
+        bucket, prefix = prepare.output(settings)
         text = _log(aws, open_store(f"s3://{bucket}/{prefix}".rstrip("/")), run_id)
     ui.write("\n".join(text.splitlines()[-lines:] if lines else text.splitlines()))
 
@@ -195,23 +193,23 @@ def _log(aws: Aws, store: Store, run_id: str) -> str:
         ui.say(f"run {run_id}")
         return text
     if run_id not in machines_of:
-        raise UserError(f"run {run_id} has sent no log, and its machine is gone; see: inv status")
+        raise UserError(f"run {run_id} has sent no log, and its machine has ended; see: inv status")
     machine = machines_of[run_id]
     ui.say(f"run {run_id} has sent no log yet; the console of {machine.id}:")
     return _console(aws, machine.id, machine.region)
 
 
 def _console(aws: Aws, instance: str, region: str) -> str:
-    text = fleet.console(aws, instance, region)
+    text = status.console(aws, instance, region)
     if not text.strip():
-        raise UserError(f"{instance} has not sent its console yet; EC2 is some minutes behind")
+        raise UserError(f"{instance} has no console output yet; EC2 is some minutes behind")
     return text
 
 
 def _machines(aws: Aws) -> list[Machine]:
-    """All of ours, wherever they are; a region that does not answer is told."""
+    """This project's machines in every region; a region that does not answer is reported."""
     found = machines.find(aws, regions.enabled(aws))
-    for line in found.complaints():
+    for line in found.problems():
         ui.say(f"warning: {line}")
     return [machine for answer in found.answers.values() for machine in answer]
 
@@ -220,27 +218,27 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     """Show, ask, end and look again; True if nothing is left."""
     settings.export_aws()
     aws = Aws(settings, task="kill-all")
-    places = regions.chosen(aws, region, regions.enabled(aws))
-    found = fleet.survey(aws, places)
-    for line in found.complaints():
+    chosen = regions.chosen(aws, region, regions.enabled(aws))
+    found = status.survey(aws, chosen)
+    for line in found.problems():
         ui.say(f"warning: {line}")
     listed = kill.rows(found.answers)
     if not listed:
         if json:
             ui.show([], json=True)
-        ui.say(f"nothing of ours in {count(len(found.answers), 'region')}")
+        ui.say(f"nothing of this project in {count(len(found.answers), 'region')}")
         return not found.failed
     if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
         return not found.failed
-    ended = kill.kill(aws, places, ui.say)
+    ended = kill.kill(aws, chosen, ui.say)
     if ended.left:
         raise UserError(
             f"{', '.join(ended.left)} did not end; look at it in the AWS console (is it protected?), "
             "then run inv kill-all again"
         )
-    if ended.complaints:
-        raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.complaints))
-    ui.say(f"ended {len(ended.ended)}; nothing of ours is left in {count(len(places), 'region')}")
+    if ended.problems:
+        raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.problems))
+    ui.say(f"ended {len(ended.ended)}; nothing of this project is left in {count(len(chosen), 'region')}")
     return True
 
 
@@ -249,20 +247,22 @@ def _checked(settings: Settings, task: str) -> Aws:
     return Aws(settings, task=task)
 
 
-def _already(there: Any, json: bool, dry: Any) -> None:
-    """Show the machines that stand in the way. Raises UserError if none of them works."""
+def _already(there: Sequence[Machine], json: bool, dry: Callable[[str], None] | None) -> None:
+    """Show the machines that keep this launch from renting. Raises UserError if none of them runs."""
     if not json:
-        ui.show([fleet.shown(machine, datetime.now(UTC), None) for machine in there])
+        ui.show([status.machine_row(machine, datetime.now(UTC), None) for machine in there])
     elif dry is None:
         ui.show([_row(machine) for machine in there], json=True)
     lines = "; ".join(machine.line() for machine in there)
     if dry is not None:
-        dry(f"there is a machine already, so a launch would end here: {lines}")
+        dry(f"there is a machine already, so a launch would stop here: {lines}")
     elif any(machine.state in machines.WORKING for machine in there):
         ui.say(f"there is a machine already, nothing was launched: {lines}")
-        ui.say("follow it: inv status    one more: inv launch --another    end it: inv kill-all")
+        ui.say("follow it: inv status    launch another: inv launch --another    end it: inv kill-all")
     else:
-        raise UserError(f"a machine is in the way and does not work: {lines}; run inv kill-all, or --another")
+        raise UserError(
+            f"there is a machine already, but not running: {lines}; run inv kill-all, or --another"
+        )
 
 
 def _started(settings: Settings, machine: Machine, keep_alive: bool, json: bool) -> None:
@@ -284,7 +284,7 @@ def _started(settings: Settings, machine: Machine, keep_alive: bool, json: bool)
     else:
         ui.write(f"{machine.id}  {machine.address or 'no public address'}")
     ends = stamp(machine.expires_at) if machine.expires_at else "?"
-    when = "it stays on when the songs are made" if keep_alive else "it ends when the songs are made"
+    when = "it stays on after the batch" if keep_alive else "it ends after the batch"
     ui.say(
         f"{machine.instance_type} in {machine.zone} is starting; {when}, and ends by {ends} at the latest\n"
         "  follow it   inv status        (progress, cost so far)\n"

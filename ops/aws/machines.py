@@ -1,19 +1,18 @@
-"""Our EC2 machines, wherever they are: found by tag in every region, never by local state."""
+"""This project's EC2 machines: found by tag in every region, never by local state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ops.aws import regions as everywhere
-from ops.aws.regions import Everywhere
+from ops.aws.regions import ByRegion, ask_each
 from ops.aws.session import PROJECT, Aws, tag_dict
 from worker import timestamps
 
 ALIVE = ("pending", "running", "stopping", "stopped")
 WORKING = ("pending", "running")
 
-# The Name of the machine on which `inv image` builds: ours, and no worker's.
+# The Name of the machine on which `inv image` builds: this project's, but not a worker's.
 BUILD_BOX = "musicgen-image-build"
 
 EXPIRES, LAUNCHED_BY, RUN, PRICE, OUTPUT = "ExpiresAt", "LaunchedBy", "RunId", "HourlyUsd", "Output"
@@ -21,7 +20,7 @@ EXPIRES, LAUNCHED_BY, RUN, PRICE, OUTPUT = "ExpiresAt", "LaunchedBy", "RunId", "
 
 @dataclass(frozen=True)
 class Machine:
-    """One instance of ours, as EC2 and its tags tell it."""
+    """One instance of this project, by EC2's description and its tags."""
 
     id: str
     region: str
@@ -33,11 +32,11 @@ class Machine:
     expires_at: datetime | None
     hourly_usd: float | None
     run_id: str | None
-    output: str | None  # s3:// place of its songs
+    output: str | None  # s3:// address of its songs
     launched_by: str | None
     name: str | None
     address: str | None
-    host: str | None  # its own name for itself
+    host: str | None  # the host name that its worker reports
 
     @property
     def builds_image(self) -> bool:
@@ -53,28 +52,36 @@ class Machine:
         return None if self.hourly_usd is None else self.age_s(now) / 3600 * self.hourly_usd
 
     def overdue(self, now: datetime) -> bool:
-        """True if it should be gone."""
+        """True if it should have ended."""
         return self.expires_at is not None and now > self.expires_at
 
     def line(self) -> str:
-        """`i-0a1b (g4dn.xlarge, us-east-1a, running since 2026-11-22T19:50:59Z)`."""
-        since = timestamps.stamp(self.launched_at)
-        return f"{self.id} ({self.instance_type}, {self.zone}, {self.state}, launched {since})"
+        """`i-0a1b (g4dn.xlarge, us-east-1a, running, launched 2026-11-22T19:50:59Z)`."""
+        launched = timestamps.stamp(self.launched_at)
+        return f"{self.id} ({self.instance_type}, {self.zone}, {self.state}, launched {launched})"
 
 
-def find(aws: Aws, regions: Sequence[str], states: Sequence[str] = ALIVE) -> Everywhere[list[Machine]]:
-    """Our machines in these states, by region."""
-    return everywhere.each(regions, lambda region: in_region(aws, region, states))
+def find(aws: Aws, regions: Sequence[str], states: Sequence[str] = ALIVE) -> ByRegion[list[Machine]]:
+    """This project's machines in these states, by region."""
+    return ask_each(regions, lambda region: in_region(aws, region, states))
 
 
 def in_region(aws: Aws, region: str, states: Sequence[str] = ALIVE, **tags: str) -> list[Machine]:
-    """Our machines in one region, with these tags; the oldest first."""
+    """This project's machines in one region, with these tags; the oldest first."""
     wanted = {"Project": PROJECT, **tags}
     filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in wanted.items()]
     filters.append({"Name": "instance-state-name", "Values": list(states)})
     reservations = aws.pages("ec2", "describe_instances", "Reservations", region=region, Filters=filters)
     found = [machine(each, region) for reservation in reservations for each in reservation["Instances"]]
     return sorted(found, key=lambda each: (each.launched_at, each.id))
+
+
+def described(aws: Aws, instance: str) -> dict[str, Any]:
+    """EC2's description of an instance; empty while EC2 does not know it yet."""
+    unseen = ("InvalidInstanceID.NotFound",)
+    answer = aws.ask("ec2", "describe_instances", absent=unseen, InstanceIds=[instance])
+    reservations = answer["Reservations"] if answer else []
+    return dict(reservations[0]["Instances"][0]) if reservations else {}
 
 
 def machine(instance: dict[str, Any], region: str) -> Machine:

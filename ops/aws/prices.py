@@ -1,7 +1,7 @@
-"""What a machine costs now and cost lately: spot prices by zone, and the on-demand price beside them.
+"""Spot prices by zone, now and over time, and the on-demand price beside them.
 
-Prices are live and whole: every page, the newest price of each zone and type, the cheapest first.
-The on-demand price is only for comparison: without it the rest still stands. Rents nothing.
+Prices are live and complete: every page, the newest price of each zone and type, the cheapest first.
+The on-demand price is only for comparison; without it the spot prices are still shown. Rents nothing.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ops.aws import regions as everywhere
+from ops.aws.regions import ask_each
 from ops.aws.session import Aws
 from worker.errors import UserError
 from worker.timestamps import stamp
@@ -37,7 +37,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Change:
+class PriceChange:
     """From `at` on, an hour of this type costs this in this zone."""
 
     region: str
@@ -48,14 +48,14 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Course:
-    """How the price of one type in one zone went over a span of time."""
+class PriceSummary:
+    """The price of one type in one zone over a span of time."""
 
     zone: str
     instance_type: str
     now_usd: float
     low_usd: float
-    mean_usd: float  # by how long each price held
+    mean_usd: float  # weighted by how long each price held
     high_usd: float
     chart: str
 
@@ -64,7 +64,7 @@ Tell = Callable[[str], None]
 
 
 def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime, tell: Tell) -> list[Quote]:
-    """The spot price of every zone, cheapest first. What cannot be had is told.
+    """The spot price of every zone, cheapest first. What is not available is reported.
 
     Raises UserError if no region answers.
     """
@@ -72,11 +72,11 @@ def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime
     for region in regions:
         there = {change.instance_type for change in changes if change.region == region}
         if changes and (lacking := [kind for kind in types if kind not in there]):
-            tell(f"{', '.join(lacking)}: no spot price in {region}; it is not rented out there")
-    usual = _on_demand(aws, {(change.instance_type, change.region) for change in changes}, tell)
+            tell(f"{', '.join(lacking)}: no spot price in {region}; the region does not offer it")
+    on_demand_usd = _on_demand(aws, {(change.instance_type, change.region) for change in changes}, tell)
 
-    def quote(change: Change) -> Quote:
-        on_demand = usual.get((change.instance_type, change.region))
+    def quote(change: PriceChange) -> Quote:
+        on_demand = on_demand_usd.get((change.instance_type, change.region))
         saving = round(100 * (1 - change.usd / on_demand), 1) if on_demand else None
         since = stamp(change.at)
         place = (change.region, change.zone, change.instance_type)
@@ -89,20 +89,20 @@ def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime
 
 def history(
     aws: Aws, types: Sequence[str], regions: Sequence[str], since: datetime, tell: Tell
-) -> list[Change]:
+) -> list[PriceChange]:
     """Every change of price since then, oldest first, with the price that held at `since`."""
     return sorted(_changes(aws, types, regions, since, tell), key=lambda change: change.at)
 
 
 def spot_now(aws: Aws, instance_type: str, zone: str) -> float | None:
-    """The spot price of one type in one zone of our region; None if it has none."""
+    """The spot price of one type in one zone of the configured region; None if it has none."""
     found = _in_region(aws, [instance_type], aws.region, datetime.now(UTC))
     return next((change.usd for change in newest(found) if change.zone == zone), None)
 
 
-def newest(changes: Sequence[Change]) -> list[Change]:
+def newest(changes: Sequence[PriceChange]) -> list[PriceChange]:
     """The last change of each zone and type: AWS sends them in no order, some twice."""
-    last: dict[tuple[str, str], Change] = {}
+    last: dict[tuple[str, str], PriceChange] = {}
     for change in changes:
         place = (change.zone, change.instance_type)
         if place not in last or change.at > last[place].at:
@@ -110,12 +110,14 @@ def newest(changes: Sequence[Change]) -> list[Change]:
     return list(last.values())
 
 
-def courses(changes: Sequence[Change], since: datetime, now: datetime, blocks: bool) -> list[Course]:
+def summaries(
+    changes: Sequence[PriceChange], since: datetime, now: datetime, blocks: bool
+) -> list[PriceSummary]:
     """One line for each zone and type, cheapest first. All charts share one scale.
 
     `blocks`: the console can show block characters.
     """
-    by_place: dict[tuple[str, str], list[Change]] = defaultdict(list)
+    by_place: dict[tuple[str, str], list[PriceChange]] = defaultdict(list)
     for change in sorted(changes, key=lambda change: change.at):
         by_place[change.zone, change.instance_type].append(change)
     columns = [since + (now - since) * (n + 0.5) / _CHART_COLUMNS for n in range(_CHART_COLUMNS)]
@@ -133,11 +135,11 @@ def courses(changes: Sequence[Change], since: datetime, now: datetime, blocks: b
         mean = paid / sum(spans) if sum(spans) else held[-1].usd
         prices = [change.usd for change in inside] + [_at(held, since) or held[0].usd]
         chart = _chart([_at(held, moment) for moment in columns], top, BLOCKS if blocks else _LETTERS)
-        found.append(Course(zone, kind, held[-1].usd, min(prices), mean, max(prices), chart))
-    return sorted(found, key=lambda course: (course.now_usd, course.zone))
+        found.append(PriceSummary(zone, kind, held[-1].usd, min(prices), mean, max(prices), chart))
+    return sorted(found, key=lambda row: (row.now_usd, row.zone))
 
 
-def _at(held: Sequence[Change], moment: datetime) -> float | None:
+def _at(held: Sequence[PriceChange], moment: datetime) -> float | None:
     before = [change.usd for change in held if change.at <= moment]
     return before[-1] if before else None
 
@@ -150,14 +152,14 @@ def _chart(prices: Sequence[float | None], top: float, marks: str) -> str:
 
 def _changes(
     aws: Aws, types: Sequence[str], regions: Sequence[str], since: datetime, tell: Tell
-) -> list[Change]:
-    asked = everywhere.each(regions, lambda region: _in_region(aws, types, region, since))
-    for line in asked.complaints():
+) -> list[PriceChange]:
+    asked = ask_each(regions, lambda region: _in_region(aws, types, region, since))
+    for line in asked.problems():
         tell(f"warning: no prices, {line}")
     return [change for answer in asked.answers.values() for change in answer]
 
 
-def _in_region(aws: Aws, types: Sequence[str], region: str, since: datetime) -> list[Change]:
+def _in_region(aws: Aws, types: Sequence[str], region: str, since: datetime) -> list[PriceChange]:
     # The answer begins with the price that held at StartTime.
     found = aws.pages(
         "ec2",
@@ -169,7 +171,7 @@ def _in_region(aws: Aws, types: Sequence[str], region: str, since: datetime) -> 
         StartTime=since,
     )
     return [
-        Change(
+        PriceChange(
             region, row["AvailabilityZone"], row["InstanceType"], row["Timestamp"], float(row["SpotPrice"])
         )
         for row in found
@@ -177,13 +179,13 @@ def _in_region(aws: Aws, types: Sequence[str], region: str, since: datetime) -> 
 
 
 def _on_demand(aws: Aws, wanted: set[tuple[str, str]], tell: Tell) -> Mapping[tuple[str, str], float | None]:
-    """USD per hour by type and region. Never an error: a missing price is told and left out."""
+    """USD per hour by type and region. Never an error: a missing price is reported and left out."""
     found: dict[tuple[str, str], float | None] = {}
     for kind, region in sorted(wanted):
         try:
             found[kind, region] = on_demand(aws, kind, region)
         except UserError as error:
-            tell(f"warning: on-demand prices are unknown, so the saving is, too: {error}")
+            tell(f"warning: no on-demand prices, so the saving is not shown: {error}")
             break
     return found
 

@@ -1,7 +1,7 @@
 """The regions of the account, and one question asked in each of them at once.
 
 Machines are found by tag in every region, never by local state. A region that does not answer is
-reported by name, so that nobody takes silence for emptiness.
+reported by name, so that nobody takes no answer for no machine.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ _AT_ONCE = 12
 
 
 @dataclass(frozen=True)
-class Everywhere(Generic[T]):
+class ByRegion(Generic[T]):
     """Answers by region, and why the others gave none."""
 
     answers: dict[str, T]
     failed: dict[str, UserError]
 
-    def complaints(self) -> list[str]:
+    def problems(self) -> list[str]:
         """A line for each region that did not answer."""
         return [f"could not look in {region}: {error}" for region, error in self.failed.items()]
 
 
 def enabled(aws: Aws) -> list[str]:
-    """The regions that this account can use, ours first."""
+    """The regions that this account can use, the configured one first."""
     listed = aws.ask("ec2", "describe_regions")["Regions"]
     names = sorted(region["RegionName"] for region in listed)
     return sorted(names, key=lambda name: name != aws.region)
@@ -48,7 +48,7 @@ def chosen(aws: Aws, text: str, default: Sequence[str]) -> list[str]:
     return names
 
 
-def each(regions: Sequence[str], ask: Callable[[str], T]) -> Everywhere[T]:
+def ask_each(regions: Sequence[str], ask: Callable[[str], T]) -> ByRegion[T]:
     """`ask(region)` for every region, several at once. UserErrors are kept, not raised.
 
     Raises the last error if every region failed.
@@ -64,4 +64,4 @@ def each(regions: Sequence[str], ask: Callable[[str], T]) -> Everywhere[T]:
                 failed[region] = error
     if failed and not answers:
         raise next(iter(failed.values()))
-    return Everywhere(answers, failed)
+    return ByRegion(answers, failed)

@@ -1,4 +1,4 @@
-"""What the bucket tells of a run: its heartbeat, its log, the log of its machine's first boot."""
+"""What the bucket has of a run: its heartbeat, its log, the log of its machine's first boot."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from worker.songs import status
 from worker.songs.status import Status
 from worker.store.base import Missing, Store
 
-# Runs that are looked through for the one of a machine.
+# Runs that are searched for the one of a machine.
 _NEWEST = 8
 
 
@@ -30,7 +30,7 @@ def of_machine(store: Store, machine: Machine) -> Status | None:
 
 
 def newest(store: Store) -> list[str]:
-    """Every run of the place, the newest first: their names begin with the time."""
+    """Every run with this output, the newest first: their names begin with the time."""
     return sorted(_runs(store.list("runs/")), reverse=True)
 
 

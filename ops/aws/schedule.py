@@ -1,18 +1,18 @@
-"""The alarm clock outside of the machine: an EventBridge schedule that ends it once, after its deadline.
+"""The safeguard outside of the machine: an EventBridge schedule that ends it once, after its deadline.
 
-The outer of two belts: it works even when the machine's own timers do not. It deletes itself after it
-has fired. Its role, `musicgen-scheduler-role`, is made by `inv setup`.
+It works even when the machine's own timers do not, and deletes itself after it has run. Its role is made
+by `inv setup`.
 """
 
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from ops.aws.account.iam import SCHEDULER_ROLE
 from ops.aws.session import Aws
 
 PREFIX = "musicgen-"
-# The machine's own belts come first.
+SCHEDULER_ROLE = "musicgen-scheduler-role"
+# The machine's own timers come first.
 AFTER = timedelta(minutes=10)
 
 
@@ -24,7 +24,7 @@ def name_for(instance: str) -> str:
 def arm(aws: Aws, instance: str, expires_at: datetime, region: str = "") -> str:
     """Make the schedule that ends this instance; -> its name. Raises UserError."""
     partition, account = aws.caller.partition, aws.caller.account
-    at = (expires_at + AFTER).astimezone(UTC)
+    at = (expires_at + AFTER).astimezone(UTC)  # in the scheduler's own format
     aws.act(
         "scheduler",
         "create_schedule",
@@ -46,7 +46,7 @@ def arm(aws: Aws, instance: str, expires_at: datetime, region: str = "") -> str:
 
 
 def listed(aws: Aws, region: str) -> list[str]:
-    """The names of our schedules in a region."""
+    """The names of this project's schedules in a region."""
     found = aws.pages("scheduler", "list_schedules", "Schedules", region=region, NamePrefix=PREFIX)
     return sorted(schedule["Name"] for schedule in found)
 

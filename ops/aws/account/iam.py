@@ -14,12 +14,12 @@ from typing import Any
 
 from ops.aws.account import policies
 from ops.aws.account.step import ABSENT, KEEP, Step, step
+from ops.aws.schedule import SCHEDULER_ROLE
 from ops.aws.session import Aws, tag_dict, tag_list
 from worker.errors import UserError
 
 WORKER_ROLE = "musicgen-worker-role"
 POD_ROLE = "musicgen-pod-role"
-SCHEDULER_ROLE = "musicgen-scheduler-role"
 INLINE = "musicgen"
 HOUR_S = 3600
 MAX_SESSION_S = 12 * HOUR_S
@@ -155,13 +155,6 @@ def ensure_profile(aws: Aws, name: str = WORKER_ROLE) -> str:
     if not held:  # twice would be an error: a profile holds one role
         aws.act("iam", "add_role_to_instance_profile", InstanceProfileName=name, RoleName=name)
     return str(found["InstanceProfile"]["Arn"])
-
-
-def profile_of(name_or_arn: str) -> dict[str, str]:
-    """How RunInstances wants the profile: by name or by ARN. A role's ARN names the profile of its name."""
-    if ":instance-profile/" in name_or_arn:
-        return {"Arn": name_or_arn}
-    return {"Name": name_or_arn.rpartition("/")[2]}
 
 
 def removal_steps(aws: Aws) -> Iterator[Step]:

@@ -1,7 +1,8 @@
-"""End everything of ours: machines, spot requests, volumes, schedules. And look again until it is gone.
+"""End everything of this project: machines, spot requests, volumes, schedules.
 
-Spot requests go first: a persistent one would start another machine in place of the ended.
-What cannot be ended is named, and nothing is called gone before AWS no longer lists it.
+Spot requests are cancelled first: a persistent one would start another machine in place of the ended one.
+All of it is listed again until nothing is left. What cannot be ended is named, and nothing counts as ended
+before AWS no longer lists it.
 """
 
 import time
@@ -10,40 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ops.aws import schedule
-from ops.aws.fleet import status as fleet
-from ops.aws.fleet.status import Region
+from ops.aws.fleet.status import RegionInventory, survey
 from ops.aws.session import Aws
 from worker.errors import UserError
 from worker.timestamps import stamp
 
 Tell = Callable[[str], None]
 
-# At least so often, however slow AWS is; and a region that did not answer once may do so again.
-_LOOKS = 3
+POLL_S = 3.0
+LIMIT_S = 300.0
+# Lists at least so often, however slow AWS is; a region may answer the next time.
+_LEAST_LOOKS = 3
 _KINDS = ("spot request", "volume", "schedule")
 
 
-@dataclass(frozen=True)
-class Patience:
-    """Seconds between two looks, and until it is given up."""
-
-    look: float = 3.0
-    whole: float = 300.0
-
-
-PATIENCE = Patience()
-
-
 @dataclass
-class Ended:
+class KillResult:
     """What was ended, what is left, and the regions that do not answer."""
 
     ended: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
-def rows(found: dict[str, Region]) -> list[dict[str, Any]]:
+def rows(found: dict[str, RegionInventory]) -> list[dict[str, Any]]:
     """Everything that would be ended."""
     shown: list[dict[str, Any]] = []
     for region, here in found.items():
@@ -58,22 +49,21 @@ def rows(found: dict[str, Region]) -> list[dict[str, Any]]:
     return shown
 
 
-def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None = None) -> Ended:
-    """End all of it, and list again until nothing is left or patience is."""
-    patience = patience or PATIENCE
-    end_s = time.monotonic() + patience.whole
-    done = Ended()
+def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
+    """End all of it, and list again until nothing is left or LIMIT_S have passed."""
+    end_s = time.monotonic() + LIMIT_S
+    done = KillResult()
     warned: set[str] = set()
     looks = 0
     while True:
-        found = fleet.survey(aws, regions)
-        done.complaints = found.complaints()
+        found = survey(aws, regions)
+        done.problems = found.problems()
         here = {region: answer for region, answer in found.answers.items() if not answer.empty}
         done.left = [row["id"] for row in rows(here)]
         looks += 1
-        if not here and (not done.complaints or looks >= _LOOKS):
+        if not here and (not done.problems or looks >= _LEAST_LOOKS):
             return done
-        if looks > _LOOKS and time.monotonic() > end_s:
+        if looks > _LEAST_LOOKS and time.monotonic() > end_s:
             return done
         for region, answer in here.items():
             for what, call in _calls(aws, region, answer):
@@ -87,10 +77,10 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell, patience: Patience | None
                     if what not in done.ended:
                         tell(f"ending {what}")
                         done.ended.append(what)
-        time.sleep(patience.look)
+        time.sleep(POLL_S)
 
 
-def _calls(aws: Aws, region: str, here: Region) -> list[tuple[str, Callable[[], object]]]:
+def _calls(aws: Aws, region: str, here: RegionInventory) -> list[tuple[str, Callable[[], object]]]:
     """What ends each thing, in the right order."""
     calls: list[tuple[str, Callable[[], object]]] = []
 
@@ -100,7 +90,7 @@ def _calls(aws: Aws, region: str, here: Region) -> list[tuple[str, Callable[[], 
     by_kind = {kind: [left.id for left in here.leftovers if left.what == kind] for kind in _KINDS}
     for request in by_kind["spot request"]:
         calls.append((request, end("cancel_spot_instance_requests", SpotInstanceRequestIds=[request])))
-    # One by one: a single one that AWS protects must not save the others.
+    # One by one: a protected one must not keep the others alive.
     for machine in here.machines:
         if machine.state != "shutting-down":
             calls.append((machine.id, end("terminate_instances", InstanceIds=[machine.id])))

@@ -1,6 +1,6 @@
-"""What of ours is in AWS, in every region, and what it costs: machines, and what they left behind.
+"""What this project has in AWS, in every region, and what it costs: machines, and what they left behind.
 
-Looks only. Found by tag, so it does not matter who started it and from where.
+Changes nothing. Found by tag, so it does not matter who started it and from where.
 """
 
 import base64
@@ -11,14 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from ops.aws import machines, runs, schedule
-from ops.aws import regions as everywhere
 from ops.aws.machines import Machine
-from ops.aws.regions import Everywhere
+from ops.aws.regions import ByRegion, ask_each
 from ops.aws.session import PROJECT, Aws
-from ops.settings import Settings
 from worker.amounts import count, duration, usd
 from worker.errors import UserError
-from worker.songs import status as worker
+from worker.songs.status import Status, is_stale
 from worker.store.open import open_store
 from worker.timestamps import parse, stamp
 
@@ -31,7 +29,7 @@ LEAVING = (*machines.ALIVE, "shutting-down")
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something of ours that is no machine and may cost money or bring one back."""
+    """Something that is not a machine, but costs money or may start one."""
 
     what: str  # spot request, volume, schedule
     id: str
@@ -40,8 +38,8 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Everything of ours in one region."""
+class RegionInventory:
+    """Everything that this project has in one region."""
 
     machines: list[Machine]
     leftovers: list[Leftover]
@@ -53,7 +51,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Shown:
+class MachineRow:
     """One machine as `inv status` shows it."""
 
     id: str
@@ -71,13 +69,13 @@ class Shown:
     overdue: bool
 
 
-def survey(aws: Aws, regions: Sequence[str]) -> Everywhere[Region]:
-    """All that is ours, by region."""
-    return everywhere.each(regions, lambda region: look(aws, region))
+def survey(aws: Aws, regions: Sequence[str]) -> ByRegion[RegionInventory]:
+    """Everything that this project has, by region."""
+    return ask_each(regions, lambda region: look(aws, region))
 
 
-def look(aws: Aws, region: str) -> Region:
-    """All that is ours in one region."""
+def look(aws: Aws, region: str) -> RegionInventory:
+    """Everything that this project has in one region."""
     found = machines.in_region(aws, region, LEAVING)
     alive = {machine.id for machine in found}
     tagged = {"Name": "tag:Project", "Values": [PROJECT]}
@@ -103,13 +101,13 @@ def look(aws: Aws, region: str) -> Region:
     with suppress(UserError):  # not every region has the scheduler, and a schedule costs nothing
         for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
             leftovers.append(Leftover("schedule", name, region, "its machine is gone"))
-    return Region(found, leftovers)
+    return RegionInventory(found, leftovers)
 
 
-def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
-    """A machine with its cost so far and what there is to say about it."""
+def machine_row(machine: Machine, now: datetime, beat: Status | None) -> MachineRow:
+    """A machine with its cost so far and a remark if something is to be known."""
     overdue = machine.overdue(now)
-    return Shown(
+    return MachineRow(
         id=machine.id,
         instance_type=machine.instance_type + ("" if machine.spot else " (on-demand)"),
         zone=machine.zone,
@@ -126,7 +124,7 @@ def shown(machine: Machine, now: datetime, beat: worker.Status | None) -> Shown:
     )
 
 
-def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
+def _remark(machine: Machine, now: datetime, beat: Status | None) -> str:
     if machine.overdue(now) and machine.expires_at:
         late = duration((now - machine.expires_at).total_seconds())
         return f"OVERDUE by {late}; run: inv kill-all"
@@ -145,35 +143,35 @@ def _remark(machine: Machine, now: datetime, beat: worker.Status | None) -> str:
     quiet_s = (now - parse(beat.updated_at)).total_seconds()
     if beat.exit_code is not None and quiet_s > ENDED_S:
         return f"idle: its run ended {duration(quiet_s)} ago"
-    if worker.is_stale(beat, now, SILENT_S):
+    if is_stale(beat, now, SILENT_S):
         return f"silent for {duration(quiet_s)}; see: inv logs"
     return ""
 
 
-def _progress(beat: worker.Status) -> str:
+def _progress(beat: Status) -> str:
     """`generating, 3 of 10 songs`."""
     failed = f", {beat.songs.failed} failed" if beat.songs.failed else ""
     return f"{beat.state}, {beat.songs.done} of {beat.songs.asked} songs{failed}"
 
 
 @dataclass(frozen=True)
-class Status:
-    """The whole fleet: rows for the eyes and for --json, and whether something is wrong."""
+class FleetStatus:
+    """The whole fleet: rows for the table and for --json, and whether something is wrong."""
 
-    machines: list[Shown]
+    machines: list[MachineRow]
     leftovers: list[Leftover]
-    complaints: list[str]
-    n_regions: int  # that answered
+    problems: list[str]
+    n_regions: int  # those that answered
 
     def rows(self) -> list[dict[str, Any]]:
-        """Machines, then what is left behind, in one list."""
+        """Machines, then what they left behind, in one list."""
         listed = [{"what": "machine"} | asdict(machine) for machine in self.machines]
         return listed + [asdict(leftover) for leftover in self.leftovers]
 
     @property
     def wrong(self) -> bool:
         """True if a machine is overdue, or a region did not answer."""
-        return bool(self.complaints) or any(machine.overdue for machine in self.machines)
+        return bool(self.problems) or any(machine.overdue for machine in self.machines)
 
     def closing_line(self) -> str:
         """`2 machines, $0.41 per hour, $1.02 so far; 1 volume`."""
@@ -181,23 +179,23 @@ class Status:
         spent = sum(machine.cost_usd or 0 for machine in self.machines)
         left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
         if not self.machines:
-            return f"no machine of ours in {count(self.n_regions, 'region')}{left}"
+            return f"no machine of this project in {count(self.n_regions, 'region')}{left}"
         return f"{count(len(self.machines), 'machine')}, {usd(hourly)} per hour, {usd(spent)} so far{left}"
 
 
-def status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> Status:
-    """How everything of ours stands. What cannot be asked is told, not hidden."""
+def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> FleetStatus:
+    """The state of everything that this project has. What does not answer is reported, not hidden."""
     found = survey(aws, regions)
     here, leftovers = [], []
     for region in found.answers.values():
         for machine in region.machines:
             if machine.state != "shutting-down":
-                here.append(shown(machine, now, _beat(machine, tell)))
+                here.append(machine_row(machine, now, _beat(machine, tell)))
         leftovers += region.leftovers
-    return Status(here, leftovers, found.complaints(), len(found.answers))
+    return FleetStatus(here, leftovers, found.problems(), len(found.answers))
 
 
-def _beat(machine: Machine, tell: Callable[[str], None]) -> worker.Status | None:
+def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:
     if not machine.output:
         return None
     try:
@@ -208,23 +206,16 @@ def _beat(machine: Machine, tell: Callable[[str], None]) -> worker.Status | None
 
 
 def console(aws: Aws, instance: str, region: str) -> str:
-    """What a machine wrote to its console, newest as far as EC2 gives it. Raises UserError."""
+    """What a machine wrote to its console, as new as EC2 gives it. Raises UserError."""
     unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
-    # `Latest` is for machines of the Nitro kind, as all GPU types of today are.
+    # `Latest` works on Nitro machines, as all current GPU types are.
     answer = aws.ask(
         "ec2", "get_console_output", region=region, absent=unknown, InstanceId=instance, Latest=True
     )
     if answer is None:
         raise UserError(f"no machine {instance} in {region}; see: inv status")
     text = answer.get("Output") or ""
-    try:  # botocore decodes it; a look-alike may leave that to us
+    try:  # botocore decodes it; another implementation of EC2 may not
         return base64.b64decode(text, validate=True).decode("utf-8", "replace")
     except ValueError:
         return str(text)
-
-
-def address(settings: Settings, instance: str, region: str | None = None) -> str | None:
-    """The public address of one of our machines now; None if it has none or is gone."""
-    aws = Aws(settings)
-    found = machines.in_region(aws, region or aws.region)
-    return next((machine.address for machine in found if machine.id == instance), None)

@@ -1,8 +1,8 @@
-"""The worker's machine images: which there are, which is the newest, and how old ones go.
+"""The worker's machine images: listed, recorded, removed; and the images of AWS that one is built on.
 
-AWS's own list, by tag, is what counts; images.json beside tasks.py keeps the ids under version control, so
-that a launch knows its image without asking and a reader sees from which commit it was made.
-An image that is removed takes its snapshots along: they are what costs.
+AWS's list, by tag, decides; images.json beside tasks.py keeps the ids under version control, so that a
+launch knows its image without asking and a reader sees from which commit it was made.
+An image is removed with its snapshots: they are what costs.
 """
 
 import json
@@ -22,6 +22,18 @@ NAME_START = "musicgen-worker-v"
 SCHEMA = 1
 SNAPSHOT_USD_PER_GIB_MONTH = 0.05  # us-east-1, 2026; the upper bound, as snapshots hold used blocks only
 
+BASES = "/aws/service/deeplearning/ami/x86_64"
+# AWS's names age; the first that exists is taken.
+CANDIDATES = tuple(
+    f"{BASES}/{kind}/latest/ami-id"
+    for kind in (
+        "base-oss-nvidia-driver-gpu-ubuntu-24.04",
+        "base-oss-nvidia-driver-gpu-ubuntu-22.04",
+        "base-oss-nvidia-driver-ubuntu-22.04",
+    )
+)
+INSTALL_GIB = 40  # packages and weights, on top of a base image's disk
+
 _VERSION = re.compile(re.escape(NAME_START) + r"(\d+)")
 
 
@@ -40,8 +52,8 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An image as it is in the account."""
+class ListedImage:
+    """An image as the account has it."""
 
     name: str
     ami: str
@@ -89,8 +101,8 @@ def _write(images: Sequence[Image]) -> None:
     FILE.write_bytes(json_bytes({"schema": SCHEMA, "images": [asdict(image) for image in images]}))
 
 
-def found(aws: Aws) -> list[Listed]:
-    """Our images in this region, oldest first, with what their snapshots cost at most."""
+def found(aws: Aws) -> list[ListedImage]:
+    """This project's images in this region, oldest first, with what their snapshots cost at most."""
     filters = [{"Name": "tag:Project", "Values": [PROJECT]}]
     images = aws.ask("ec2", "describe_images", Owners=["self"], Filters=filters)["Images"]
     return sorted((_listed(aws.region, image) for image in images), key=lambda image: image.made_at)
@@ -110,23 +122,59 @@ def removal(aws: Aws, names: Sequence[str]) -> list[Step]:
     for name in names:
         matches = there[:-1] if name == "old" else [i for i in there if name in (i.name, i.ami)]
         if not matches and name != "old":
-            raise BadInput(f"there is no image {name} of ours in {aws.region}; inv image --list shows them")
+            raise BadInput(f"{aws.region} has no image {name} of this project; inv image --list shows them")
         chosen += [image for image in matches if image not in chosen]
     return [_removal(aws, image) for image in chosen]
 
 
-def _removal(aws: Aws, image: Listed) -> Step:
+def _removal(aws: Aws, image: ListedImage) -> Step:
     now = f"{image.ami}, {image.disk_gib} GiB"
     wanted = f"{ABSENT}, and its snapshots {image.snapshots}"
     return Step(f"image {image.name}", now, wanted, "delete", lambda: remove(aws, image))
 
 
-def remove(aws: Aws, image: Listed) -> None:
+def remove(aws: Aws, image: ListedImage) -> None:
     """Deregister an image, delete its snapshots, take it out of images.json."""
     aws.act("ec2", "deregister_image", ImageId=image.ami)
     for snapshot in image.snapshots.split():
         aws.act("ec2", "delete_snapshot", SnapshotId=snapshot)
     forget(image.ami)
+
+
+def bases(aws: Aws) -> list[dict[str, str]]:
+    """AWS's Deep Learning images for x86, by the names of their SSM parameters."""
+    found = aws.pages("ssm", "get_parameters_by_path", "Parameters", Path=BASES, Recursive=True)
+    return [
+        {"name": parameter["Name"], "ami": parameter["Value"]}
+        for parameter in sorted(found, key=lambda parameter: str(parameter["Name"]))
+        if parameter["Name"].endswith("/latest/ami-id")
+    ]
+
+
+def resolve_base(aws: Aws) -> tuple[str, str]:
+    """(name, ami id) of MUSICGEN_BASE_IMAGE, else of the first candidate that AWS has. Raises BadInput."""
+    asked = aws.settings.base_image
+    if asked and asked.startswith("ami-"):
+        return asked, asked
+    for name in [asked] if asked else CANDIDATES:
+        answer = aws.ask("ssm", "get_parameter", Name=name, absent=("ParameterNotFound",))
+        if answer:
+            return name, str(answer["Parameter"]["Value"])
+    what = f"no base image {asked}" if asked else "none of the base images in ops/aws/images/registry.py"
+    raise BadInput(
+        f"AWS has {what} in {aws.region}; set MUSICGEN_BASE_IMAGE to one that `inv image --bases` lists"
+    )
+
+
+def root_disk(described: dict[str, Any]) -> tuple[str, int]:
+    """The root device of an image, as EC2 describes it, and its size in GiB; 0 if that is not known."""
+    root = described.get("RootDeviceName", "/dev/sda1")
+    sizes = [
+        disk["Ebs"].get("VolumeSize", 0)
+        for disk in described.get("BlockDeviceMappings", [])
+        if disk.get("DeviceName") == root and "Ebs" in disk
+    ]
+    return root, max(sizes, default=0)
 
 
 def snapshots_of(image: dict[str, Any]) -> list[str]:
@@ -138,10 +186,10 @@ def snapshots_of(image: dict[str, Any]) -> list[str]:
     ]
 
 
-def _listed(region: str, image: dict[str, Any]) -> Listed:
+def _listed(region: str, image: dict[str, Any]) -> ListedImage:
     tags = tag_dict(image.get("Tags"))
     size_gib = sum(disk["Ebs"].get("VolumeSize", 0) for disk in image["BlockDeviceMappings"] if "Ebs" in disk)
-    return Listed(
+    return ListedImage(
         name=image.get("Name", ""),
         ami=image["ImageId"],
         region=region,

@@ -1,8 +1,8 @@
 """One launch at a time: a lease in the bucket, whoever starts it and wherever.
 
-The rule is that of the worker's claims (worker/store/lease.py): who holds it renews it, who waits
-takes it over when it has not changed for TTL_S. EC2's ClientToken cannot do this: it is idempotent in one
-zone only, and two launches may walk the zones in different orders.
+The rule is that of the worker's claims (worker/store/lease.py): its holder renews it, and who waits takes it
+over when it has not changed for TTL_S. EC2's ClientToken cannot do this: it is idempotent in one zone only,
+and two launches may try the zones in different orders.
 """
 
 import threading
@@ -21,15 +21,15 @@ TTL_S = 60.0
 
 
 class LaunchLease:
-    """Hold it with `with`, which waits for it; `check()` right before what nobody else may do."""
+    """Held by `with`, which waits for it; `check()` it right before what only its holder may do."""
 
     def __init__(
-        self, store: Store, tell: Callable[[str], None], look_s: float = 0.5, ttl_s: float = TTL_S
+        self, store: Store, tell: Callable[[str], None], poll_s: float = 0.5, ttl_s: float = TTL_S
     ) -> None:
-        # A launch has no seat that another one could inherit: a dead one is waited for.
+        # No later launch has this identity: a launch that died is waited for until its time is over.
         launch = lease.Claimant(seat=uuid.uuid4().hex, run_id="launch")
         self._lease = lease.Lease(store, KEY, ttl_s, launch, lease.elapsed_s)
-        self._tell, self._ttl_s, self._look_s = tell, ttl_s, look_s
+        self._tell, self._ttl_s, self._poll_s = tell, ttl_s, poll_s
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -37,11 +37,10 @@ class LaunchLease:
         told = False
         while not self._lease.take():
             if not told:
-                self._tell(
-                    f"another launch is under way; waiting for it, or for {self._ttl_s:.0f} s without a sign"
-                )
+                limit = f"{self._ttl_s:.0f} s without a heartbeat"
+                self._tell(f"another launch is running; waiting for it, or for {limit}")
             told = True
-            time.sleep(self._look_s)
+            time.sleep(self._poll_s)
         self._renewer.start()
         return self
 

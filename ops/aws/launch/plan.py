@@ -1,24 +1,20 @@
 """One launch as plain values: what is asked of EC2, what it may cost, what it should make. Pure."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
-from ops.aws import machines
-from ops.aws import user_data as userdata
-from ops.aws.launch.prerequisites import Ready
+from ops.aws import user_data
+from ops.aws.launch.prerequisites import Prerequisites
 from ops.aws.prices import Quote
-from ops.aws.session import tag_list
-from ops.release import Release
+from ops.aws.rent import MachineRequest
+from ops.aws.user_data import Boot
 from worker.amounts import count, duration, usd
-from worker.timestamps import stamp
 
-# Nothing to go by but other people's figures for one T4; the first run in this place replaces it.
+# Other people's figures for one T4; the first run with this output replaces it.
 ASSUMED_RATE = 1.5
-ASSUMED_BASIS = "a guess until a run has ended here"
+ASSUMED_BASIS = "an assumption until a run has ended here"
 # Boot, model load, the last upload and the stop hook's grace.
 OVERHEAD_S = 600.0
 # Packages and weights, on an image that lacks them.
@@ -28,7 +24,7 @@ STOP_HOOK = "/etc/musicgen/power_off"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A type in a zone that may be rented, at its price of now."""
+    """A type in a zone that may be rented, at its current price."""
 
     zone: str
     instance_type: str
@@ -37,8 +33,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is left to make, and how fast it went before: seconds of audio in a second."""
+class Workload:
+    """What is left to make, and how fast it is made: seconds of audio in a second."""
 
     n_songs: int
     audio_s: float
@@ -52,162 +48,117 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The two files that user data is made of."""
+class BootFiles:
+    """The texts of the two files that user data is made of: remote/bootstrap.sh, remote/s3_object.py."""
 
     bootstrap: str
     s3_object: str
 
 
 @dataclass(frozen=True)
-class Order:
+class LaunchPlan:
     """A launch, decided. `candidates` are tried in this order."""
 
-    run_id: str
-    region: str
+    boot: Boot
+    files: BootFiles
+    prerequisites: Prerequisites
+    candidates: Sequence[Candidate]
     spot: bool
     cap_usd: float
-    lifetime: timedelta
-    expires_at: datetime
-    ready: Ready
-    candidates: Sequence[Candidate]
-    release: Release
-    bucket: str
-    prefix: str
-    work: Work
-    worker_env: Mapping[str, str]
-    worker_options: Sequence[str]
+    workload: Workload
     launched_by: str
-    endpoint_url: str
-    texts: Texts
 
     @property
     def output(self) -> str:
-        """The songs' place."""
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        """The address of the songs."""
+        return f"s3://{self.boot.bucket}/{self.boot.prefix}".rstrip("/")
 
-    def hardest_case_usd(self) -> float:
-        """The whole lifetime at the highest price."""
-        return self.cap_usd * self.lifetime.total_seconds() / 3600
+    def ending_at(self, moment: datetime) -> "LaunchPlan":
+        """The same plan with another deadline."""
+        return replace(self, boot=replace(self.boot, expires_at=moment))
+
+    def worst_case_usd(self) -> float:
+        """The whole lifetime at the maximum price."""
+        return self.cap_usd * self.boot.lifetime_s / 3600
 
     def rows(self) -> list[dict[str, Any]]:
         """The plan as it is shown."""
-        best = self.candidates[0]
-        install_s = INSTALL_S if self.ready.image_note else 0.0
-        expected_s = min(self.work.busy_s + install_s, self.lifetime.total_seconds())
-        work = f"{count(self.work.n_songs, 'song')}, {duration(self.work.audio_s)} of audio"
-        pace = f"{self.work.rate:.2g} s of audio a second ({self.work.basis})"
+        best, needs, work, release = (
+            self.candidates[0],
+            self.prerequisites,
+            self.workload,
+            self.boot.release,
+        )
+        install_s = INSTALL_S if needs.image_note else 0.0
+        expected_s = min(work.busy_s + install_s, self.boot.lifetime_s)
         expected = f"{usd(best.usd_per_hour * expected_s / 3600)} in {duration(expected_s)}"
+        rate = f"{work.rate:.2g} s of audio a second ({work.basis})"
         kind = "one-time spot" if self.spot else "on-demand"
+        offers = count(len(self.candidates), "offer")
         shown = {
-            "machine": f"{best.instance_type}, {kind}, {best.zone} first of {len(self.candidates)} offers",
+            "machine": f"{best.instance_type}, {kind}, {best.zone} first of {offers}",
             "price now": f"{usd(best.usd_per_hour)} per hour",
-            "highest price": f"{usd(self.cap_usd)} per hour",
-            "lifetime": f"{duration(self.lifetime.total_seconds())}, then it ends by itself",
-            "hardest case": f"{usd(self.hardest_case_usd())} (whole lifetime at the highest price)",
-            "songs": f"{work}, into {self.output}",
-            "expected": f"{expected}, at {pace}",
-            "disk": f"{self.ready.disk_gib} GiB and a public address on top, about $0.02 per hour",
-            "image": self.ready.image_note or self.ready.image,
-            "firewall": self.ready.group or "made first: SSH from this machine's address",
-            "code": self.release.commit or f"this folder, sha256 {self.release.sha256[:16]}",
+            "maximum price": f"{usd(self.cap_usd)} per hour",
+            "lifetime": f"{duration(self.boot.lifetime_s)}, then the machine ends itself",
+            "worst case": f"{usd(self.worst_case_usd())} (whole lifetime at the maximum price)",
+            "songs": f"{count(work.n_songs, 'song')}, {duration(work.audio_s)} of audio, to {self.output}",
+            "expected": f"{expected}, at {rate}",
+            "disk": f"{needs.disk_gib} GiB and a public address on top, about $0.02 per hour",
+            "image": needs.image_note or needs.image,
+            "security group": needs.group or "created first: SSH only from your IP address",
+            "code": release.commit or f"this folder, sha256 {release.sha256[:16]}",
         }
         return [{"what": what, "plan": plan} for what, plan in shown.items()]
 
-    def request(self, candidate: Candidate) -> dict[str, Any]:
-        """The whole RunInstances request for one candidate, with its ClientToken."""
-        tags = tag_list(
-            Name=f"musicgen-{self.run_id}",
-            **{
-                machines.EXPIRES: stamp(self.expires_at),
-                machines.LAUNCHED_BY: self.launched_by[:256],
-                machines.RUN: self.run_id,
-                machines.PRICE: f"{candidate.usd_per_hour:.6f}",
-                machines.OUTPUT: self.output,
-            },
+    def machine(self, candidate: Candidate) -> MachineRequest:
+        """What is asked of EC2 for one candidate."""
+        return MachineRequest(
+            name=f"musicgen-{self.boot.run_id}",
+            run_id=self.boot.run_id,
+            expires_at=self.boot.expires_at,
+            launched_by=self.launched_by,
+            hourly_usd=candidate.usd_per_hour,
+            image=self.prerequisites.image,
+            root_device=self.prerequisites.root_device,
+            disk_gib=self.prerequisites.disk_gib,
+            instance_type=candidate.instance_type,
+            profile=self.prerequisites.profile,
+            user_data=self.user_data(candidate),
+            output=self.output,
+            key_name=self.prerequisites.key_name,
+            subnet=candidate.subnet,
+            group=self.prerequisites.group or "",
+            max_price_usd=self.cap_usd if self.spot else None,
         )
-        kinds = ["instance", "volume", "network-interface", *["spot-instances-request"] * self.spot]
-        disk = {
-            "VolumeSize": self.ready.disk_gib,
-            "VolumeType": "gp3",
-            "Encrypted": True,
-            "DeleteOnTermination": True,
-        }
-        request: dict[str, Any] = {
-            "ImageId": self.ready.image,
-            "InstanceType": candidate.instance_type,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "KeyName": self.ready.key_name,
-            "SubnetId": candidate.subnet,
-            "IamInstanceProfile": dict(self.ready.profile),
-            # So that `shutdown -P` inside the machine ends it, and its disk with it.
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            "BlockDeviceMappings": [{"DeviceName": self.ready.root_device, "Ebs": disk}],
-            "MetadataOptions": {
-                "HttpTokens": "required",
-                "HttpEndpoint": "enabled",
-                "HttpPutResponseHopLimit": 1,
-                "InstanceMetadataTags": "enabled",
-            },
-            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in kinds],
-            "UserData": self.user_data(candidate),
-        }
-        if self.ready.group:
-            request["SecurityGroupIds"] = [self.ready.group]
-        if self.spot:
-            request["InstanceMarketOptions"] = {
-                "MarketType": "spot",
-                "SpotOptions": {
-                    "MaxPrice": f"{self.cap_usd:.4f}",
-                    "SpotInstanceType": "one-time",
-                    "InstanceInterruptionBehavior": "terminate",
-                },
-            }
-        # An answer can be lost after EC2 has acted. With the same token a repeated request returns the
-        # first instance; another request needs another token, or EC2 refuses it.
-        request["ClientToken"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:64]
-        return request
 
     def user_data(self, candidate: Candidate) -> str:
         """The first-boot script for one candidate."""
-        env = {**self.worker_env, "MUSICGEN_PRICE_PAID_USD": f"{candidate.usd_per_hour:.6f}"}
-        boot = userdata.Boot(
-            run_id=self.run_id,
-            expires_at=self.expires_at,
-            lifetime_s=int(self.lifetime.total_seconds()),
-            region=self.region,
-            bucket=self.bucket,
-            prefix=self.prefix,
-            release=self.release,
-            worker_env=env,
-            worker_options=self.worker_options,
-            endpoint_url=self.endpoint_url,
-        )
-        return userdata.render(boot, self.texts.bootstrap, self.texts.s3_object)
+        env = {**self.boot.worker_env, "MUSICGEN_PRICE_PAID_USD": f"{candidate.usd_per_hour:.6f}"}
+        boot = replace(self.boot, worker_env=env)
+        return user_data.render(boot, self.files.bootstrap, self.files.s3_object)
 
 
 def candidates(
     quotes: Sequence[Quote], subnets: Mapping[str, str], cap_usd: float, spot: bool
 ) -> tuple[list[Candidate], list[dict[str, Any]]]:
-    """What may be rented, cheapest first, and every offer with what becomes of it."""
+    """What may be rented, cheapest first, and every offer with whether it may and why not."""
     found, rows = [], []
     for quote in quotes:
-        per_hour = quote.spot_per_hour_usd if spot else quote.on_demand_per_hour_usd
-        if per_hour is None:
+        price = quote.spot_per_hour_usd if spot else quote.on_demand_per_hour_usd
+        if price is None:
             state = "price not known"
         elif quote.zone not in subnets:
-            state = "no network of ours there"
-        elif per_hour > cap_usd:
-            state = "over the highest price"
+            state = "no subnet there"
+        elif price > cap_usd:
+            state = "over the maximum price"
         else:
             state = "will do"
-            found.append(Candidate(quote.zone, quote.instance_type, per_hour, subnets[quote.zone]))
+            found.append(Candidate(quote.zone, quote.instance_type, price, subnets[quote.zone]))
         rows.append(
             {
                 "zone": quote.zone,
                 "instance_type": quote.instance_type,
-                "per_hour_usd": per_hour,
+                "per_hour_usd": price,
                 "saving_percent": quote.saving_percent if spot else None,
                 "state": state,
             }

@@ -1,23 +1,21 @@
-"""Is a rented machine what was asked for: its market, price, tags, role, metadata, disk and its end.
+"""Is a rented machine what was asked for: market, price, tags, role, metadata, disk, shutdown behaviour.
 
-EC2 may heed less than a request says, and prices move. Looks only.
+EC2 may ignore a part of a request, and prices move. Changes nothing.
 """
 
-from typing import Any
-
-from ops.aws import prices
-from ops.aws.launch.plan import Order
+from ops.aws import machines, prices
+from ops.aws.launch.plan import LaunchPlan
 from ops.aws.machines import Machine
 from ops.aws.session import Aws
 
 
-def wrong(aws: Aws, order: Order, machine: Machine) -> list[str]:
-    """What differs from the order; empty if nothing does."""
-    found = described(aws, machine.id)
+def wrong(aws: Aws, plan: LaunchPlan, machine: Machine) -> list[str]:
+    """What differs from the plan; empty if nothing does."""
+    found = machines.described(aws, machine.id)
     differs = []
-    if machine.spot != order.spot:
-        differs.append("it is on-demand, not spot" if order.spot else "it is spot, not on-demand")
-    if machine.expires_at is None or machine.run_id != order.run_id:
+    if machine.spot != plan.spot:
+        differs.append("it is on-demand, not spot" if plan.spot else "it is spot, not on-demand")
+    if machine.expires_at is None or machine.run_id != plan.boot.run_id:
         differs.append("its tags are missing")
     if not found.get("IamInstanceProfile"):
         differs.append("it has no instance profile")
@@ -39,14 +37,8 @@ def wrong(aws: Aws, order: Order, machine: Machine) -> list[str]:
         volume["Encrypted"] for volume in aws.ask("ec2", "describe_volumes", VolumeIds=volumes)["Volumes"]
     ):
         differs.append("its disk is not encrypted")
-    if order.spot:
+    if plan.spot:
         now = prices.spot_now(aws, machine.instance_type, machine.zone)
-        if now is not None and now > order.cap_usd:
-            differs.append(f"its price is {now:.4f} by now, over {order.cap_usd:.4f}")
+        if now is not None and now > plan.cap_usd:
+            differs.append(f"its price is {now:.4f} by now, over {plan.cap_usd:.4f}")
     return differs
-
-
-def described(aws: Aws, instance: str) -> dict[str, Any]:
-    """EC2's description of an instance."""
-    found = aws.ask("ec2", "describe_instances", InstanceIds=[instance])["Reservations"]
-    return dict(found[0]["Instances"][0])

@@ -14,15 +14,16 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from ops.aws import machines
 from ops.aws.account import bucket, iam, policies, setup
 from ops.aws.errors import IAM_ACTIONS
 from ops.aws.fleet import kill
-from ops.aws.fleet import status as fleet
-from ops.aws.images import plan as blueprint
-from ops.aws.images import registry as image
-from ops.aws.images.build import Build
+from ops.aws.fleet.status import fleet_status
+from ops.aws.images import registry
+from ops.aws.images.build import ImageBuild
+from ops.aws.images.plan import plan_image
 from ops.aws.launch import launch, prepare
-from ops.aws.launch.prepare import Wish
+from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.session import Aws
 from ops.settings import Settings
 from tests.fakes import enforcing, imds, s3
@@ -295,29 +296,34 @@ def test_operator_s_actions_are_enough_to_rent_look_and_end(operator, identities
     setup.carry_out(setup.plan(operator, operator.settings.bucket), lambda line: None)
     (tmp_path / "prompts.txt").write_text("calm piano ; 30 ; calm\n", "utf-8")
     told: list[str] = []
-    wish = Wish(prompts=str(tmp_path / "prompts.txt"))
-    order = prepare.prepare(operator, wish, datetime.now(UTC), told.append).order
-    launch.dry_run(operator, order, told.append)
-    rented = launch.carry_out(operator, order, False, told.append).started
-    shown = fleet.status(operator, ["us-east-1"], datetime.now(UTC), told.append)
+    options = LaunchOptions(prompts=str(tmp_path / "prompts.txt"))
+    plan = prepare.prepare(operator, options, datetime.now(UTC), told.append).plan
+    launch.dry_run(operator, plan, told.append)
+    rented = launch.carry_out(operator, plan, False, told.append).started
+    shown = fleet_status(operator, ["us-east-1"], datetime.now(UTC), told.append)
     assert [machine.id for machine in shown.machines] == [rented.id] and not shown.wrong
-    assert kill.kill(operator, ["us-east-1"], told.append, kill.Patience(look=0.02)).left == []
+    monkeypatch.setattr(kill, "POLL_S", 0.02)
+    assert kill.kill(operator, ["us-east-1"], told.append).left == []
     assert not [line for line in told if "does not allow" in line], told
 
 
 def test_operator_s_actions_are_enough_for_an_image(operator, tmp_path, monkeypatch):
-    monkeypatch.setattr(image, "FILE", tmp_path / "images.json")
+    monkeypatch.setattr(registry, "FILE", tmp_path / "images.json")
     setup.carry_out(setup.plan(operator, operator.settings.bucket), lambda line: None)
-    plan = blueprint.plan_build(operator, ROOT, datetime.now(UTC))
+    plan = plan_image(operator, ROOT, datetime.now(UTC))
     answer = json.dumps({"ok": True, "step": "ready", "exit_code": 0}).encode()
 
     def play_the_box(seconds):
         operator.client("s3").put_object(Bucket=plan.bucket, Key=plan.result_key, Body=answer)
-        operator.client("ec2").stop_instances(InstanceIds=build._boxes())
+        operator.client("ec2").stop_instances(InstanceIds=boxes())
 
-    build = Build(operator, plan, lambda line: None, pause=play_the_box)
-    build.rehearse()
+    def boxes():
+        found = machines.in_region(operator, operator.region, Name=machines.BUILD_BOX)
+        return [machine.id for machine in found]
+
+    build = ImageBuild(operator, plan, lambda line: None, pause=play_the_box)
+    build.dry_run()
     made = build.carry_out()
-    for step in image.removal(operator, [made.name]):
+    for step in registry.removal(operator, [made.name]):
         step.act()
-    assert build._boxes() == [] and image.found(operator) == []
+    assert boxes() == [] and registry.found(operator) == []

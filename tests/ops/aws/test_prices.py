@@ -36,7 +36,8 @@ def test_the_saving_is_against_the_on_demand_price(account, told):
 
 def test_only_the_newest_price_of_a_zone_counts():
     def change(hours_ago, usd):
-        return prices.Change("us-east-1", "us-east-1a", "g4dn.xlarge", NOW - timedelta(hours=hours_ago), usd)
+        at = NOW - timedelta(hours=hours_ago)
+        return prices.PriceChange("us-east-1", "us-east-1a", "g4dn.xlarge", at, usd)
 
     assert [c.usd for c in prices.newest([change(3, 0.3), change(1, 0.1), change(2, 0.2)])] == [0.1]
 
@@ -52,7 +53,7 @@ def test_several_types_in_several_regions_are_one_list(account, told):
 def test_without_the_price_list_spot_prices_still_stand(account, told):
     account.fail("GetProducts", "InternalErrorException", times=99, status=500)
     assert [quote.saving_percent for quote in quotes(told)] == [None] * 3
-    assert "on-demand prices are unknown" in str(told)
+    assert "no on-demand prices, so the saving is not shown" in str(told)
 
 
 def test_a_region_that_does_not_answer_is_named_and_the_others_shown(account, told):
@@ -77,8 +78,8 @@ def test_no_answer_from_anywhere_is_one_error(account, told):
 
 def course(points, blocks=True):
     since = NOW - timedelta(days=2)
-    changes = [prices.Change("r", "z", "t", NOW - timedelta(hours=ago), usd) for ago, usd in points]
-    (found,) = prices.courses(changes, since, NOW, blocks)
+    changes = [prices.PriceChange("r", "z", "t", NOW - timedelta(hours=ago), usd) for ago, usd in points]
+    (found,) = prices.summaries(changes, since, NOW, blocks)
     return found
 
 

@@ -10,7 +10,7 @@ from tests.fakes.aws import user_data
 
 
 def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
-    monkeypatch.setattr(kill, "PATIENCE", kill.Patience(look=0.02))
+    monkeypatch.setattr(kill, "POLL_S", 0.02)
     for zone, usd in (("us-east-1a", 0.21), ("us-east-1b", 0.19)):
         aws.set_price("g4dn.xlarge", zone, usd)
     (tmp_path / "prompts.txt").write_text("calm piano ; 60 ; calm\n", "utf-8")
@@ -45,7 +45,7 @@ def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
     assert boto3.client("scheduler").list_schedules()["Schedules"] == []
 
     after = inv("status")
-    assert after.code == 0 and "no machine of ours in 3 regions" in after.err
+    assert after.code == 0 and "no machine of this project in 3 regions" in after.err
 
     # What setup made is what the launch used, and the audit log has the whole story.
     (sent,) = aws.sent("RunInstances")

@@ -8,10 +8,10 @@ import pytest
 
 from ops.aws import cli, machines, regions, runs, schedule
 from ops.aws.fleet import kill
-from ops.aws.fleet import status as fleet
+from ops.aws.fleet.status import fleet_status
 from ops.aws.launch import launch, prepare
-from ops.aws.launch.prepare import Wish
-from ops.aws.session import PROJECT, Aws, tag_list
+from ops.aws.launch.prepare import LaunchOptions
+from ops.aws.session import PROJECT, tag_list
 from ops.settings import Settings
 from worker.errors import UserError
 from worker.songs import status as worker
@@ -24,8 +24,9 @@ RUN = "20261122T195059Z-ab12"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short patience with what does not end."""
-    monkeypatch.setattr(kill, "PATIENCE", kill.Patience(look=0.02, whole=0.5))
+    """Short timeouts for what does not end."""
+    monkeypatch.setattr(kill, "POLL_S", 0.02)
+    monkeypatch.setattr(kill, "LIMIT_S", 0.5)
 
 
 def at(hours):
@@ -37,7 +38,7 @@ def status(us, told):
     """The fleet as of now, or of some hours from now."""
 
     def look(hours=0.0):
-        return fleet.status(us, regions.enabled(us), datetime.now(UTC) + timedelta(hours=hours), told)
+        return fleet_status(us, regions.enabled(us), datetime.now(UTC) + timedelta(hours=hours), told)
 
     return look
 
@@ -165,8 +166,8 @@ def test_volumes_that_still_bill_and_open_requests_are_shown(account, status):
 
 
 def test_the_request_and_the_disk_of_a_machine_that_lives_are_no_leftovers(account, status, us, told):
-    order = prepare.prepare(us, Wish(), datetime.now(UTC), told).order
-    launch.carry_out(us, order, False, told)
+    plan = prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told).plan
+    launch.carry_out(us, plan, False, told)
     found = status()
     assert (len(found.machines), found.leftovers) == (1, [])
 
@@ -178,8 +179,8 @@ def test_a_region_that_does_not_answer_makes_status_wrong(account, status):
 
     account.before["DescribeInstances"] = refuse
     found = status()
-    assert found.wrong and found.complaints[0].startswith("could not look in eu-west-1")
-    assert found.closing_line() == "no machine of ours in 2 regions"
+    assert found.wrong and found.problems[0].startswith("could not look in eu-west-1")
+    assert found.closing_line() == "no machine of this project in 2 regions"
 
 
 def test_status_as_json_is_one_list_and_exit_1_when_overdue(account, inv, machine):
@@ -192,7 +193,7 @@ def test_status_as_json_is_one_list_and_exit_1_when_overdue(account, inv, machin
 def test_status_of_nothing_says_so(account, inv):
     done = inv("status")
     assert (done.code, done.out) == (0, "")
-    assert "no machine of ours in 3 regions" in done.err
+    assert "no machine of this project in 3 regions" in done.err
 
 
 # --- logs
@@ -213,15 +214,15 @@ def test_before_the_worker_s_log_there_is_that_of_the_first_boot(account, inv):
 
 def test_the_console_of_a_machine_in_another_region(account, us, inv, machine):
     rented = machine("eu-west-1", ExpiresAt=at(1))
-    account.console[rented] = "musicgen: --- death date\n"
-    assert inv("logs", "--console", rented).out == "musicgen: --- death date\n"
+    account.console[rented] = "musicgen: --- deadline\n"
+    assert inv("logs", "--console", rented).out == "musicgen: --- deadline\n"
 
 
 def test_a_new_run_that_has_sent_nothing_shows_its_console(account, inv, machine):
     open_store(OUTPUT).write("runs/20251122T195059Z-ab12/worker.log", b"old\n")
     rented = machine("eu-west-1", ExpiresAt=at(1), RunId=RUN, Output=OUTPUT)
     nothing = inv("logs")
-    assert nothing.code == 1 and f"{rented} has not sent its console yet" in nothing.err
+    assert nothing.code == 1 and f"{rented} has no console output yet" in nothing.err
     account.console[rented] = "musicgen: --- install\n"
     assert inv("logs").out == "musicgen: --- install\n"
 
@@ -354,7 +355,7 @@ def test_without_a_terminal_and_without_yes_kill_all_refuses(account, inv, machi
 def test_terminate_all_is_another_name_and_nothing_to_do_is_fine(account, inv):
     done = inv("terminate-all", "--yes")
     assert done.code == 0
-    assert "nothing of ours in 3 regions" in done.err
+    assert "nothing of this project in 3 regions" in done.err
 
 
 def test_only_the_regions_asked_for(account, inv, machine):
@@ -373,10 +374,3 @@ def test_every_end_is_in_the_audit_log(account, us, ended, machine, tmp_path):
         ("ec2.terminate_instances", "result"),
     ]
     assert lines[0]["request"] == {"InstanceIds": [rented]}
-
-
-def test_the_address_of_a_machine_by_its_id(account, machine):
-    rented = machine()
-    assert fleet.address(Settings.load(), rented, "us-east-1")
-    assert fleet.address(Settings.load(), "i-0123456789abcdef0", "us-east-1") is None
-    assert Aws(Settings.load()).region == "us-east-1"

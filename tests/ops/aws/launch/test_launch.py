@@ -1,4 +1,4 @@
-"""inv launch: one machine, with a price cap and a death date, or none; whatever happens on the way."""
+"""inv launch: one machine, with a price cap and a deadline, or none; whatever happens on the way."""
 
 import json
 import os
@@ -15,40 +15,44 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
-from ops.aws import cli, machines
-from ops.aws.images import registry as image
-from ops.aws.images.plan import CANDIDATES
+from ops.aws import cli, machines, rent
+from ops.aws.images import registry
+from ops.aws.images.registry import CANDIDATES
 from ops.aws.launch import launch, lease, prepare
-from ops.aws.launch.launch import Patience
-from ops.aws.launch.prepare import Wish
+from ops.aws.launch.prepare import LaunchOptions
+from ops.aws.rent import Timeouts
 from ops.aws.session import PROJECT, Aws
 from ops.settings import Settings
-from tests.fakes.aws import tags, user_data
+from tests.fakes.aws import user_data
 from tests.ops.aws.accounts import BUCKET, ready_account
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
 from worker.store.open import open_store
-from worker.timestamps import stamp
 
-QUICK = Patience(look=0.02, lease=0.02, fresh_profile=1, busy=0.3, visible=2, running=2, strays=0.3)
+QUICK = Timeouts(poll=0.02, fresh_profile=30, busy=0.3, visible=2, running=20, strays=0.3)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short patience wherever a launch is begun."""
-    monkeypatch.setattr(launch, "PATIENCE", QUICK)
+    """Short timeouts wherever a launch is begun."""
+    monkeypatch.setattr(rent, "TIMEOUTS", QUICK)
 
 
 @pytest.fixture
 def plan(us, told):
-    """An order as `inv launch` would make it now."""
-    return lambda **wish: prepare.prepare(us, Wish(**wish), datetime.now(UTC), told).order
+    """A plan as `inv launch` would make it now."""
+    return lambda **options: prepare.prepare(us, LaunchOptions(**options), datetime.now(UTC), told).plan
 
 
 @pytest.fixture
-def rent(us, told, plan):
+def rented(us, told, plan):
     """Plan a launch and carry it out."""
-    return lambda another=False, **wish: launch.carry_out(us, plan(**wish), another, told)
+    return lambda another=False, **options: launch.carry_out(us, plan(**options), another, told)
+
+
+def with_run_id(plan, run_id):
+    """The same plan for another run."""
+    return replace(plan, boot=replace(plan.boot, run_id=run_id))
 
 
 def requests(account):
@@ -69,22 +73,22 @@ def launched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, ready_account(folder, patch) as account:
         us = Aws(Settings.load(), task="launch")
         long_ago = datetime.now(UTC) - timedelta(hours=3)
-        wish = Wish(lifetime=timedelta(hours=2), keep_alive=True)
-        order = prepare.prepare(us, wish, long_ago, lambda line: None).order
-        machine = launch.carry_out(us, order, False, lambda line: None, QUICK).started
+        options = LaunchOptions(lifetime=timedelta(hours=2), keep_alive=True)
+        plan = prepare.prepare(us, options, long_ago, lambda line: None).plan
+        machine = launch.carry_out(us, plan, False, lambda line: None, QUICK).started
         (sent,) = requests(account)
         yield SimpleNamespace(
             machine=machine,
             sent=sent,
             env=env_of(sent),
             user_data=user_data(sent),
-            clock=boto3.client("scheduler").get_schedule(Name=f"musicgen-{machine.id}"),
+            schedule=boto3.client("scheduler").get_schedule(Name=f"musicgen-{machine.id}"),
             code=list(open_store(f"s3://{BUCKET}").list("album/code/")),
             audit=audit(folder),
         )
 
 
-def test_the_highest_price_goes_to_ec2_and_to_the_cost_report(launched):
+def test_the_maximum_price_goes_to_ec2_and_to_the_cost_report(launched):
     assert launched.sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.4000"
     assert launched.env["HOURLY_COST_USD"] == "0.4"
     assert launched.env["MUSICGEN_PRICE_PAID_USD"] == "0.190000"
@@ -93,8 +97,8 @@ def test_the_highest_price_goes_to_ec2_and_to_the_cost_report(launched):
 def test_an_explicit_hourly_cost_wins_in_the_report_and_not_at_ec2(account, monkeypatch, told):
     monkeypatch.setenv("HOURLY_COST_USD", "0.33")
     us = Aws(Settings.load())
-    order = prepare.prepare(us, Wish(max_price_usd=0.3), datetime.now(UTC), told).order
-    request = order.request(order.candidates[0])
+    planned = prepare.prepare(us, LaunchOptions(max_price_usd=0.3), datetime.now(UTC), told).plan
+    request = planned.machine(planned.candidates[0]).to_ec2()
     assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "0.3000"
     assert "HOURLY_COST_USD='\"'\"'0.33'" in request["UserData"]
 
@@ -106,33 +110,12 @@ def test_the_spot_request_is_one_time_and_ends_with_an_interruption(launched):
     assert launched.sent[options + "InstanceInterruptionBehavior"] == "terminate"
 
 
-def test_a_shutdown_inside_ends_the_machine_and_its_encrypted_disk(launched):
-    assert launched.sent["InstanceInitiatedShutdownBehavior"] == "terminate"
-    assert launched.sent["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
-    assert launched.sent["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
-
-
-def test_metadata_needs_a_token_and_stays_on_the_machine(launched):
-    assert launched.sent["MetadataOptions.HttpTokens"] == "required"
-    assert launched.sent["MetadataOptions.HttpPutResponseHopLimit"] == "1"
-
-
-@pytest.mark.parametrize("resource", ["instance", "volume", "network-interface", "spot-instances-request"])
-def test_everything_rented_has_our_tags(launched, resource):
-    found = tags(launched.sent, resource)
-    assert found["Project"] == PROJECT
-    assert found["Name"].startswith("musicgen-")
-    assert found["LaunchedBy"].startswith("arn:aws:")
-    assert found["ExpiresAt"] == stamp(launched.machine.expires_at)
-
-
 def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(launched):
     life = launched.machine.expires_at - launched.machine.launched_at
     assert abs(life - timedelta(hours=2)) < timedelta(minutes=1)
 
 
-def test_profile_firewall_and_key_pair_are_those_of_setup(launched):
-    assert launched.sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
+def test_security_group_and_key_pair_are_those_of_setup(launched):
     assert launched.sent["KeyName"] == "musicgen-worker"
     assert launched.sent["SecurityGroupId.1"].startswith("sg-")
 
@@ -141,13 +124,13 @@ def test_nothing_secret_is_sent_with_the_machine(launched):
     assert "testing" not in launched.user_data
 
 
-def test_the_alarm_clock_outside_ends_it_after_its_end_date(launched):
-    clock, ends = launched.clock, launched.machine.expires_at
-    at = datetime.fromisoformat(clock["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
+def test_the_schedule_outside_ends_it_after_its_end_date(launched):
+    schedule, ends = launched.schedule, launched.machine.expires_at
+    at = datetime.fromisoformat(schedule["ScheduleExpression"][3:-1]).replace(tzinfo=UTC)
     assert ends <= at <= ends + timedelta(minutes=15)
-    assert clock["ActionAfterCompletion"] == "DELETE"
-    assert json.loads(clock["Target"]["Input"]) == {"InstanceIds": [launched.machine.id]}
-    assert clock["Target"]["RoleArn"].endswith(":role/musicgen-scheduler-role")
+    assert schedule["ActionAfterCompletion"] == "DELETE"
+    assert json.loads(schedule["Target"]["Input"]) == {"InstanceIds": [launched.machine.id]}
+    assert schedule["Target"]["RoleArn"].endswith(":role/musicgen-scheduler-role")
 
 
 def test_the_code_is_in_the_bucket_under_its_checksum(launched):
@@ -170,16 +153,16 @@ def test_every_change_is_in_the_audit_log_with_its_price(launched):
     assert set(intent["request"]["UserData"]) == {"sha256", "bytes"}
 
 
-def test_without_the_alarm_clock_it_is_told_and_goes_on(account, rent, told):
+def test_without_the_schedule_it_is_told_and_goes_on(account, rented, told):
     account.fail("CreateSchedule", "AccessDeniedException", times=9)
-    assert rent().started
-    assert "warning: no alarm clock outside" in str(told)
+    assert rented().started
+    assert "warning: no EventBridge schedule ends the machine" in str(told)
 
 
-def test_on_demand_has_no_market_and_is_held_to_the_cap_too(account, rent):
+def test_on_demand_has_no_market_and_is_held_to_the_cap_too(account, rented):
     with pytest.raises(UserError, match=r"no offer .* at \$0.40 per hour or less; the cheapest is \$0.526"):
-        rent(on_demand=True)
-    outcome = rent(on_demand=True, max_price_usd=0.6)
+        rented(on_demand=True)
+    outcome = rented(on_demand=True, max_price_usd=0.6)
     (sent,) = requests(account)
     assert "InstanceMarketOptions.MarketType" not in sent
     assert not outcome.started.spot
@@ -196,50 +179,50 @@ def env_of(sent):
 # --- zones, prices and refusals
 
 
-def test_the_cheapest_zone_is_asked_first_and_then_the_next(account, rent, told):
+def test_the_cheapest_zone_is_asked_first_and_then_the_next(account, rented, told):
     account.capacity["us-east-1b"] = 0
-    machine = rent().started
+    machine = rented().started
     assert machine.zone == "us-east-1a"
     assert "g4dn.xlarge in us-east-1b ...\n  refused: no free machine there now" in str(told)
 
 
-def test_a_server_error_for_no_capacity_is_not_asked_twice(account, rent):
+def test_a_server_error_for_no_capacity_is_not_asked_twice(account, rented):
     account.capacity.update(dict.fromkeys(("us-east-1a", "us-east-1b", "us-east-1c"), 0))
     with pytest.raises(UserError, match="none of 3 offers could be rented, nothing is running"):
-        rent()
+        rented()
     assert len(requests(account)) == 3
 
 
-def test_a_zone_without_the_type_is_passed_by(account, rent, told):
+def test_a_zone_without_the_type_is_passed_by(account, rented, told):
     account.unsupported.add(("g4dn.xlarge", "us-east-1b"))
-    assert rent().started.zone == "us-east-1a"
+    assert rented().started.zone == "us-east-1a"
     assert "this type is not offered in that zone" in str(told)
 
 
-def test_several_types_are_one_list_of_offers(account, rent):
+def test_several_types_are_one_list_of_offers(account, rented):
     account.set_price("g5.xlarge", "us-east-1c", 0.15)
-    assert rent(types="g4dn.xlarge,g5.xlarge").started.instance_type == "g5.xlarge"
+    assert rented(types="g4dn.xlarge,g5.xlarge").started.instance_type == "g5.xlarge"
 
 
-def test_zones_over_the_cap_are_never_asked(account, rent):
+def test_zones_over_the_cap_are_never_asked(account, rented):
     account.capacity["us-east-1b"] = 0
-    with pytest.raises(UserError, match="none of 1 offers"):
-        rent(max_price_usd=0.2)
+    with pytest.raises(UserError, match="none of 1 offer "):
+        rented(max_price_usd=0.2)
     assert len(requests(account)) == 1
 
 
 def test_a_price_that_jumps_over_the_cap_passes_the_zone_by(account, us, plan, told):
-    order = plan()
+    planned = plan()
     account.set_price("g4dn.xlarge", "us-east-1b", 0.9, ago=timedelta(0))
-    assert launch.carry_out(us, order, False, told).started.zone == "us-east-1a"
-    assert "its price went over the highest price (SpotMaxPriceTooLow)" in str(told)
+    assert launch.carry_out(us, planned, False, told).started.zone == "us-east-1a"
+    assert "its price went over the maximum price (SpotMaxPriceTooLow)" in str(told)
 
 
-def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rent):
+def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rented):
     with pytest.raises(
         UserError, match=r"no offer for g4dn.xlarge in us-east-1 at \$0.10 .* cheapest is \$0.19"
     ):
-        rent(max_price_usd=0.1)
+        rented(max_price_usd=0.1)
     assert requests(account) == []
 
 
@@ -256,46 +239,46 @@ REFUSALS = {
 
 
 def test_what_another_zone_cannot_mend_stops_at_once(account, us, plan, told):
-    order = plan()
+    planned = plan()
     for n, (code, sentence) in enumerate(REFUSALS.items(), 1):
         account.fail("RunInstances", code)
         with pytest.raises(UserError, match=sentence):
-            launch.carry_out(us, order, False, told)
+            launch.carry_out(us, planned, False, told)
         assert len(requests(account)) == n
     assert account.alive() == []
-    assert "ending what" not in str(told)  # a refusal leaves nothing to wait for
+    assert "ending " not in str(told)  # a refusal leaves nothing to wait for
 
 
-def test_a_fresh_profile_is_waited_for_in_the_same_zone(account, rent, told):
+def test_a_fresh_profile_is_waited_for_in_the_same_zone(account, rented, told):
     account.fail("RunInstances", "InvalidParameterValue", times=3)
-    assert rent().started.zone == "us-east-1b"
+    assert rented().started.zone == "us-east-1b"
     assert len(requests(account)) == 4
     assert len({sent["ClientToken"] for sent in requests(account)}) == 1
 
 
-def test_throttling_is_tried_again_with_the_same_token(account, rent):
+def test_throttling_is_tried_again_with_the_same_token(account, rented):
     account.fail("RunInstances", "RequestLimitExceeded", times=2, status=503)
-    assert rent().started
+    assert rented().started
     assert len({sent["ClientToken"] for sent in requests(account)}) == 1
 
 
-def test_a_lost_answer_does_not_rent_twice(account, rent):
+def test_a_lost_answer_does_not_rent_twice(account, rented):
     account.lose_answers["RunInstances"] = 1
-    assert rent().started
+    assert rented().started
     assert len(account.alive()) == 1
 
 
-def test_an_answer_that_never_comes_leaves_nothing_running(account, rent):
+def test_an_answer_that_never_comes_leaves_nothing_running(account, rented):
     account.lose_answers["RunInstances"] = 99
     with pytest.raises(UserError, match="no answer from AWS"):
-        rent()
+        rented()
     assert account.alive() == []
 
 
-def test_a_zero_quota_is_found_before_anything_is_asked(account, rent):
+def test_a_zero_quota_is_found_before_anything_is_asked(account, rented):
     account.quotas["ec2", "L-3819A6DF"] = 0.0
     with pytest.raises(UserError, match="may have 0 virtual CPUs of spot GPU machines"):
-        rent()
+        rented()
     assert account.sent("RunInstances") == []
 
 
@@ -305,7 +288,7 @@ def test_types_too_large_for_the_quota_are_left_out(account, plan, told):
     assert {offer.instance_type for offer in plan(types="g4dn.2xlarge,g4dn.xlarge").candidates} == {
         "g4dn.xlarge"
     }
-    assert "g4dn.2xlarge is left out: it has 8 virtual CPUs, the account may have 4" in str(told)
+    assert "g4dn.2xlarge is left out: it has 8 virtual CPUs, the account's limit is 4" in str(told)
 
 
 def test_a_type_that_the_gpu_quota_does_not_count_needs_none_of_it(account, plan):
@@ -328,27 +311,27 @@ LIES = {
 
 
 def test_a_machine_that_is_not_what_was_asked_for_is_ended(account, us, plan, told):
-    order = plan()
+    planned = plan()
     for n, (lie, sentence) in enumerate(LIES.items(), 1):
         account.ignored = {lie}
-        order = replace(order, run_id=f"another-{n}")
+        planned = with_run_id(planned, f"another-{n}")
         with pytest.raises(
             UserError, match=rf"is not what was asked for \([^;]*{sentence}[^;]*\); it was ended"
         ):
-            launch.carry_out(us, order, False, told)
+            launch.carry_out(us, planned, False, told)
         assert (len(requests(account)), account.alive()) == (n, [])
 
 
-def test_a_price_over_the_cap_right_after_the_launch_ends_it(account, rent):
+def test_a_price_over_the_cap_right_after_the_launch_ends_it(account, rented):
     account.after["RunInstances"] = lambda call: account.set_price(
         "g4dn.xlarge", "us-east-1b", 0.5, ago=timedelta(0)
     )
     with pytest.raises(UserError, match=r"its price is 0.5000 by now, over 0.4000"):
-        rent()
+        rented()
     assert account.alive() == []
 
 
-def test_a_machine_that_ec2_takes_back_at_once_is_an_error(account, rent):
+def test_a_machine_that_ec2_takes_back_at_once_is_an_error(account, rented):
     def take_back(call):
         (instance,) = account.alive()
         boto3.client("ec2").terminate_instances(InstanceIds=[instance])
@@ -356,18 +339,18 @@ def test_a_machine_that_ec2_takes_back_at_once_is_an_error(account, rent):
     account.after["CreateSchedule"] = take_back
     account.pending_s = 0.5
     with pytest.raises(UserError, match=r"EC2 ended i-\w+ at once"):
-        rent()
+        rented()
 
 
-def test_the_launch_waits_until_everybody_can_see_the_machine(account, rent):
+def test_the_launch_waits_until_everybody_can_see_the_machine(account, rented):
     account.lag_s = 0.4
-    assert rent().started
+    assert rented().started
 
 
-def test_a_machine_that_never_shows_is_ended_by_its_id(account, rent):
+def test_a_machine_that_never_shows_is_ended_by_its_id(account, rented):
     account.lag_s = 3
     with pytest.raises(UserError, match="EC2 does not show i-"):
-        rent()
+        rented()
     assert account.alive() == []
 
 
@@ -375,41 +358,41 @@ def test_a_machine_that_never_shows_is_ended_by_its_id(account, rent):
 
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
-def test_a_machine_of_ours_in_any_region_stands_in_the_way(account, rent, machine, state, told):
+def test_a_machine_of_ours_in_any_region_stands_in_the_way(account, rented, machine, state, told):
     there = machine("eu-west-1")
     if state == "stopped":
         boto3.client("ec2", region_name="eu-west-1").stop_instances(InstanceIds=[there])
-    outcome = rent()
+    outcome = rented()
     assert outcome.started is None and [each.id for each in outcome.there] == [there]
     assert requests(account) == []
 
 
-def test_a_machine_of_somebody_else_does_not(account, rent, machine):
+def test_a_machine_of_somebody_else_does_not(account, rented, machine):
     machine(project=False)
-    assert rent().started
+    assert rented().started
 
 
-def test_the_build_box_of_an_image_does_not(account, rent, machine):
+def test_the_build_box_of_an_image_does_not(account, rented, machine):
     building = machine(Name=machines.BUILD_BOX)
-    assert rent().started.id != building
+    assert rented().started.id != building
 
 
-def test_another_launches_beside_it(account, rent, machine):
+def test_another_launches_beside_it(account, rented, machine):
     there = machine()
-    assert rent(another=True).started.id != there
+    assert rented(another=True).started.id != there
     assert len(account.alive(PROJECT)) == 2
 
 
 def test_six_launches_at_once_in_different_orders_end_in_one_machine(account, plan):
     outcomes, failures = [], []
-    gate, order = threading.Barrier(6), plan()
+    gate, planned = threading.Barrier(6), plan()
 
     def one(n):
         try:
             mine = Aws(Settings.load(), task="launch")
-            turned = [*order.candidates[n % 3 :], *order.candidates[: n % 3]]
+            turned = [*planned.candidates[n % 3 :], *planned.candidates[: n % 3]]
             gate.wait()
-            one_of_six = replace(order, run_id=f"{order.run_id}{n}", candidates=turned)
+            one_of_six = replace(with_run_id(planned, f"{planned.boot.run_id}{n}"), candidates=turned)
             outcomes.append(launch.carry_out(mine, one_of_six, False, lambda line: None))
         except Exception as error:
             failures.append(error)
@@ -426,7 +409,7 @@ def test_six_launches_at_once_in_different_orders_end_in_one_machine(account, pl
     assert len(requests(account)) == 1
 
 
-def test_should_the_lease_fail_the_younger_machine_is_ended(account, rent, machine):
+def test_should_the_lease_fail_the_younger_machine_is_ended(account, rented, machine):
     older = []
 
     def rent_without_our_lease(call):
@@ -436,7 +419,7 @@ def test_should_the_lease_fail_the_younger_machine_is_ended(account, rent, machi
             time.sleep(1)  # EC2 tells launch times in whole seconds
 
     account.before["RunInstances"] = rent_without_our_lease
-    outcome = rent()
+    outcome = rented()
     assert outcome.started is None
     assert account.alive(PROJECT) == older
 
@@ -444,9 +427,9 @@ def test_should_the_lease_fail_the_younger_machine_is_ended(account, rent, machi
 def test_a_lease_left_by_a_dead_launch_is_taken_over(account, told):
     store = open_store(f"s3://{BUCKET}")
     store.create(lease.KEY, b"what a dead one wrote")
-    with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.3) as held:
+    with lease.LaunchLease(store, told, poll_s=0.02, ttl_s=0.3) as held:
         held.check()
-    assert "another launch is under way; waiting for it" in str(told)
+    assert "another launch is running; waiting for it" in str(told)
     assert store.list("locks/") == {}
 
 
@@ -455,7 +438,7 @@ def test_a_lease_that_is_renewed_is_waited_for(account, told):
     order = []
 
     def second():
-        with lease.LaunchLease(store, told, look_s=0.02, ttl_s=0.6):
+        with lease.LaunchLease(store, told, poll_s=0.02, ttl_s=0.6):
             order.append("second")
 
     waiting = threading.Thread(target=second)
@@ -485,7 +468,7 @@ def test_everything_that_setup_makes_is_named_when_it_is_missing(account, monkey
     monkeypatch.setenv("MUSICGEN_KEY_NAME", "no-key")
     monkeypatch.setenv("MUSICGEN_AMI_ID", "ami-00000000")
     with pytest.raises(BadInput) as caught:
-        prepare.prepare(Aws(Settings.load()), Wish(), datetime.now(UTC), told)
+        prepare.prepare(Aws(Settings.load()), LaunchOptions(), datetime.now(UTC), told)
     missing = str(caught.value).splitlines()
     for what in ("bucket musicgen-batch-output-other", "instance profile nobody", "key pair no-key"):
         assert any(f"there is no {what}" in line and "inv setup" in line for line in missing)
@@ -499,10 +482,10 @@ def test_a_missing_firewall_is_made_for_our_address_alone(account, us, told, mon
     ec2.delete_security_group(GroupId=old)
     monkeypatch.setenv("MUSICGEN_SSH_FROM", "203.0.113.7")
     mine = Aws(Settings.load(), task="launch")
-    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
-    launch.dry_run(mine, order, told)
+    planned = prepare.prepare(mine, LaunchOptions(), datetime.now(UTC), told).plan
+    launch.dry_run(mine, planned, told)
     assert ec2.describe_security_groups(Filters=named)["SecurityGroups"] == []
-    assert launch.carry_out(mine, order, False, told).started
+    assert launch.carry_out(mine, planned, False, told).started
     (made,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
     assert requests(account)[0]["SecurityGroupId.1"] == made["GroupId"]
     assert [r["CidrIp"] for rule in made["IpPermissions"] for r in rule["IpRanges"]] == ["203.0.113.7/32"]
@@ -510,50 +493,55 @@ def test_a_missing_firewall_is_made_for_our_address_alone(account, us, told, mon
 
 def test_without_an_image_of_ours_aws_s_own_will_do(account, us, told, monkeypatch, tmp_path):
     monkeypatch.delenv("MUSICGEN_AMI_ID")
-    monkeypatch.setattr(image, "FILE", tmp_path / "images.json")
+    monkeypatch.setattr(registry, "FILE", tmp_path / "images.json")
     mine = Aws(Settings.load(), task="launch")
     with pytest.raises(BadInput, match=r"there is no machine image for us-east-1: .*inv image --bases"):
-        prepare.prepare(mine, Wish(), datetime.now(UTC), told)
+        prepare.prepare(mine, LaunchOptions(), datetime.now(UTC), told)
     account.parameters = {CANDIDATES[0]: account.image()}
-    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
-    assert order.ready.image == account.image()
-    assert "the first boot installs all" in str(order.rows())
-    assert "in 41 min 0 s" in str(order.rows())  # of them 30 for that
+    planned = prepare.prepare(mine, LaunchOptions(), datetime.now(UTC), told).plan
+    assert planned.prerequisites.image == account.image()
+    assert "the first boot installs everything" in str(planned.rows())
+    assert "in 41 min 0 s" in str(planned.rows())  # of them 30 for that
 
 
 def test_a_hub_token_is_said_not_to_go_along(account, told, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
     mine = Aws(Settings.load(), task="launch")
-    order = prepare.prepare(mine, Wish(), datetime.now(UTC), told).order
+    planned = prepare.prepare(mine, LaunchOptions(), datetime.now(UTC), told).plan
     assert "HF_TOKEN is not sent along" in str(told)
-    assert "hf_0123456789" not in order.user_data(order.candidates[0])
+    assert "hf_0123456789" not in planned.user_data(planned.candidates[0])
+
+
+def start_launch():
+    options = LaunchOptions()
+    cli.launch_machine(Settings.load(), options, another=False, dry_run=False, yes=True, json=False)
 
 
 def test_without_a_bucket_it_says_so_before_any_network(monkeypatch, account):
     monkeypatch.delenv("MUSICGEN_S3_BUCKET")
     with pytest.raises(BadInput, match="MUSICGEN_S3_BUCKET is not set"):
-        cli.launch(Settings.load(), Wish(), another=False, dry_run=False, yes=True, json=False)
+        start_launch()
     assert account.calls == []
 
 
 def test_a_wrong_list_is_refused_before_any_network(account, tmp_path):
     (tmp_path / "prompts.txt").write_text("nothing else\n")
     with pytest.raises(BadInput, match=r"prompts.txt:1: "):
-        cli.launch(Settings.load(), Wish(), another=False, dry_run=False, yes=True, json=False)
+        start_launch()
     assert account.calls == []
 
 
 # --- as the user sees it
 
 
-def test_launch_shows_zones_plan_and_hardest_case_and_then_the_machine(account, inv, tmp_path):
+def test_launch_shows_zones_plan_and_worst_case_and_then_the_machine(account, inv, tmp_path):
     done = inv("launch", "--yes")
     assert done.code == 0, done.err
     (instance,) = account.alive(PROJECT)
     for part in (
         "us-east-1c",
         "$0.40 per hour",
-        "$3.20 (whole lifetime at the highest price)",
+        "$3.20 (whole lifetime at the maximum price)",
         "2 songs, 1 min 30 s",
     ):
         assert part in done.out
@@ -599,7 +587,7 @@ def test_nothing_left_to_make_launches_nothing(account, us, told, tmp_path):
     store = open_store(f"s3://{BUCKET}/album")
     for job in jobs.load(tmp_path / "prompts.txt"):
         store.write(job.song, b"a song of somebody else")
-    assert prepare.prepare(us, Wish(), datetime.now(UTC), told) is None
+    assert prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told) is None
 
 
 def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
@@ -607,7 +595,7 @@ def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
     for run, device, factor in (("2025", "cuda:0", 4.0), ("2026", "cpu", 0.5)):
         summary = {"run_id": run, "real_time_factor": factor, "engine": {"device": device}}
         store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
-    work = prepare.prepare(us, Wish(), datetime.now(UTC), told).order.work
+    work = prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told).plan.workload
     assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025", 90.0)
 
 
@@ -618,7 +606,7 @@ MOMENTS = {
     "while the prices are asked": ("before", "DescribeSpotPriceHistory"),
     "while EC2 works on the request": ("before", "RunInstances"),
     "after EC2 has acted, before its answer": ("after", "RunInstances"),
-    "while the alarm clock is set": ("before", "CreateSchedule"),
+    "while the schedule is set": ("before", "CreateSchedule"),
     "while the machine is checked": ("before", "DescribeVolumes"),
 }
 
@@ -651,7 +639,7 @@ def assert_nothing_is_left(account, err):
         *((signal.SIGINT, moment) for moment in MOMENTS),
         # once where a signal is held back, once where it is not
         (signal.SIGTERM, "after EC2 has acted, before its answer"),
-        (signal.SIGTERM, "while the alarm clock is set"),
+        (signal.SIGTERM, "while the schedule is set"),
     ],
 )
 def test_a_launch_that_is_stopped_leaves_nothing(account, inv, moment, number):
@@ -680,11 +668,11 @@ def test_a_launch_of_its_own_process_that_is_stopped_leaves_nothing(account, sta
     assert_nothing_is_left(account, err)
 
 
-def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rent, told):
+def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rented, told):
     account.after["RunInstances"] = lambda call: account.undying.update(account.alive())
     account.fail("CreateSchedule", "AccessDeniedException")
     account.ignored.add("MetadataOptions.HttpTokens")
     with pytest.raises(UserError):
-        rent()
+        rented()
     assert f"WARNING: {account.alive()[0]} may still be running" in str(told)
     assert "inv kill-all" in str(told)
