@@ -4,11 +4,11 @@
         instance = launch(request)
         done({"InstanceId": instance}, price_usd=0.21)
 
-The intent is on disk before the action and its result after it, both under one `id`. An intent that cannot
-be written stops the action, unless that ends something which costs money: a full disk must not keep a machine
-running. That line, and a result that cannot be written, go to stderr instead, so no id is ever lost.
-Secrets are left out; user data and other bytes are kept as their SHA-256. Does not read the log back:
-whoever does skips empty lines, and one that a crash cut short.
+The intent is on disk before the action and its result after it, both with the same `id`. An intent that
+cannot be written stops the action, unless the action ends something that costs money: a full disk must not
+keep a machine running. Such a line, and a result that cannot be written, go to stderr, so no id is lost.
+Secrets are left out; of user data and other bytes only the SHA-256 is written. Does not read the log: a
+reader skips empty lines, and a last line that a crash cut short.
 """
 
 import functools
@@ -30,7 +30,7 @@ from ops import repository, ui
 from worker import timestamps
 from worker.errors import UserError
 
-# Tokens that make a request unique or give the next page are no secrets.
+# Tokens that make a request unique or name the next page are not secrets.
 _SECRET = re.compile(
     r"(?i)secret|password|passwd|api_?key|authorization|credential|privatekey|^keymaterial$"
     r"|(?<!client)(?<!next)(?<!starting)token$"
@@ -42,7 +42,7 @@ Done = Callable[..., None]
 
 @dataclass(frozen=True)
 class AuditLog:
-    """Where the lines go, who acts and in which task. `secrets` never show, wherever they stand."""
+    """Where the lines go, who acts and in which task. `secrets` are never written, whatever holds them."""
 
     path: Path
     actor: str = ""
@@ -62,9 +62,9 @@ class AuditLog:
     ) -> Iterator[Done]:
         """Write the intent, run the block, write its result: what `done(result, **facts)` was given.
 
-        `done` writes at once, so that what the block does next cannot lose it. An exception of the
-        block is written as the result and goes on. Raises UserError if the intent cannot be written,
-        but not before what `ends` something that costs money.
+        `done` writes at once, so that an error later in the block cannot lose the result. An exception
+        of the block is written as the result and raised. Raises UserError if the intent cannot be
+        written, unless the action `ends` something that costs money.
         """
         started_s = time.monotonic()
         head = {
@@ -141,7 +141,7 @@ class AuditLog:
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """The value without secrets: `***` by the name it stands under; user data and bytes as SHA-256."""
+    """The value without secrets: `***` where its name says so; user data and bytes as SHA-256."""
     if isinstance(value, Mapping):
         return {
             str(key): redacted(part, str(key)) for key, part in value.items() if key != "ResponseMetadata"

@@ -1,4 +1,4 @@
-"""The boxes we know: `.boxes/ID/{box.json,known_hosts}`, and `.boxes/current` with the ID of the newest.
+"""The known boxes: `.boxes/ID/{box.json,known_hosts}`, and `.boxes/current` with the ID of the newest.
 
 Convenience only: it saves typing an address. Finding machines that cost money never depends on it.
 Touches no network.
@@ -39,9 +39,9 @@ def boxes_folder() -> Path:
 
 
 def folder_of(box_id: str) -> Path:
-    """The box's own folder, whether it is there or not. Raises BadInput for what is no ID."""
+    """The folder of a box, whether it exists or not. Raises BadInput for what is not a valid ID."""
     if not _ID.fullmatch(box_id):
-        raise BadInput(f"{box_id!r} is no name of a box; see the folders in {boxes_folder()}")
+        raise BadInput(f"{box_id!r} is not the ID of a box; see the folders in {boxes_folder()}")
     return boxes_folder() / box_id
 
 
@@ -67,7 +67,7 @@ def load(box_id: str) -> Known | None:
 
 
 def current() -> Known | None:
-    """The box that was made last and not forgotten, or None."""
+    """The box that was saved last and not forgotten, or None."""
     pointer = boxes_folder() / "current"
     if not pointer.exists():
         return None
@@ -84,7 +84,7 @@ def find(host: str, port: int) -> Known | None:
 
 
 def forget(box_id: str) -> None:
-    """Drop the box and its host key; it is fine if it is not there."""
+    """Drop the box and its host key; does nothing if it is not known."""
     pointer = boxes_folder() / "current"
     if pointer.exists() and pointer.read_text("utf-8").strip() == box_id:
         pointer.unlink()

@@ -8,7 +8,7 @@ from ops import repository, ui
 
 
 def lint() -> list[str]:
-    """Run every static check, all of them whatever fails; -> the names of those that failed."""
+    """Run every static check, also after one has failed; -> the names of those that failed."""
     python = [sys.executable, "-m"]
     checks = {
         "ruff check": [*python, "ruff", "check", "."],

@@ -1,7 +1,7 @@
 """Bring finished songs, their records and the reports from a store to a folder.
 
-Only what is new comes, and every song is checked against its record's size and checksum. A file
-that is there already and differs is never overwritten: it is reported. Prints nothing: `tell` is told.
+Only what is missing is downloaded, and every song is checked against its record's size and checksum. A
+file that exists and differs is never overwritten: it is reported. Prints nothing: progress goes to `tell`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from worker.store.open import open_store
 
 @dataclass
 class Fetched:
-    """What a fetch did. `wrong`: song -> why it was not fetched."""
+    """The result of a fetch. `wrong`: song -> why it was not fetched."""
 
     new: list[str] = field(default_factory=list)
     had: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Fetched:
     n_bytes: int = 0
 
     def rows(self) -> list[dict[str, str]]:
-        """A line for each song, as `inv fetch` shows it."""
+        """A row for each song, as `inv fetch` shows it."""
         states = [*((song, "new") for song in self.new), *((song, "had it") for song in self.had)]
         return [{"song": song, "state": state} for song, state in sorted([*states, *self.wrong.items()])]
 
@@ -40,7 +40,7 @@ class Fetched:
 def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fetched:
     """Fetch every finished song of `source` into `folder`, then the records and reports.
 
-    Run it again for what is in `wrong`. Raises BadInput when there is nothing to fetch.
+    Run it again to fetch what is in `wrong`. Raises BadInput when there is nothing to fetch.
     """
     store = open_store(source) if isinstance(source, str) else source
     target = open_store(str(folder))
@@ -48,9 +48,9 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
         raise BadInput(f"{folder} is where the songs are already; give another folder")
     stored = store.list()
     if not stored:
-        raise BadInput(f"nothing in {store.location}; check the bucket and prefix")
+        raise BadInput(f"there is nothing in {store.location}; check the bucket and prefix")
     target.check_writable()
-    folder = Path(target.location)  # ~ is settled there
+    folder = Path(target.location)  # with ~ expanded
 
     fetched = Fetched()
     finished = {song: record for song, record in read_all(store, stored).items() if song in stored}
@@ -63,7 +63,7 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
             tell(f"[{n}/{len(finished)}] {song}, {size(record.n_bytes)}")
             problem = _bring(store, song, record, path)
         else:
-            problem = None if _is(path, record) else f"{path} is another file; move it away, fetch again"
+            problem = None if _is(path, record) else f"{path} is a different file; move it away, fetch again"
             fetched.had += [] if problem else [song]
         if problem:
             fetched.wrong[song] = problem
@@ -74,7 +74,7 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
 
     there = target.list()
     for key, entry in stored.items():
-        # The report is rewritten by every run, and may change within its size.
+        # Every run rewrites the report, and its size may stay the same.
         if key.startswith("runs/"):
             wanted = key not in there or there[key].size != entry.size
         else:
@@ -87,15 +87,15 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
 
 
 def _bring(store: Store, song: str, record: Record, path: Path) -> str | None:
-    """Download one song; it gets its own name only when it is right. -> what is wrong with it."""
+    """Download one song, under its own name only when it is right; -> what is wrong with it."""
     partial = path.with_name(f"{song}.partial")
     try:
         store.download(song, partial)
         if not _is(partial, record):
-            return "it does not have its record's size and checksum; fetch again"
+            return "its size or checksum differs from its record; fetch again"
         partial.rename(path)
     except Missing:
-        return "it has gone since the listing"
+        return "it was deleted during the fetch"
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); free space or permissions") from None
     finally:

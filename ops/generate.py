@@ -28,16 +28,16 @@ def run_worker(
     price_basis: str,
     only: Sequence[str] = (),
 ) -> int:
-    """Run `python -m worker` to its end and give its exit code; its output goes to this terminal.
+    """Run `python -m worker` to its end; -> its exit code. Its output goes to this terminal.
 
-    Relative paths start where the user is. Ctrl-C reaches the worker by itself: it is waited for
-    while it saves and accounts for what is finished.
+    Relative paths count from the user's folder. The terminal sends Ctrl-C to the worker, too: this
+    waits while the worker saves its checkpoints and reports.
     """
     here = Path.cwd()
     argv = [sys.executable, "-m", "worker", f"--prompts={here / prompts}", f"--model={_absolute(model)}"]
     argv += [f"--output={output if '://' in output else here / Path(output).expanduser()}"]
     if hourly_cost is not None:
-        # With =, as a value may begin with a dash: the basis "--hourly-cost" does, a NAME may.
+        # With =, as a value may begin with a dash, like the basis "--hourly-cost" or a NAME.
         argv += [f"--hourly-cost={hourly_cost}", f"--price-basis={price_basis}"]
     argv += [f"--only={name}" for name in only]
     worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())

@@ -1,10 +1,10 @@
-"""Ctrl-C at the wrong moment: held back while an answer is awaited that must not be lost.
+"""Ctrl-C at a moment when it must wait: while an answer is outstanding that must not be lost.
 
     with held(tell):
         instance = rent()       # a Ctrl-C now is remembered ...
     # ... and raised here
 
-SIGTERM counts as Ctrl-C. Outside of the main thread, where no signal arrives, nothing is changed.
+SIGTERM counts as Ctrl-C. Outside of the main thread, which alone receives signals, nothing changes.
 """
 
 import signal
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held(tell: Callable[[str], None], waiting_for: str) -> Iterator[None]:
-    """Run the block to its end, then raise KeyboardInterrupt if one was asked for meanwhile."""
+    """Run the block to its end, then raise KeyboardInterrupt if Ctrl-C was pressed meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,7 +41,7 @@ def held(tell: Callable[[str], None], waiting_for: str) -> Iterator[None]:
 
 @contextmanager
 def remembered() -> Iterator[Callable[[], None]]:
-    """Ctrl-C as ever, and a check that raises it anew: inside a `__del__` of a library Python drops it."""
+    """Ctrl-C as usual, and a check that raises it again: Python drops it inside a library's `__del__`."""
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -65,7 +65,7 @@ def remembered() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that it cleans up, too."""
+    """Within the block SIGTERM raises KeyboardInterrupt, so that the same clean-up runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
 """Every setting, once: from the environment and `.env`; the environment wins.
 
-A value is parsed when its attribute is read, so a malformed setting hurts only the task that needs it.
-An empty value is the same as none. Secrets never show in a repr or an error.
-Nothing is exported, printed or created at load; a broken line of `.env` is a warning.
+A value is parsed when its attribute is read, so a malformed setting stops only the task that needs it.
+An empty value counts as unset. Secrets are never in a repr or an error.
+Nothing is exported or created at load; a broken line of `.env` is a warning.
 """
 
 import math
@@ -28,7 +28,7 @@ AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "
 
 
 class Row:
-    """One setting: a dataclass field that keeps text as it came and parses it when it is read."""
+    """One setting: a dataclass field that keeps the text and parses it when it is read."""
 
     attribute: str
     kind: type
@@ -111,21 +111,23 @@ class Settings:
         "facebook/musicgen-medium",
         "Hugging Face name or folder; `rehearsal` is a built-in tiny model that makes noise",
     )
-    slots: int | None = row("MUSICGEN_SLOTS", None, "songs made at once; empty: as memory allows")
+    slots: int | None = row(
+        "MUSICGEN_SLOTS", None, "songs generated at once; empty: as many as fit into memory"
+    )
     dtype: str | None = row(
         "MUSICGEN_DTYPE",
         None,
-        "fp32, bf16 or fp16; empty: what the device is fast in",
+        "fp32, bf16 or fp16; empty: the fastest on the device",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     prompts: str = row("MUSICGEN_PROMPTS", "prompts.txt", "the job list")
     output: str | None = row(
-        "MUSICGEN_OUTPUT", None, "folder or s3:// address for the songs; empty: the bucket, else out/songs"
+        "MUSICGEN_OUTPUT", None, "output: a folder or s3:// address; empty: the bucket, else out/songs"
     )
-    bucket: str | None = row("MUSICGEN_S3_BUCKET", None, "where songs and records go")
+    bucket: str | None = row("MUSICGEN_S3_BUCKET", None, "the bucket for songs and records")
     prefix: str | None = row("MUSICGEN_S3_PREFIX", None, "folder inside the bucket; empty: none")
     hourly_cost_usd: float | None = row(
-        "HOURLY_COST_USD", None, "what the machine costs in USD per hour, for the cost report"
+        "HOURLY_COST_USD", None, "price of the machine in USD per hour, for the cost report"
     )
     aws_region: str | None = row("AWS_DEFAULT_REGION", None, "AWS region, like us-east-1")
     aws_access_key_id: str | None = row("AWS_ACCESS_KEY_ID", None, "AWS key", secret=True)
@@ -134,36 +136,34 @@ class Settings:
         "AWS_SESSION_TOKEN", None, "only with temporary AWS keys", secret=True
     )
     aws_endpoint_url: str | None = row(
-        "AWS_ENDPOINT_URL", None, "an S3 that is not Amazon's; empty: Amazon's"
+        "AWS_ENDPOINT_URL", None, "address of another S3 than Amazon's; empty: Amazon's"
     )
     aws_profile: str | None = row(
         "AWS_PROFILE", None, "a profile of ~/.aws/config, instead of keys (SSO, roles)"
     )
     instance_types: str = row(
-        "MUSICGEN_INSTANCE_TYPES", "g4dn.xlarge", "EC2 machines that will do, with commas between"
+        "MUSICGEN_INSTANCE_TYPES", "g4dn.xlarge", "EC2 instance types that may be rented, separated by commas"
     )
-    max_price_usd: float = row("MUSICGEN_MAX_PRICE", 0.40, "USD per hour; never rent above it")
+    max_price_usd: float = row("MUSICGEN_MAX_PRICE", 0.40, "maximum price in USD per hour")
     ami_id: str | None = row(
         "MUSICGEN_AMI_ID",
         None,
-        "machine image; empty: the newest that `inv image` made, else AWS's own for GPUs",
+        "machine image; empty: the newest of `inv image`, else AWS's image for GPUs",
     )
-    lifetime_h: float = row(
-        "MUSICGEN_LIFETIME_H", 8.0, "hours after which a rented machine ends, whatever it is doing"
-    )
+    lifetime_h: float = row("MUSICGEN_LIFETIME_H", 8.0, "hours after which a rented machine ends in any case")
     disk_gib: int | None = row(
-        "MUSICGEN_DISK_GIB", None, "GiB of disk of a rented EC2 machine; empty: its image's own and 20 more"
+        "MUSICGEN_DISK_GIB", None, "disk of a rented EC2 machine in GiB; empty: 20 more than its image"
     )
     git_url: str | None = row(
         "MUSICGEN_GIT_URL",
         None,
-        "a public repository from which EC2 machines take this checkout's commit; "
-        "empty: they take this folder, through the bucket",
+        "a public repository from which EC2 machines clone this checkout's commit; "
+        "empty: this folder is sent through the bucket",
     )
     instance_profile: str = row(
         "MUSICGEN_INSTANCE_PROFILE",
         "musicgen-worker-role",
-        "name or ARN of the instance profile that a machine runs with",
+        "name or ARN of a machine's instance profile",
     )
     key_name: str = row("MUSICGEN_KEY_NAME", "musicgen-worker", "EC2 key pair, for SSH")
     key_file: str = row(
@@ -172,65 +172,67 @@ class Settings:
     ssh_from: str | None = row(
         "MUSICGEN_SSH_FROM",
         None,
-        "address or network that may reach SSH, or `none`; empty: this machine's own",
+        "IP address or network that may reach SSH, or `none`; empty: only your IP address",
     )
     address_url: str = row(
         "MUSICGEN_ADDRESS_URL",
         "https://checkip.amazonaws.com",
-        "a page that answers with this machine's public address",
+        "a page that returns your public IP address",
     )
     base_image: str | None = row(
         "MUSICGEN_BASE_IMAGE",
         None,
-        "what `inv image` builds on: an ami- id or the name of an SSM parameter; empty: AWS's own for GPUs",
+        "what `inv image` builds on: an ami- id or the name of an SSM parameter; empty: AWS's image for GPUs",
     )
     budget_email: str | None = row(
-        "MUSICGEN_BUDGET_EMAIL", None, "who is told by e-mail when the account spends; empty: no alert"
+        "MUSICGEN_BUDGET_EMAIL", None, "e-mail address for budget alerts; empty: no alerts"
     )
-    budget_usd: float = row("MUSICGEN_BUDGET_USD", 20.0, "USD per month of the whole account, for that alert")
+    budget_usd: float = row(
+        "MUSICGEN_BUDGET_USD", 20.0, "budget of the whole account in USD per month, for those alerts"
+    )
     audit_log: str = row(
         "MUSICGEN_AUDIT_LOG", "~/.musicgen/audit.jsonl", "the log of what was created, changed and deleted"
     )
-    runpod_host: str | None = row(
-        "RUNPOD_HOST", None, "the box for `fab`: root@IP:PORT; empty: the one that was made last"
-    )
-    runpod_user: str = row("RUNPOD_USER", "root", "login name, where the address has none")
+    runpod_host: str | None = row("RUNPOD_HOST", None, "the box for `fab`: root@IP:PORT; empty: the newest")
+    runpod_user: str = row("RUNPOD_USER", "root", "login name, if the address has none")
     ssh_key: str | None = row(
-        "RUNPOD_SSH_KEY", None, "private key file for that box; empty: the agent's and ~/.ssh"
+        "RUNPOD_SSH_KEY", None, "private key file for that box; empty: the keys of the SSH agent and ~/.ssh"
     )
     pod_role: str = row(
-        "MUSICGEN_POD_ROLE", "musicgen-pod-role", "name or ARN of the role whose rights a box is lent"
+        "MUSICGEN_POD_ROLE",
+        "musicgen-pod-role",
+        "name or ARN of the role whose temporary credentials a box gets",
     )
     stop_hook: str | None = row(
         "MUSICGEN_STOP_HOOK",
         None,
-        "executable on a box that turns it off after the run: an absolute path, or one in this folder; "
+        "executable on a box that switches it off after the run: an absolute path, or one in this folder; "
         "EC2 machines have their own",
     )
     idle_limit_s: int | None = row(
         "MUSICGEN_IDLE_LIMIT_S",
         None,
-        "seconds without a worker after which a box goes off, 0: never; empty: as the box has it, else 1800",
+        "seconds without a worker after which a box switches off, 0: never; empty: the box's, else 1800",
         least=0,
     )
     no_progress_limit_s: int | None = row(
         "MUSICGEN_NO_PROGRESS_LIMIT_S",
         None,
-        "seconds that a worker may stand still, 0: any; empty: as the box has it, else 1800",
+        "seconds without progress after which a box switches off, 0: never; empty: the box's, else 1800",
         least=0,
     )
     claim_ttl_s: int | None = row(
-        "MUSICGEN_CLAIM_TTL_S", None, "seconds until a song of a worker that died is another's; empty: 120"
+        "MUSICGEN_CLAIM_TTL_S",
+        None,
+        "seconds without a heartbeat before another worker takes the song; empty: 120",
     )
     torch: str | None = row(
         "MUSICGEN_TORCH",
         None,
-        "the torch on a box: auto (the image's if it is the pinned version), image or pinned; empty: auto",
+        "torch on a box: auto (the image's if it is the pinned version), image or pinned; empty: auto",
         choices=("auto", "image", "pinned"),
     )
-    hf_token: str | None = row(
-        "HF_TOKEN", None, "Hugging Face token, for models that ask for one", secret=True
-    )
+    hf_token: str | None = row("HF_TOKEN", None, "Hugging Face token, for models that need one", secret=True)
 
     @classmethod
     def load(cls, env: Mapping[str, str] = os.environ, file: Path | None = None) -> "Settings":
@@ -240,7 +242,7 @@ class Settings:
 
     @property
     def output_place(self) -> str:
-        """Where songs go, settled: a folder, or `s3://BUCKET[/PREFIX]`."""
+        """The output after all settings: a folder, or `s3://BUCKET[/PREFIX]`."""
         if self.output:
             return self.output
         if self.bucket:
@@ -254,12 +256,12 @@ class Settings:
 
     @property
     def instance_type_list(self) -> list[str]:
-        """The EC2 machines that will do, the wanted one first. Raises BadInput for what is none."""
+        """The EC2 instance types that may be rented, in order. Raises BadInput for a malformed one."""
         found = [name for name in re.split(r"[,\s]+", self.instance_types.strip()) if name]
         wrong = [name for name in found if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", name)]
         if wrong or not found:
             raise BadInput(
-                f"MUSICGEN_INSTANCE_TYPES={self.instance_types} names no machine types; "
+                f"MUSICGEN_INSTANCE_TYPES={self.instance_types} is not a list of instance types; "
                 "write it like g4dn.xlarge,g5.xlarge"
             )
         return found
@@ -278,7 +280,7 @@ class Settings:
         return value
 
     def export_aws(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Give the AWS settings to boto3 in this process, which reads them from its environment."""
+        """Put the AWS settings into the environment of this process, where boto3 reads them."""
         for row in rows():
             if row.name.startswith("AWS_") and (value := getattr(self, row.attribute)):
                 environ[row.name] = value
@@ -306,7 +308,7 @@ def env_example() -> str:
 
 
 def env_file() -> Path:
-    """The `.env` of this folder or of one above it, up to the one that holds tasks.py, as Invoke looks."""
+    """The `.env` of this folder or one above it, up to the folder of tasks.py, as Invoke searches."""
     here = Path.cwd()
     above = [here, *here.parents]
     project = next((i for i, folder in enumerate(above) if (folder / "tasks.py").exists()), 0)
@@ -315,7 +317,7 @@ def env_file() -> Path:
 
 
 def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> dict[str, str]:
-    """The environment for a child process: this one, and below it what the file sets.
+    """The environment for a child process: this one, and what only the file sets.
 
     An empty line of the file sets nothing: AWS_DEFAULT_REGION="" would be an error, not a default.
     """
@@ -328,7 +330,7 @@ def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> 
 def read_env_file(file: Path) -> dict[str, str]:
     """Names and values of a `.env` file, without interpolation; empty if there is none.
 
-    A line that cannot be read is left out with a warning. Raises BadInput if the file cannot be read.
+    A line that cannot be parsed is skipped with a warning. Raises BadInput if the file cannot be read.
     """
     if not file.exists():
         return {}
@@ -345,5 +347,5 @@ def read_env_file(file: Path) -> dict[str, str]:
             # The parser counts from the blank lines before. The line itself may hold a secret.
             raw = binding.original.string
             line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
-            ui.say(f"warning: {file}:{line}: not NAME=value and left out; correct it or put # before it")
+            ui.say(f"warning: {file}:{line}: not NAME=value, so it is skipped; correct it or put # before it")
     return values

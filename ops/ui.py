@@ -35,7 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def safe_streams() -> None:
-    """From now on a character that the console cannot show (cp1252) becomes `?`, not a traceback."""
+    """From now on a character that the console lacks (cp1252) is printed as `?` instead of a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -44,7 +44,7 @@ def safe_streams() -> None:
 def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
     """Wrap a task's body: a UserError ends it as `error:` lines on stderr and the error's exit code.
 
-    Ctrl-C ends it with one line and 75; a reader that went away (`inv ... | head`) quietly with 1.
+    Ctrl-C ends it with one line and 75; a closed pipe (`inv ... | head`) with 1 and no message.
     """
 
     @functools.wraps(task)  # Invoke reads the task's flags through it
@@ -52,15 +52,15 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
         safe_streams()
         try:
             result = task(*args, **kwargs)
-            sys.stdout.flush()  # here, so that a closed pipe is met here and not at exit
+            sys.stdout.flush()  # a closed pipe raises here and not at exit
             return result
         except UserError as error:
             lines = str(error).splitlines() or [type(error).__name__]
             raise Exit("\n".join(f"error: {line}" for line in lines), error.code) from None
         except KeyboardInterrupt:
-            raise Exit("interrupted; run the same command again to go on", INTERRUPTED) from None
+            raise Exit("interrupted; run the same command again to resume", INTERRUPTED) from None
         except BrokenPipeError:
-            # Python flushes stdout once more at exit and would complain.
+            # Python flushes stdout once more at exit, which would raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise Exit(code=1) from None
 
@@ -73,12 +73,12 @@ def say(text: str) -> None:
 
 
 def write(text: str) -> None:
-    """Text that was asked for, such as a log, on stdout as it is."""
+    """Text that the user asked for, such as a log, unchanged on stdout."""
     print(text, end="" if text.endswith("\n") else "\n", flush=True)
 
 
 def pour(block: bytes) -> None:
-    """A block of somebody else's text to stdout: as it is to a file or pipe, characters to a console."""
+    """A block of bytes to stdout: unchanged to a file or pipe, decoded to a console."""
     if sys.stdout.isatty():
         sys.stdout.write(_characters.decode(block))
     else:
@@ -101,8 +101,8 @@ def show(
 ) -> None:
     """Print rows (mappings or dataclasses) as a table, or as a JSON list and nothing else.
 
-    A column's unit is in its name: `_s` shows as a duration, `_usd` as money; JSON has the plain numbers.
-    Rows that are `red` stand out on a terminal.
+    A column's unit is in its name: `_s` is shown as a duration, `_usd` as money; JSON has plain numbers.
+    Rows for which `red` is true are red on a terminal.
     """
     records = [dict(row) if isinstance(row, Mapping) else _fields(row) for row in rows]
     if json:
@@ -118,7 +118,7 @@ def agreed(
 ) -> bool:
     """Show a plan and ask whether to carry it out; False for a dry run.
 
-    Raises Refused for a no, and without a terminal, where only `yes` can say yes.
+    Raises Refused for a no, and without a terminal unless `yes` is set.
     """
     show(rows, json=json)
     if dry_run:
@@ -127,10 +127,10 @@ def agreed(
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Refused("there is no terminal to ask at and nothing was changed; agree beforehand with --yes")
+        raise Refused("there is no terminal to ask at, so nothing was changed; agree with --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Refused("nothing was changed; answer y, or give --yes, to go on")
+        raise Refused("nothing was changed; answer y, or give --yes, to continue")
     return True
 
 
@@ -152,10 +152,10 @@ def _print_table(records: list[dict[str, Any]], red: Callable[[Mapping[str, Any]
         heading = name.removesuffix("_usd").removesuffix("_s").replace("_", " ")
         table.add_column(Text(heading), justify="right" if numeric else "left")
     for record in records:
-        # As Text: a prompt may hold [brackets], which are not rich's markup.
+        # As Text: [brackets] in a prompt are not rich's markup.
         cells = (Text(_cell(name, record.get(name))) for name in names)
         table.add_row(*cells, style="bold red" if red(record) else None)
-    # A pipe or file has no width: cut nothing.
+    # A pipe or file has no width: truncate nothing.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
     console.print(table)
 

@@ -63,5 +63,5 @@ def test_check_shows_the_repository_s_own_list(inv):
 def test_fetch_from_an_empty_place_is_2(inv, tmp_path):
     done = inv("fetch", "--source", "nowhere", "--to", "here")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: nothing in nowhere; ")
+    assert done.stderr.startswith("error: there is nothing in nowhere; ")
     assert list(tmp_path.iterdir()) == []

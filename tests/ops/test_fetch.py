@@ -80,7 +80,7 @@ def test_songs_that_are_not_finished_do_not_come(album, to):
 def test_corrupted_song_is_reported_and_not_left_under_its_name(album, to, stored):
     album.write(RAIN.song, stored)
     fetched = bring(album, to)
-    assert fetched.wrong == {RAIN.song: "it does not have its record's size and checksum; fetch again"}
+    assert fetched.wrong == {RAIN.song: "its size or checksum differs from its record; fetch again"}
     assert fetched.new == [SUN.song]
     assert not [name for name in tree(to) if "rain" in name]
 
@@ -96,7 +96,7 @@ def test_another_file_of_the_same_name_is_left_alone_and_reported(album, to):
     (to / RAIN.song).write_bytes(b"mine")
     fetched = bring(album, to)
     assert (to / RAIN.song).read_bytes() == b"mine"
-    assert "is another file; move it away, fetch again" in fetched.wrong[RAIN.song]
+    assert "is a different file; move it away, fetch again" in fetched.wrong[RAIN.song]
     assert records.record_key(RAIN) not in tree(to)
     assert fetched.new == [SUN.song]
 

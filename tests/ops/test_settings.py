@@ -145,7 +145,7 @@ def test_broken_line_is_a_warning_with_its_number_and_not_its_content(env_file, 
     with caplog.at_level(logging.DEBUG):
         s = load(env_file, f"# one\n\n\n{broken.format(PLANTED)}\nMUSICGEN_S3_BUCKET=songs\n")
     out, err = capsys.readouterr()
-    assert err == f"warning: {env_file}:4: not NAME=value and left out; correct it or put # before it\n"
+    assert err == f"warning: {env_file}:4: not NAME=value, so it is skipped; correct it or put # before it\n"
     assert PLANTED not in out + err + caplog.text
     assert s.bucket == "songs"
 

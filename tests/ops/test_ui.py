@@ -79,7 +79,7 @@ def test_error_keeps_its_own_exit_code(inv):
 def test_ctrl_c_is_one_line_and_75(inv):
     done = inv("stop")
     assert (done.returncode, done.stdout) == (75, b"")
-    assert done.stderr.decode().splitlines() == ["interrupted; run the same command again to go on"]
+    assert done.stderr.decode().splitlines() == ["interrupted; run the same command again to resume"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
