@@ -1,4 +1,4 @@
-"""Local work: rehearse, check, generate and fetch songs. `inv --list` shows every task."""
+"""Tasks on this machine and on AWS: generate, check, fetch, rent, end. `inv --list` shows every task."""
 
 from pathlib import Path
 
@@ -64,10 +64,10 @@ def check(
     settings = Settings.load()
     settings.check()
     settings.export_aws()
-    place = output or settings.output_place
-    songs = plan.plan_songs(Path(prompts or settings.prompts), place, model or settings.model, only or ())
+    output = output or settings.output_place
+    songs = plan.plan_songs(Path(prompts or settings.prompts), output, model or settings.model, only or ())
     ui.show(songs, json=json)
-    ui.say(plan.closing_line(songs, place))
+    ui.say(plan.closing_line(songs, output))
 
 
 @task(
@@ -91,7 +91,7 @@ def generate(
 ) -> None:
     """Make the songs of a prompts file on this machine.
 
-    What is done already is skipped; run it again after any interruption.
+    Finished songs are skipped; run it again after any interruption.
     Example: inv generate --model facebook/musicgen-small --only dance_test
     """
     from ops import generate
@@ -120,7 +120,7 @@ def generate(
 def fetch(c: Context, source: str = "", to: str = "out/fetched", json: bool = False) -> None:
     """Bring finished songs and reports to a folder.
 
-    Only what is new, each song checked by size and checksum.
+    Only new ones; each song is checked by size and checksum.
     Example: inv fetch --source s3://my-bucket/album --to album
     """
     from ops import fetch
@@ -134,10 +134,10 @@ def fetch(c: Context, source: str = "", to: str = "out/fetched", json: bool = Fa
         raise Exit(code=1)
 
 
-_TYPES = "EC2 types, with commas between (default: MUSICGEN_INSTANCE_TYPES)"
+_TYPES = "EC2 instance types, separated by commas (default: MUSICGEN_INSTANCE_TYPES)"
 _JSON = "Print rows as JSON"
 _YES = "Do not ask"
-_REGION = "Regions with commas between, or `all`"
+_REGION = "Regions, separated by commas, or `all`"
 
 
 @task(
@@ -145,7 +145,7 @@ _REGION = "Regions with commas between, or `all`"
     help={
         "instance_types": _TYPES,
         "region": f"{_REGION} (default: AWS_DEFAULT_REGION)",
-        "history": "How the price went over a span like 7d, at most 90d",
+        "history": "Summary of the prices of a duration like 7d, at most 90d",
         "json": _JSON,
     },
 )
@@ -169,10 +169,10 @@ def spot_price(
         "prompts": _PROMPTS,
         "only": _ONLY,
         "instance_types": _TYPES,
-        "max_price": "USD per hour; never rent above it (default: MUSICGEN_MAX_PRICE)",
-        "lifetime": "Span like 8h after which the machine ends (default: MUSICGEN_LIFETIME_H)",
-        "on_demand": "Rent at the fixed price instead of spot",
-        "keep_alive": "Leave the machine on after the batch, until its lifetime is over",
+        "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE)",
+        "lifetime": "Duration like 8h after which the machine ends (default: MUSICGEN_LIFETIME_H)",
+        "on_demand": "Rent at the on-demand price instead of spot",
+        "keep_alive": "Keep the machine on after the batch, until its deadline",
         "another": "Launch although there is a machine already",
         "dry_run": "Check everything, ask EC2 whether it would do it, and stop",
         "yes": _YES,
@@ -220,7 +220,7 @@ def launch(
 def status(c: Context, region: str = "", json: bool = False) -> None:
     """Show our AWS machines and what they cost.
 
-    Also what they left behind. Exit code 1 when one is past its end date.
+    Also what they left behind. Exit code 1 when one is past its deadline.
     Example: inv status
     """
     from ops.aws import cli
@@ -231,8 +231,8 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
 
 @task(
     help={
-        "run": "RUN_ID (default: the newest; its console if it has sent no log)",
-        "console": "Id of a machine: what it wrote to its console",
+        "run": "RUN_ID (default: the newest; without a log, its machine's console)",
+        "console": "Id of a machine whose console is printed",
         "lines": "Only the last lines",
     }
 )
@@ -263,7 +263,7 @@ def kill_all(
 ) -> None:
     """End all our AWS machines and leftovers.
 
-    Looks again until nothing is left; exit code 1 if something stays.
+    Lists them again until nothing is left; exit code 1 if something stays.
     Example: inv kill-all --dry-run
     """
     from ops.aws import cli
@@ -274,8 +274,8 @@ def kill_all(
 
 @task(
     help={
-        "ssh_from": "Address or network that may reach SSH, or `none` (default: from .env, else yours)",
-        "remove": "Take away what setup made; a bucket with content stays",
+        "ssh_from": "IP address or network for SSH, or `none` (default: from .env, else yours)",
+        "remove": "Remove what setup created; a bucket with content stays",
         "yes": _YES,
         "dry_run": "Show the plan and stop",
         "json": _JSON,
@@ -292,7 +292,7 @@ def setup(
 ) -> None:
     """Prepare the AWS account, or show what differs.
 
-    Bucket, roles, key pair, firewall, budget alert. Again: changes only what differs.
+    Bucket, roles, key pair, security group, budget alert. Again: changes only what differs.
     Example: inv setup --dry-run
     """
     from ops.aws import cli
@@ -305,8 +305,8 @@ def setup(
 
 @task(
     help={
-        "list": "Show the images that there are",
-        "bases": "Show AWS's images that one can be built on",
+        "list": "Show this project's images",
+        "bases": "Show the images of AWS that one can be built on",
         "remove": "Remove this image with its snapshots (repeat for more; `old`: all but the newest)",
         "yes": _YES,
         "dry_run": "Show the plan, check permissions and stop",

@@ -1,1 +1,1 @@
-"""The operating side: runs on the user's machine, loads no torch, asks and tells through `ops.ui` only."""
+"""The operating side: runs on the user's machine, loads no torch, prints and asks through `ops.ui` only."""

@@ -23,7 +23,7 @@ from worker.songs import jobs
 
 ENV_FILE = Path(".env")
 
-# One identity: a key from one place with a session token from another is refused by AWS.
+# All from one source: AWS refuses a key of one identity with the session token of another.
 AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 

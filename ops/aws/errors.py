@@ -1,6 +1,6 @@
 """What an error of AWS means to the user: one line with a remedy, and an exit code.
 
-One table from AWS's codes and botocore's exceptions to sentences. Whoever acts on a code asks `code_of`.
+One table from AWS's codes and botocore's exceptions to sentences. Code that acts on a code uses `code_of`.
 """
 
 import re
@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.errors import BadInput, UserError
 
-# The same request may succeed in a moment, and an attempt before it may have.
+# The same request may succeed soon, or may have succeeded although its answer is this.
 AGAIN = {"RequestLimitExceeded", "Throttling", "ServiceUnavailable", "Unavailable", "InternalError"}
 
 QUOTA_LINK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF"
@@ -33,7 +33,7 @@ _CAPACITY = (
     "AWS has no free machine of this kind in {region} ({code}); "
     "try later, another AWS_DEFAULT_REGION, or more MUSICGEN_INSTANCE_TYPES"
 )
-_IMAGE = "AWS does not know this machine image in {region}; correct MUSICGEN_AMI_ID or make one: inv image"
+_IMAGE = "AWS does not know this machine image in {region}; correct MUSICGEN_AMI_ID or build one: inv image"
 _KEY_PAIR = "there is no key pair of this name in {region}; correct MUSICGEN_KEY_NAME or run: inv setup"
 _PROFILE = (
     "EC2 does not see the instance profile (yet); a new one takes up to two minutes: run it again, "
@@ -64,7 +64,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     ),
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
         UserError,
-        "the account never rented a spot machine and these credentials may not prepare it; "
+        "the account never rented a spot machine and these credentials may not create the role for it; "
         "allow iam:CreateServiceLinkedRole (docs/aws-operator-policy.json)",
     ),
     "OptInRequired": (UserError, "this AWS account is not ready for {action}; finish its registration"),
@@ -74,7 +74,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "AccessDeniedException": (UserError, _DENIED),
     "403": (UserError, _DENIED),
     "NoRegionError": (BadInput, "AWS_DEFAULT_REGION is not set; set it in .env, like us-east-1"),
-    "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is no region; write it like us-east-1"),
+    "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is not a region; write it like us-east-1"),
     "AuthorizationHeaderMalformed": (BadInput, _REGION),
     "IllegalLocationConstraintException": (BadInput, _REGION),
     "PermanentRedirect": (BadInput, _REGION),
@@ -84,7 +84,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InstanceLimitExceeded": (UserError, _QUOTA),
     "SpotMaxPriceTooLow": (
         UserError,
-        "the highest price is below what spot machines cost now; raise MUSICGEN_MAX_PRICE "
+        "the maximum price is below the current spot price; raise MUSICGEN_MAX_PRICE "
         "(inv spot-price shows the prices) or wait",
     ),
     "InsufficientInstanceCapacity": (UserError, _CAPACITY),
@@ -96,13 +96,13 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidAMIID.Malformed": (BadInput, _IMAGE),
     "InvalidAMIID.Unavailable": (BadInput, _IMAGE),
     "InvalidKeyPair.NotFound": (BadInput, _KEY_PAIR),
-    "InvalidIamInstanceProfile": (UserError, _PROFILE),  # our name: see code_of
+    "InvalidIamInstanceProfile": (UserError, _PROFILE),  # not a code of AWS: see code_of
     "InvalidParameterValue": (UserError, "AWS refused {action} ({message}); correct the setting it names"),
     "BucketAlreadyExists": (BadInput, _NAME_TAKEN),
-    "InvalidBucketName": (BadInput, "that is no name for a bucket; correct MUSICGEN_S3_BUCKET"),
+    "InvalidBucketName": (BadInput, "that is not a valid bucket name; correct MUSICGEN_S3_BUCKET"),
     "NoSuchBucket": (BadInput, "there is no such bucket; correct MUSICGEN_S3_BUCKET or run: inv setup"),
     "OperationAborted": (UserError, "the bucket is being changed or deleted; run it again in some minutes"),
-    "VPCIdNotSpecified": (UserError, "region {region} has no default network; make a default VPC there"),
+    "VPCIdNotSpecified": (UserError, "region {region} has no default VPC; create one there"),
     "LimitExceeded": (UserError, "an AWS limit stops {action} ({message}); remove what is not needed"),
     "RequestLimitExceeded": (UserError, _BUSY),
     "Throttling": (UserError, _BUSY),
@@ -147,7 +147,7 @@ def code_of(error: Exception) -> str:
     """AWS's code of an error, or the name of botocore's exception."""
     if isinstance(error, ClientError):
         code = str(error.response["Error"].get("Code", ""))
-        # EC2 has no code of its own for this one, and whether to try again hangs on it.
+        # EC2 has no code of its own for it, and it decides whether to try again.
         if code == "InvalidParameterValue" and "IAM Instance Profile" in str(error):
             return "InvalidIamInstanceProfile"
         return code
@@ -155,7 +155,7 @@ def code_of(error: Exception) -> str:
 
 
 def explained(error: Exception, region: str = "") -> UserError:
-    """Our line for an error of boto3: what happened; what to do. Names no credentials."""
+    """The line for an error of boto3: what happened; what to do. Names no credentials."""
     names = [code_of(error), *(cls.__name__ for cls in type(error).__mro__)]
     action = message = ""
     if isinstance(error, ClientError):
@@ -172,7 +172,7 @@ def explained(error: Exception, region: str = "") -> UserError:
 
 @contextmanager
 def errors(region: str = "") -> Iterator[None]:
-    """boto3's errors leave the block as UserError or BadInput."""
+    """Raise boto3's errors in the block as UserError or BadInput."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
@@ -180,5 +180,5 @@ def errors(region: str = "") -> Iterator[None]:
 
 
 def name_service(parsed: dict[str, Any], model: Any, **_: Any) -> None:
-    """For botocore's `after-call`: an error names only the operation; a policy's action needs the service."""
+    """For botocore's `after-call`: an error names only the operation, a policy's action also the service."""
     parsed.setdefault("ResponseMetadata", {})["Service"] = model.service_model.signing_name

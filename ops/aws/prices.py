@@ -191,7 +191,7 @@ def _on_demand(aws: Aws, wanted: set[tuple[str, str]], tell: Tell) -> Mapping[tu
 
 
 def on_demand(aws: Aws, instance_type: str, region: str) -> float | None:
-    """What an hour costs without spot, as Amazon's Price List says; None if it does not. Raises UserError."""
+    """The on-demand price of an hour in Amazon's Price List; None if it has none. Raises UserError."""
     wanted = {
         "regionCode": region,
         "instanceType": instance_type,

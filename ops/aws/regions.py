@@ -1,7 +1,7 @@
 """The regions of the account, and one question asked in each of them at once.
 
 Machines are found by tag in every region, never by local state. A region that does not answer is
-reported by name, so that nobody takes no answer for no machine.
+reported by name: no answer does not mean no machine.
 """
 
 from collections.abc import Callable, Sequence

@@ -177,7 +177,7 @@ class Rental:
     def rent(self, machine: MachineRequest) -> str:
         """The id of the new instance. A busy EC2 and a new profile are waited for.
 
-        Raises botocore's errors: which of them another zone can mend, the caller knows.
+        Raises botocore's errors: for some of them the caller tries another zone.
         """
         request = machine.to_ec2()
         # One attempt: EC2 answers "no capacity" as a server error, which botocore would repeat.

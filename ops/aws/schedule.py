@@ -22,7 +22,7 @@ def name_for(instance: str) -> str:
 
 
 def arm(aws: Aws, instance: str, expires_at: datetime, region: str = "") -> str:
-    """Make the schedule that ends this instance; -> its name. Raises UserError."""
+    """Create the schedule that ends this instance; -> its name. Raises UserError."""
     partition, account = aws.caller.partition, aws.caller.account
     at = (expires_at + AFTER).astimezone(UTC)  # in the scheduler's own format
     aws.act(
@@ -52,7 +52,7 @@ def listed(aws: Aws, region: str) -> list[str]:
 
 
 def remove(aws: Aws, name: str, region: str = "") -> None:
-    """Delete a schedule; it is fine if there is none."""
+    """Delete a schedule, if there is one."""
     with aws.audit.action("scheduler.delete_schedule", {"Name": name}, region=region, ends=True) as done:
         answer = aws.ask(
             "scheduler", "delete_schedule", region=region, absent=("ResourceNotFoundException",), Name=name

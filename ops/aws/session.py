@@ -1,11 +1,11 @@
-"""The way to AWS: clients, and who we are there.
+"""Sessions with AWS: clients, and whose credentials they use.
 
     aws = Aws(Settings.load(), task="setup")
     aws.ask("ec2", "describe_vpcs")                       # reads
     aws.act("s3", "create_bucket", Bucket=name)           # changes: the audit log knows before and after
 
-Keys, profile, region and endpoint come from Settings, then from boto3's own chain. Errors of AWS leave
-`ask` and `act` as UserError or BadInput (ops/aws/errors.py); whoever must choose by the code uses `client`.
+Keys, profile, region and endpoint come from Settings, then from boto3's own chain. `ask` and `act` raise
+errors of AWS as UserError or BadInput (ops/aws/errors.py); a caller that needs the code uses `client`.
 """
 
 import functools
@@ -44,7 +44,7 @@ class Caller:
 class Aws:
     """One identity in one region. Safe to share between threads.
 
-    Raises BadInput when there is no region or the settings make no sense; touches no network by itself.
+    Raises BadInput when there is no region or the settings contradict each other; uses no network.
     """
 
     def __init__(self, settings: Settings, task: str = "") -> None:
@@ -114,11 +114,11 @@ class Aws:
                 yield from page.get(into, [])
 
     def act(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
-        """Change something; the audit log has the intent before and the result after."""
+        """Change something; the intent is in the audit log before it and the result after it."""
         return self._change(service, operation, region, request, ends=False)
 
     def end(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
-        """`act` for what ends something that costs money: even if the audit log cannot be written."""
+        """`act` for what ends something that costs money: also when the audit log cannot be written."""
         return self._change(service, operation, region, request, ends=True)
 
     def _change(self, service: str, operation: str, region: str, request: dict[str, Any], ends: bool) -> Any:
@@ -139,7 +139,7 @@ class Aws:
 
     @functools.cached_property
     def caller(self) -> Caller:
-        """Who we are; asks AWS once."""
+        """Whose credentials these are; asks AWS once."""
         identity = self.ask("sts", "get_caller_identity")
         return Caller(identity["Arn"], identity["Account"])
 
@@ -157,10 +157,10 @@ class Aws:
 
 
 def tag_list(**more: str) -> list[dict[str, str]]:
-    """Our tags, and more, as AWS wants them. `Project` is how everything of ours is found again."""
+    """The project's tags, and more, in AWS's form. Everything of this project is found by `Project`."""
     return [{"Key": key, "Value": value} for key, value in (TAGS | more).items()]
 
 
 def tag_dict(tags: Sequence[dict[str, str]] | None) -> dict[str, str]:
-    """Tags as AWS gives them, by name."""
+    """Tags in AWS's form, by name."""
     return {tag["Key"]: tag["Value"] for tag in tags or ()}

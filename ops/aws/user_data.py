@@ -1,7 +1,7 @@
 """A machine's user data: remote/bootstrap.sh with the values of one launch above it. Pure.
 
-Everything is quoted for the shell. No secrets: user data can be read by everybody who may describe
-the machine. EC2 takes 16 KB at most, checked here and not on the way.
+Everything is quoted for the shell. No secrets: everybody who may describe the machine can read user data.
+EC2 accepts 16 KB at most, which is checked here.
 """
 
 import re
@@ -20,7 +20,7 @@ _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY")
 
 @dataclass(frozen=True)
 class Boot:
-    """What one machine is told at its first boot."""
+    """The values of one machine's first boot."""
 
     run_id: str
     expires_at: datetime
@@ -35,12 +35,12 @@ class Boot:
 
 
 def log_key(run_id: str) -> str:
-    """Where the boot log lies in the place of the songs."""
+    """The key of the boot log in the output."""
     return f"launches/{run_id}/bootstrap.log"
 
 
 def render(boot: Boot, bootstrap: str, s3_object: str) -> str:
-    """The whole script. Raises BadInput if it is too long or a value cannot be told.
+    """The whole script. Raises BadInput if it is too long or cannot hold a value.
 
     `bootstrap`, `s3_object`: the texts of remote/bootstrap.sh and remote/s3_object.py.
     """
@@ -67,20 +67,20 @@ def render(boot: Boot, bootstrap: str, s3_object: str) -> str:
 
 
 def with_values(script: str, values: Mapping[str, str]) -> str:
-    """The script with these variables set below its first line. Raises BadInput if EC2 would not take it."""
+    """The script with these variables set below its first line. Raises BadInput if it is too long for EC2."""
     shebang, _, rest = script.partition("\n")
     given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     script = f"{shebang}\n{given}{rest}"
     if (size := len(script.encode())) > MAX_BYTES:
-        raise BadInput(f"the user data has {size} bytes, EC2 takes {MAX_BYTES}; shorten the settings")
+        raise BadInput(f"the user data has {size} bytes, EC2 accepts {MAX_BYTES}; shorten the settings")
     return script
 
 
 def env_file(values: Mapping[str, str]) -> str:
-    """`NAME='value'` lines that bash and systemd read alike. Raises BadInput for what cannot be told."""
+    """`NAME='value'` lines that bash and systemd read alike. Raises BadInput for what they cannot hold."""
     for name, value in values.items():
         if _SECRET.search(name):
             raise ValueError(f"{name} is a secret and must not be in user data")
         if "'" in value or not value.isprintable():
-            raise BadInput(f"{name} holds a quote or a control character, which a machine cannot be told")
+            raise BadInput(f"{name} holds a quote or a control character; remove it")
     return "".join(f"{name}='{value}'\n" for name, value in values.items())

@@ -1,7 +1,7 @@
-"""The bucket for songs: private, encrypted, tidy; made, compared with what is wanted, mended.
+"""The bucket for songs: private, encrypted, without unfinished uploads; created, compared, repaired.
 
-Never emptied and never deleted with anything in it. Its own policy, which asks for TLS, comes last: an
-endpoint without TLS (not Amazon's) does not get one.
+Never emptied and never deleted with anything in it. Its policy, which demands TLS, comes last; with an
+endpoint that has no TLS (not Amazon's) the bucket gets none.
 """
 
 import json
@@ -42,12 +42,12 @@ _NAME = re.compile(r"(?!xn--)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 def choose(aws: Aws, random_hex: str) -> str:
     """MUSICGEN_S3_BUCKET, else the one bucket that an earlier setup made, else a new name.
 
-    Raises BadInput for what is no bucket name, and when there are several to choose from.
+    Raises BadInput for a name that is not valid, and when there are several to choose from.
     """
     asked = aws.settings.bucket
     if asked:
         if not _NAME.fullmatch(asked):
-            raise BadInput(f"MUSICGEN_S3_BUCKET={asked} is no name for a bucket; a-z, 0-9 and - will do")
+            raise BadInput(f"MUSICGEN_S3_BUCKET={asked} is not a valid bucket name; use a-z, 0-9 and -")
         return asked
     ours = sorted(owned(aws))
     if len(ours) > 1:
@@ -56,7 +56,7 @@ def choose(aws: Aws, random_hex: str) -> str:
 
 
 def owned(aws: Aws) -> Iterator[str]:
-    """Buckets of this account and region that setup made."""
+    """Buckets of this account and region that setup created."""
     for bucket in aws.ask("s3", "list_buckets")["Buckets"]:
         name = bucket["Name"]
         if name.startswith(NAME_START) and region_of(aws, name) == aws.region and _tags(aws, name):
@@ -66,32 +66,32 @@ def owned(aws: Aws) -> Iterator[str]:
 def bucket_step(aws: Aws, name: str) -> Step:
     """What the bucket lacks."""
     drift = "; ".join(difference for difference, _ in _differences(aws, name))
-    if drift.startswith(ABSENT):  # the rest follows from that
+    if drift.startswith(ABSENT):  # everything else is absent, too
         drift = ABSENT
     wanted = "private, encrypted, TLS only" if _has_tls(aws) else "private, encrypted"
     return step(f"bucket {name}", drift, wanted, lambda: ensure_bucket(aws, name))
 
 
 def ensure_bucket(aws: Aws, name: str) -> None:
-    """Make the bucket, or change only what differs. Running it again changes nothing."""
+    """Create the bucket, or change only what differs. Running it again changes nothing."""
     for _, act in list(_differences(aws, name)):
         act()
 
 
 def removal_step(aws: Aws, name: str) -> Step | None:
-    """The removal of an empty bucket of ours; one with anything in it stays."""
+    """The removal of an empty bucket that setup created; one with anything in it stays."""
     if not exists(aws, name):
         return None
     thing = f"bucket {name}"
     if not _tags(aws, name):
-        return Step(thing, "there, not made by setup (no tag)", "kept", KEEP)
+        return Step(thing, "there, not created by setup (no tag)", "kept", KEEP)
     if held := _holds(aws, name):
         return Step(thing, held, "kept: delete its content yourself first", KEEP)
     return Step(thing, "empty", ABSENT, "delete", lambda: remove_bucket(aws, name))
 
 
 def remove_bucket(aws: Aws, name: str) -> None:
-    """Delete the bucket. S3 itself refuses if something came into it meanwhile."""
+    """Delete the bucket. S3 refuses if something was written to it meanwhile."""
     aws.act("s3", "delete_bucket", Bucket=name)
 
 
@@ -109,7 +109,7 @@ def exists(aws: Aws, name: str) -> bool:
 
 
 def region_of(aws: Aws, name: str) -> str | None:
-    """Where the bucket is; None if there is none. Raises BadInput if it is somebody else's."""
+    """The region of the bucket; None if there is no such bucket. Raises BadInput if it is somebody else's."""
     client = aws.client("s3")
     with errors(aws.region):
         try:
@@ -121,7 +121,7 @@ def region_of(aws: Aws, name: str) -> str | None:
             if code != "403":
                 raise
             if any(bucket["Name"] == name for bucket in client.list_buckets()["Buckets"]):
-                raise  # ours, and these credentials may not look into it
+                raise  # the account's own, and these credentials may not access it
             raise BadInput(
                 f"bucket {name} belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
             ) from None
@@ -132,7 +132,7 @@ def region_of(aws: Aws, name: str) -> str | None:
 
 
 def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Each difference from what is wanted, in the order in which they are mended, and its mending."""
+    """Each difference from what is wanted, and what repairs it, in the order of the repairs."""
     new = not exists(aws, name)
     if new:
         yield ABSENT, lambda: _create(aws, name)
@@ -143,7 +143,7 @@ def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object
     def now(operation: str, absent: str) -> Any:
         return None if new else aws.ask("s3", operation, Bucket=name, absent=(absent,))
 
-    # First: by the tag a setup that was stopped half-way finds its bucket again.
+    # First: by the tag, a setup that was stopped half-way finds its bucket again.
     tags = now("get_bucket_tagging", "NoSuchTagSet")
     there = tag_dict(tags["TagSet"]) if tags else {}
     if not TAGS.items() <= there.items() and (new or name.startswith(NAME_START)):
@@ -167,7 +167,7 @@ def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object
     lifecycle = now("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
     rules = lifecycle["Rules"] if lifecycle else []
     if not any(_aborts(rule) for rule in rules):
-        # One call sets all rules: those of others stay.
+        # One call sets all rules: other rules stay.
         others = [rule for rule in rules if rule.get("ID") != TIDY["ID"]]
         yield (
             "unfinished uploads stay",
@@ -187,7 +187,7 @@ def _differences(aws: Aws, name: str) -> Iterator[tuple[str, Callable[[], object
 
 def _create(aws: Aws, name: str) -> None:
     place: dict[str, Any] = {}
-    if aws.region != "us-east-1":  # which must not be named, as every other region must
+    if aws.region != "us-east-1":  # the only region that must not be named
         place["CreateBucketConfiguration"] = {"LocationConstraint": aws.region}
     aws.act("s3", "create_bucket", Bucket=name, **place)
 
@@ -197,7 +197,7 @@ def _has_tls(aws: Aws) -> bool:
 
 
 def _encrypted(answer: dict[str, Any]) -> bool:
-    """True for our key or a stricter one of the user's (KMS)."""
+    """True for S3's key or the user's own (KMS)."""
     rules = answer["ServerSideEncryptionConfiguration"]["Rules"]
     return any(rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm") for rule in rules)
 
@@ -214,7 +214,7 @@ def _tags(aws: Aws, name: str) -> bool:
 
 
 def _holds(aws: Aws, name: str) -> str:
-    """What is in the bucket, as words; empty for nothing, not even old versions."""
+    """What the bucket holds, as text; empty if it has nothing, not even old versions."""
     listed = aws.ask("s3", "list_object_versions", Bucket=name, MaxKeys=1000)
     kept: Sequence[Any] = [*listed.get("Versions", []), *listed.get("DeleteMarkers", [])]
     more = " or more" if listed.get("IsTruncated") else ""

@@ -1,7 +1,7 @@
-"""An e-mail when the account spends: the last net, for what every other rule has missed.
+"""An e-mail when the account spends much: the last safeguard, should every other one fail.
 
-One monthly budget over the whole account (a filter by tag would miss what lost its tag). It warns at 80 %
-of what was spent and at 100 % of what is forecast. It stops nothing: AWS cannot stop one-time spot machines.
+One monthly budget of the whole account (a filter by tag would miss what has no tag). It warns when 80 % are
+spent and when 100 % are forecast. It stops nothing: AWS cannot stop one-time spot machines.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from ops.aws.session import Aws
 from worker.errors import BadInput
 
 NAME = "musicgen-budget"
-REGION = "us-east-1"  # where Budgets lives, whatever one's own region
+REGION = "us-east-1"  # the only one with Budgets
 ALERTS = (("ACTUAL", 80.0), ("FORECASTED", 100.0))
 
 _ABSENT = ("NotFoundException",)
@@ -36,7 +36,7 @@ def budget_step(aws: Aws) -> Step:
 
 
 def ensure_budget(aws: Aws) -> None:
-    """Make the budget, or mend what differs. Running it again changes nothing."""
+    """Create the budget, or change what differs. Running it again changes nothing."""
     email, limit_usd = _wanted(aws)
     account = aws.caller.account
     budget = {
@@ -62,13 +62,13 @@ def ensure_budget(aws: Aws) -> None:
         aws.act("budgets", "update_budget", region=REGION, AccountId=account, NewBudget=budget)
     for alert, there in _missing_alerts(aws, email):
         place = {"AccountId": account, "BudgetName": NAME, "Notification": alert}
-        if there:  # an alert keeps at least one subscriber, so the old one goes with it
+        if there:  # an alert has at least one subscriber, so both are deleted
             aws.act("budgets", "delete_notification", region=REGION, **place)
         aws.act("budgets", "create_notification", region=REGION, Subscribers=_subscribers(email), **place)
 
 
 def budget_removal(aws: Aws) -> Step | None:
-    """The removal of the budget, which is ours by its name."""
+    """The removal of the budget, which setup knows by its name."""
     if not _budget(aws):
         return None
     return Step(
@@ -86,7 +86,7 @@ def _wanted(aws: Aws) -> tuple[str, float]:
     email, limit_usd = aws.settings.budget_email or "", round(aws.settings.budget_usd, 2)
     name, _, host = email.partition("@")
     if email and not (name and "." in host and not set(email) & set(" ,;<>")):
-        raise BadInput(f"MUSICGEN_BUDGET_EMAIL={email} is no e-mail address; correct it")
+        raise BadInput(f"MUSICGEN_BUDGET_EMAIL={email} is not an e-mail address; correct it")
     if email and limit_usd <= 0:
         raise BadInput("MUSICGEN_BUDGET_USD must be over 0; correct it")
     return email, limit_usd
@@ -105,7 +105,7 @@ def _budget(aws: Aws) -> dict[str, Any] | None:
 
 
 def _missing_alerts(aws: Aws, email: str) -> list[tuple[dict[str, Any], bool]]:
-    """The alerts that do not reach this address, and whether each is there for another."""
+    """The alerts that do not reach this address, and whether each exists for another one."""
     place = {"AccountId": aws.caller.account, "BudgetName": NAME}
     there = aws.ask("budgets", "describe_notifications_for_budget", region=REGION, **place)
     kinds = {(n["NotificationType"], float(n["Threshold"])) for n in there.get("Notifications", [])}

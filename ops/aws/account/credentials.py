@@ -1,7 +1,7 @@
-"""Credentials lent to a box: temporary, and for one prefix of one bucket only.
+"""Temporary credentials for a box, limited to one prefix of one bucket.
 
-The role MUSICGEN_POD_ROLE is taken for up to 12 hours; where that is not allowed, a federation token does
-it. Both are cut down by a session policy. Who asks is found by Aws, hence by boto3's own chain.
+The role MUSICGEN_POD_ROLE is assumed for up to 12 hours; where that is not allowed, a federation token is
+used. A session policy limits both. The caller's own credentials come from Aws, hence from boto3's chain.
 """
 
 import json
@@ -19,7 +19,7 @@ from worker.errors import BadInput, UserError
 from worker.timestamps import stamp
 
 MAX_POLICY_CHARS = 2048
-# The role's own limit, or that of a role taken from another one, or of the root user, may be an hour.
+# One hour is the limit of some roles, of a role assumed by a role, and of the root user.
 SESSIONS_S = (12 * 3600, 3600)
 _NAME = "musicgen-box"
 _REFUSED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
@@ -28,7 +28,7 @@ _ABSENT = ("NoSuchEntity", "InvalidAction", "UnknownOperationException", "NotImp
 
 @dataclass(frozen=True)
 class Lent:
-    """Credentials in the form that a `credential_process` gives. `expires`: None for one's own keys."""
+    """Credentials as a `credential_process` prints them. `expires`: None for the caller's own keys."""
 
     document: bytes = field(repr=False)
     expires: datetime | None
@@ -36,7 +36,7 @@ class Lent:
 
 
 def session_policy(bucket: str, prefix: str = "", partition: str = "aws") -> str:
-    """What the box may do, as compact JSON: what the worker needs below the prefix, nothing else."""
+    """The permissions of the box, as compact JSON: what the worker needs below the prefix, nothing else."""
     text = json.dumps(policies.worker(bucket, prefix, partition), separators=(",", ":"))
     if len(text) > MAX_POLICY_CHARS:
         raise BadInput("the bucket's prefix is too long for a session policy; shorten MUSICGEN_S3_PREFIX")
@@ -62,7 +62,7 @@ def lend(aws: Aws, bucket: str, prefix: str = "") -> Lent:
         return _lent(answer["Credentials"], role if operation == "assume_role" else "a federation token")
     raise UserError(
         f"AWS lends no temporary credentials: sts:AssumeRole on {role} and sts:GetFederationToken were "
-        f"refused ({', '.join(map(code_of, refusals))}); make the role: inv setup, allow one of them, or "
+        f"refused ({', '.join(map(code_of, refusals))}); create the role: inv setup, allow one of them, or "
         "send your own keys: --use-my-keys"
     )
 

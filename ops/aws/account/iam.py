@@ -1,9 +1,9 @@
-"""The account's roles: made, compared with what is wanted, mended and removed.
+"""The account's roles: created, compared with what is wanted, repaired and removed.
 
-`musicgen-worker-role` is what an EC2 machine is, through the instance profile of the same name.
-`musicgen-pod-role` is what the operator hands to machines elsewhere, for at most 12 hours.
-`musicgen-scheduler-role` lets the alarm clock outside of a machine end it.
-Each has one inline policy, named `musicgen`. Others that somebody added are shown, and left alone.
+`musicgen-worker-role` is the role of EC2 machines, through the instance profile of the same name.
+`musicgen-pod-role` gives temporary credentials to machines elsewhere, for at most 12 hours.
+`musicgen-scheduler-role` lets an EventBridge schedule end a machine.
+Each has one inline policy, named `musicgen`. Other policies on them are shown, and left alone.
 """
 
 import json
@@ -56,13 +56,13 @@ def wanted_roles(aws: Aws, bucket: str, prefix: str = "") -> list[Role]:
 
 
 def principal(aws: Aws) -> str:
-    """Who the pod role trusts: the caller, or the role whose session the caller is."""
+    """Whom the pod role trusts: the caller, or the role that the caller has assumed."""
     arn = aws.caller.arn
     kind, _, name = arn.rpartition(":")[2].partition("/")
     if kind != "assumed-role":
         return arn
     role = name.partition("/")[0]
-    # The session's ARN has lost the role's path.
+    # A session's ARN does not have the role's path.
     found = aws.ask("iam", "get_role", RoleName=role, absent=(*_NO_ENTITY, "AccessDenied"))
     return (
         str(found["Role"]["Arn"])
@@ -72,7 +72,7 @@ def principal(aws: Aws) -> str:
 
 
 def role_step(aws: Aws, role: Role) -> Step:
-    """What a role lacks, and its making or mending."""
+    """What a role lacks, and what creates or repairs it."""
     drift = "; ".join(role_drift(aws, role))
     services = sorted({action.partition(":")[0] for action in _actions(role.policy)})
     wanted = f"{role.purpose}: {', '.join(services)} only"
@@ -97,14 +97,14 @@ def role_drift(aws: Aws, role: Role) -> Iterator[str]:
 
 
 def foreign_policies(aws: Aws, name: str) -> list[str]:
-    """Policies on a role that are not ours: they may allow more than we say."""
+    """Policies on a role that setup did not create: they may allow more."""
     inline = aws.pages("iam", "list_role_policies", "PolicyNames", RoleName=name)
     attached = aws.pages("iam", "list_attached_role_policies", "AttachedPolicies", RoleName=name)
     return [i for i in inline if i != INLINE] + [a["PolicyName"] for a in attached]
 
 
 def ensure_role(aws: Aws, role: Role) -> None:
-    """Make the role, or change only what differs. Running it again changes nothing."""
+    """Create the role, or change only what differs. Running it again changes nothing."""
     drift = list(role_drift(aws, role))
     trust = json.dumps(role.trust)
     if drift == [ABSENT]:
@@ -133,7 +133,7 @@ def ensure_role(aws: Aws, role: Role) -> None:
 
 
 def profile_step(aws: Aws, name: str = WORKER_ROLE) -> Step:
-    """The instance profile that carries the worker's role to a machine."""
+    """The instance profile that gives a machine the worker's role."""
     found = aws.ask("iam", "get_instance_profile", InstanceProfileName=name, absent=_NO_ENTITY)
     drift = ABSENT if not found else None
     if found and not found["InstanceProfile"]["Roles"]:
@@ -142,7 +142,7 @@ def profile_step(aws: Aws, name: str = WORKER_ROLE) -> Step:
 
 
 def ensure_profile(aws: Aws, name: str = WORKER_ROLE) -> str:
-    """The ARN of the instance profile that holds the role of the same name, made if need be.
+    """The ARN of the instance profile that holds the role of the same name, created if necessary.
 
     EC2 sees a new profile only after some time: a launch must try again meanwhile.
     """
@@ -152,13 +152,13 @@ def ensure_profile(aws: Aws, name: str = WORKER_ROLE) -> str:
     held = [role["RoleName"] for role in found["InstanceProfile"].get("Roles", [])]
     if held and held != [name]:
         raise UserError(f"the instance profile {name} holds role {held[0]}; remove it and run it again")
-    if not held:  # twice would be an error: a profile holds one role
+    if not held:  # a profile holds one role: adding it twice is an error
         aws.act("iam", "add_role_to_instance_profile", InstanceProfileName=name, RoleName=name)
     return str(found["InstanceProfile"]["Arn"])
 
 
 def removal_steps(aws: Aws) -> Iterator[Step]:
-    """The removal of the profile and the roles that are there and ours."""
+    """The removal of the profile and the roles that setup created."""
     name = WORKER_ROLE
     profile = aws.ask("iam", "get_instance_profile", InstanceProfileName=name, absent=_NO_ENTITY)
     if profile:
@@ -171,7 +171,7 @@ def removal_steps(aws: Aws) -> Iterator[Step]:
             continue
         foreign = foreign_policies(aws, role_name)
         if foreign:
-            yield Step(f"role {role_name}", f"has policies of others: {', '.join(foreign)}", "kept", KEEP)
+            yield Step(f"role {role_name}", f"has other policies: {', '.join(foreign)}", "kept", KEEP)
         else:
             yield _removal(f"role {role_name}", found["Role"], partial(remove_role, aws, role_name))
 
@@ -191,7 +191,7 @@ def remove_profile(aws: Aws, name: str) -> None:
 
 
 def remove_role(aws: Aws, name: str) -> None:
-    """Delete a role with our policy on it."""
+    """Delete a role with its inline policy."""
     if aws.ask("iam", "get_role_policy", RoleName=name, PolicyName=INLINE, absent=_NO_ENTITY):
         aws.act("iam", "delete_role_policy", RoleName=name, PolicyName=INLINE)
     aws.act("iam", "delete_role", RoleName=name)
@@ -199,7 +199,7 @@ def remove_role(aws: Aws, name: str) -> None:
 
 def _removal(thing: str, found: dict[str, Any], act: Any) -> Step:
     if "Project" not in tag_dict(found.get("Tags")):
-        return Step(thing, "there, not made by setup (no tag)", "kept", KEEP)
+        return Step(thing, "there, not created by setup (no tag)", "kept", KEEP)
     return Step(thing, "there", ABSENT, "delete", act)
 
 
@@ -215,4 +215,4 @@ def _difference(found: policies.Policy, wanted: policies.Policy) -> str:
     more = sorted(_actions(found) - _actions(wanted))
     less = sorted(_actions(wanted) - _actions(found))
     parts = [f"also {', '.join(more)}"] * bool(more) + [f"not {', '.join(less)}"] * bool(less)
-    return "; ".join(parts) or "another place or condition"
+    return "; ".join(parts) or "another resource or condition"

@@ -1,4 +1,4 @@
-"""The key pair for SSH: AWS has the public half, one file here the private one.
+"""The key pair for SSH: AWS has the public key, one file on this machine the private key.
 
 The file is written once, readable for its owner only, and never sent or changed.
 """
@@ -18,7 +18,7 @@ _OPENSSH_MAGIC = b"openssh-key-v1\x00"
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the private key lies on this machine."""
+    """The file of the private key on this machine."""
     return Path(settings.key_file).expanduser()
 
 
@@ -42,7 +42,7 @@ def key_step(aws: Aws, settings: Settings) -> Step:
 
 
 def ensure_key(aws: Aws, settings: Settings) -> None:
-    """Bring the file's public key to this region, or have a pair made and keep its private key.
+    """Import the file's public key into this region, or have AWS create a pair and keep its private key.
 
     Running it again changes nothing. An existing file is never written to.
     """
@@ -62,7 +62,7 @@ def ensure_key(aws: Aws, settings: Settings) -> None:
         return
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Before the call: a key that cannot be kept is not made.
+        # Before the call: a key that cannot be kept is not created.
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise BadInput(f"cannot write {file} ({error.strerror}); correct MUSICGEN_KEY_FILE") from None
@@ -76,7 +76,7 @@ def ensure_key(aws: Aws, settings: Settings) -> None:
                 os.fsync(out.fileno())
                 kept = True
             finally:
-                if not kept:  # AWS gives it once: without its private key the pair is of no use
+                if not kept:  # AWS sends it once: without its private key the pair is useless
                     aws.act("ec2", "delete_key_pair", KeyName=name)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror}); free the disk and run it again") from None
@@ -86,13 +86,13 @@ def ensure_key(aws: Aws, settings: Settings) -> None:
 
 
 def key_removal(aws: Aws, settings: Settings) -> Step | None:
-    """The removal of our key pair from AWS; the private key's file stays, and fits the next setup."""
+    """The removal of the key pair from AWS; the file of the private key stays for the next setup."""
     name = settings.key_name
     there = _key_pair(aws, name)
     if there is None:
         return None
     if "Project" not in tag_dict(there.get("Tags")):
-        return Step(f"key pair {name}", "there, not made by setup (no tag)", "kept", KEEP)
+        return Step(f"key pair {name}", "there, not created by setup (no tag)", "kept", KEEP)
     return Step(
         f"key pair {name}",
         "there",
@@ -105,7 +105,7 @@ def key_removal(aws: Aws, settings: Settings) -> Step | None:
 def public_key(file: Path) -> str | None:
     """`ssh-ed25519 AAAA…` of a private key's file: from FILE.pub, else from OpenSSH's own format.
 
-    None if neither tells. Raises BadInput if the file is no private key.
+    None if neither has it. Raises BadInput if the file is not a private key.
     """
     try:
         beside = file.with_name(file.name + ".pub")
@@ -116,7 +116,7 @@ def public_key(file: Path) -> str | None:
         raise BadInput(f"cannot read the private key {file}; correct MUSICGEN_KEY_FILE") from None
     lines = text.strip().splitlines()
     if len(lines) < 3 or not lines[0].startswith("-----BEGIN") or "PRIVATE KEY" not in lines[0]:
-        raise BadInput(f"{file} is no private key; correct MUSICGEN_KEY_FILE")
+        raise BadInput(f"{file} is not a private key; correct MUSICGEN_KEY_FILE")
     try:
         body = base64.b64decode("".join(lines[1:-1]), validate=True)
         if not body.startswith(_OPENSSH_MAGIC):

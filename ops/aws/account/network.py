@@ -1,6 +1,6 @@
-"""The network a machine stands in: the firewall that lets only SSH in, and the subnet of each zone.
+"""The network of a machine: the security group that allows SSH alone, and the subnet of each zone.
 
-SSH is open to one address or network, by default the caller's own; to nobody if that cannot be found.
+SSH is open to one IP address or network: by default your IP address, and nobody if it cannot be found.
 """
 
 import ipaddress
@@ -16,25 +16,25 @@ from worker.errors import BadInput, UserError
 GROUP = "musicgen-worker"
 SSH_PORT = 22
 NOBODY = "none"
-# Marks the rules that are ours to replace when the address changes.
+# Marks the rules that setup replaces when the address changes.
 _OUR_RULE = "musicgen setup"
 
 
-# --- where SSH may come from
+# --- who may reach SSH
 
 
 @dataclass(frozen=True)
 class SshSource:
-    """A network in CIDR form, or None for nobody; `why` says where it is from."""
+    """A network in CIDR form, or None for nobody; `why`: where it comes from."""
 
     cidr: str | None
     why: str
 
 
 def ssh_source(settings: Settings, option: str = "") -> SshSource:
-    """The option, else MUSICGEN_SSH_FROM, else this machine's public address, else nobody.
+    """The option, else MUSICGEN_SSH_FROM, else your public IP address, else nobody.
 
-    Raises BadInput for what is no network and for the whole internet.
+    Raises BadInput for what is not a network and for the whole internet.
     """
     asked = (option or settings.ssh_from or "").strip()
     if asked.lower() == NOBODY:
@@ -43,14 +43,16 @@ def ssh_source(settings: Settings, option: str = "") -> SshSource:
         return SshSource(_network(asked), "as asked")
     address = public_address(settings.address_url)
     if not address:
-        return SshSource(None, "closed: this machine's address was not found; give --ssh-from")
-    return SshSource(_network(address), "this machine's address")
+        return SshSource(None, "closed: your IP address was not found; give --ssh-from")
+    return SshSource(_network(address), "your IP address")
 
 
 def public_address(url: str, timeout_s: float = 5.0) -> str | None:
-    """This machine's address as the page at `url` sees it; None if there is no such answer."""
+    """This machine's public address, as the page at `url` reports it; None if it does not answer."""
     if not url.startswith(("https://", "http://")):
-        raise BadInput("MUSICGEN_ADDRESS_URL is no web address; write it like https://checkip.amazonaws.com")
+        raise BadInput(
+            "MUSICGEN_ADDRESS_URL is not a web address; write it like https://checkip.amazonaws.com"
+        )
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  checked above
             return str(ipaddress.ip_address(answer.read(64).decode("ascii").strip()))
@@ -62,44 +64,44 @@ def _network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise BadInput(f"{text} is no address or network for SSH; write it like 203.0.113.7/32") from None
+        raise BadInput(f"{text} is not an IP address or network; write it like 203.0.113.7/32") from None
     if network.prefixlen == 0:
-        raise BadInput(f"{text} opens SSH to everybody; give your own address, like 203.0.113.7/32")
+        raise BadInput(f"{text} opens SSH to everybody; give your own IP address, like 203.0.113.7/32")
     return str(network)
 
 
-# --- the firewall
+# --- the security group
 
 
 def group_id(aws: Aws) -> str | None:
-    """The id of our security group in the default VPC, if there is one."""
+    """The id of this project's security group in the default VPC, if there is one."""
     found = _group(aws, _default_vpc(aws))
     return str(found["GroupId"]) if found else None
 
 
 def group_step(aws: Aws, source: SshSource) -> Step:
-    """What the firewall lacks: the group, or the right address; rules of others are only shown."""
+    """What is missing: the group, or the right address; other rules are only shown."""
     vpc = _default_vpc(aws)
     found = _group(aws, vpc)
-    wanted = f"SSH from {source.cidr}" if source.cidr else f"no way in ({source.why})"
+    wanted = f"SSH from {source.cidr}" if source.cidr else f"no access ({source.why})"
     drift = []
     also = ""
     if found is None:
         drift = [ABSENT]
     else:
         ours, others = _rules(found)
-        # Unknown is not the same as unwanted: an address that was let in stays when ours is not found.
+        # Not found is not the same as `none`: an address that has access keeps it when yours is not found.
         if source.cidr is None and source.why != "closed, as asked" and ours:
             return Step(f"security group {GROUP}", f"SSH from {', '.join(ours)}", "the same: " + source.why)
         if ours != ([source.cidr] if source.cidr else []):
             drift = [f"SSH from {', '.join(ours) or 'nowhere'}"]
-        also = f"; also open, by somebody else: {', '.join(others)}" if others else ""
+        also = f"; also open, not by setup: {', '.join(others)}" if others else ""
     made = step(f"security group {GROUP}", ", ".join(drift), wanted, lambda: ensure_group(aws, source))
     return Step(made.thing, made.now + also, made.wanted, made.action, made.act)
 
 
 def ensure_group(aws: Aws, source: SshSource) -> str:
-    """The id of the security group, made if need be, with the one way in that is wanted."""
+    """The id of the security group, created if necessary, with access for the wanted source alone."""
     vpc = _default_vpc(aws)
     found = _group(aws, vpc)
     if found is None:
@@ -114,7 +116,7 @@ def ensure_group(aws: Aws, source: SshSource) -> str:
         group, ours = str(made["GroupId"]), []
     else:
         group, ours = str(found["GroupId"]), _rules(found)[0]
-    # First the new way in, then the old one out: a failure between leaves too much, not nothing.
+    # First the new rule, then the old ones: a failure between them leaves too many rules, not none.
     if source.cidr and source.cidr not in ours:
         aws.act(
             "ec2",
@@ -134,13 +136,13 @@ def ensure_group(aws: Aws, source: SshSource) -> str:
 
 
 def group_removal(aws: Aws) -> Step | None:
-    """The removal of our security group, if it is there and ours."""
+    """The removal of the security group, if setup created it."""
     vpc = _find_default_vpc(aws)
     found = _group(aws, vpc) if vpc else None
     if not found:
         return None
     if "Project" not in tag_dict(found.get("Tags")):
-        return Step(f"security group {GROUP}", "there, not made by setup (no tag)", "kept", KEEP)
+        return Step(f"security group {GROUP}", "there, not created by setup (no tag)", "kept", KEEP)
     used = aws.ask(
         "ec2",
         "describe_instances",
@@ -167,7 +169,7 @@ def _group(aws: Aws, vpc: str) -> dict[str, Any] | None:
 
 
 def _rules(group: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The networks that our rules let in, and the rules of others."""
+    """The networks that setup's rules allow, and the other rules."""
     ours, others = [], []
     for rule in group["IpPermissions"]:
         ports = f"{rule.get('FromPort', 'all')}-{rule.get('ToPort', 'all')}/{rule['IpProtocol']}"
@@ -194,7 +196,7 @@ def _permission(cidr: str, describe: bool) -> dict[str, Any]:
 
 
 def subnets(aws: Aws, region: str = "") -> dict[str, str]:
-    """zone -> the subnet of the default VPC in it. A zone without one cannot be rented in."""
+    """zone -> the subnet of the default VPC in it. Nothing can be rented in a zone without one."""
     vpc = _default_vpc(aws, region)
     found = aws.pages(
         "ec2",
@@ -203,7 +205,7 @@ def subnets(aws: Aws, region: str = "") -> dict[str, str]:
         region=region,
         Filters=[{"Name": "vpc-id", "Values": [vpc]}, {"Name": "state", "Values": ["available"]}],
     )
-    # The default one of a zone last, so that it wins: it gives public addresses.
+    # A zone's default subnet last, so that it wins: it gives public addresses.
     ordered = sorted(found, key=lambda subnet: (bool(subnet.get("DefaultForAz")), subnet["SubnetId"]))
     return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in ordered}
 
@@ -212,7 +214,7 @@ def _default_vpc(aws: Aws, region: str = "") -> str:
     found = _find_default_vpc(aws, region)
     if not found:
         raise UserError(
-            f"region {region or aws.region} has no default VPC; make one "
+            f"region {region or aws.region} has no default VPC; create one "
             "(`aws ec2 create-default-vpc`) or choose another AWS_DEFAULT_REGION"
         )
     return found

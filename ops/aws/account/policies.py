@@ -1,7 +1,7 @@
 """Who may do what in the account: every policy, as a plain function of names.
 
-Wildcards stand where an id is only known later; what can be held to a tag or a name is.
-Knows nothing of what there is: ops/aws/account/iam.py brings it to the account.
+A wildcard stands only where an id is known later; everything else is limited to a tag or a name.
+Calls nothing: ops/aws/account/iam.py applies the policies to the account.
 """
 
 import json
@@ -15,9 +15,9 @@ VERSION = "2012-10-17"
 OPERATOR_FILE = "docs/aws-operator-policy.json"
 BUCKETS = "musicgen-batch-output-*"
 
-# What the worker only reads: the code it runs and the launcher's lock are not its own to change.
+# What the worker may only read: the code that it runs and the lock of launches.
 READ_ONLY = ("code", "locks")
-# Where it may delete: its own marks of unfinished work. Never a song, a record or a report.
+# Where it may delete: claims and checkpoints. Never a song, a record or a report.
 DELETABLE = ("claims", "checkpoints")
 
 
@@ -25,8 +25,8 @@ def worker(bucket: str, prefix: str = "", partition: str = "aws") -> Policy:
     """What the worker needs of one bucket, below one prefix, and nothing else."""
     place = f"arn:{partition}:s3:::{bucket}"
     below = f"{place}/{prefix}/" if prefix else f"{place}/"
-    # Without ListBucket a missing object answers 403 and not 404. Its condition is asked with the very
-    # key, too, so it must match whole keys.
+    # Without ListBucket the answer for a missing object is 403 and not 404. Its condition is also checked
+    # against the object's key, so it must match whole keys.
     listing = allow("s3:ListBucket", place)
     if prefix:
         listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
@@ -43,13 +43,13 @@ def worker(bucket: str, prefix: str = "", partition: str = "aws") -> Policy:
 
 
 def scheduler(account: str, partition: str = "aws") -> Policy:
-    """What the alarm clock outside of the machine needs: to end machines of ours."""
+    """What EventBridge schedules need: to end this project's machines."""
     machines = f"arn:{partition}:ec2:*:{account}:instance/*"
     return policy(allow("ec2:TerminateInstances", machines) | {"Condition": _OURS})
 
 
 def service_trust(service: str, account: str = "") -> Policy:
-    """A role that an AWS service takes, like ec2.amazonaws.com; with an account, for nobody else's sake."""
+    """A role that an AWS service assumes, like ec2.amazonaws.com; with an account, for this account alone."""
     statement: Policy = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
     if account:
         statement["Condition"] = {"StringEquals": {"aws:SourceAccount": account}}
@@ -57,12 +57,12 @@ def service_trust(service: str, account: str = "") -> Policy:
 
 
 def caller_trust(arn: str) -> Policy:
-    """A role that one user or role of the account takes."""
+    """A role that one user or role of the account assumes."""
     return policy({"Effect": "Allow", "Principal": {"AWS": arn}, "Action": "sts:AssumeRole"})
 
 
 def tls_only(bucket: str, partition: str = "aws") -> Policy:
-    """The bucket's own policy: nothing without encryption on the way."""
+    """The bucket's own policy: no request without TLS."""
     place = f"arn:{partition}:s3:::{bucket}"
     return policy(
         {
@@ -77,7 +77,7 @@ def tls_only(bucket: str, partition: str = "aws") -> Policy:
 
 
 def operator(partition: str = "aws") -> Policy:
-    """What the person needs who runs `inv setup`, `inv image`, `inv launch` and `inv kill-all`."""
+    """What the user needs who runs `inv setup`, `inv image`, `inv launch` and `inv kill-all`."""
     arn = f"arn:{partition}"
     ec2 = f"{arn}:ec2:*:*"
     roles = f"{arn}:iam::*:role/musicgen-*"
@@ -109,7 +109,7 @@ def operator(partition: str = "aws") -> Policy:
             ],
             "*",
         ),
-        # Only what is born with our tag, as everything else finds it by that.
+        # Only what is created with the project's tag: everything is found by it.
         allow("ec2:RunInstances", [f"{ec2}:{kind}/*" for kind in _RENTED])
         | {"Condition": {"StringEquals": {"aws:RequestTag/Project": PROJECT}}},
         allow(

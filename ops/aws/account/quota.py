@@ -1,7 +1,7 @@
-"""How many virtual CPUs of spot GPU machines the account may have at once, and what a machine takes.
+"""How many virtual CPUs of spot GPU machines the account may have at once, and how many a machine has.
 
-New accounts have 0 of L-3819A6DF ("All G and VT Spot Instance Requests"): better known before a launch
-than from its failure. A second zone cannot help; only AWS can raise it.
+New accounts have 0 of L-3819A6DF ("All G and VT Spot Instance Requests"), which is checked before a launch.
+It holds for all zones; only AWS can raise it.
 """
 
 import re
@@ -16,12 +16,12 @@ _COUNTED = re.compile(r"(gr?|vt)[0-9]")
 
 
 def is_counted(instance_type: str) -> bool:
-    """True for the types that this limit is about; others have limits of their own."""
+    """True for the types that this limit counts; others have limits of their own."""
     return bool(_COUNTED.match(instance_type))
 
 
 def spot_vcpus(aws: Aws, region: str = "") -> float | None:
-    """The limit; None if these credentials may not ask, or the service does not know it."""
+    """The limit; None if these credentials may not read it, or the service does not know it."""
     absent = ("NoSuchResourceException", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
     found = aws.ask(
         "service-quotas",
@@ -50,13 +50,13 @@ def refuse_if_short(aws: Aws, needed: int, region: str = "") -> None:
     limit = spot_vcpus(aws, region)
     if limit is not None and limit < needed:
         raise UserError(
-            f"the account may have {limit:g} virtual CPUs of spot GPU machines in "
+            f"the account's limit is {limit:g} virtual CPUs of spot GPU machines in "
             f"{region or aws.region}, {needed} are needed; ask for more at {QUOTA_LINK}"
         )
 
 
 def quota_step(aws: Aws) -> Step:
-    """What is short; nothing that setup could do about it."""
+    """The limit; setup cannot change it."""
     needs = vcpus(aws, aws.settings.instance_type_list)
     needed = max((vcpus for name, vcpus in needs.items() if is_counted(name)), default=0)
     limit = spot_vcpus(aws)

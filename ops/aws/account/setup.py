@@ -1,8 +1,8 @@
-"""What the account needs before the first launch: shown step by step, carried out, and taken away again.
+"""What the account needs before the first launch: shown step by step, created, and removed again.
 
-    steps = plan(aws)                 # asks only; each step: how it is, how it should be
+    steps = plan(aws, name)           # asks only; each step: how it is, how it should be
     carry_out(steps, say)             # changes only what differs; again: nothing to do
-    carry_out(removal(aws), say)      # only what setup made, never a bucket with content
+    carry_out(removal(aws), say)      # only what setup created, never a bucket with content
 
 Nothing here rents a machine or costs anything but the bucket's content.
 """
@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from ops.aws.account import bucket, budget, iam, keys, network, quota
 from ops.aws.account.step import KEEP, Step
 from ops.aws.session import Aws
+from worker.amounts import count
 from worker.errors import UserError
 
 
 def plan(aws: Aws, name: str, ssh_from: str = "") -> list[Step]:
-    """Every thing the account needs, as it is now; `name` is the bucket's (see bucket.choose)."""
+    """Everything the account needs, as it is now; `name` is the bucket's (see bucket.choose)."""
     prefix = (aws.settings.prefix or "").strip("/")
     source = network.ssh_source(aws.settings, ssh_from)
     roles = iam.wanted_roles(aws, name, prefix)
@@ -33,12 +34,12 @@ def plan(aws: Aws, name: str, ssh_from: str = "") -> list[Step]:
 
 
 def bucket_name(aws: Aws) -> str:
-    """The bucket that setup would use: settled, found, or a new random name."""
+    """The bucket that setup would use: the configured one, the one found, or a new random name."""
     return bucket.choose(aws, secrets.token_hex(5))
 
 
 def removal(aws: Aws) -> list[Step]:
-    """Everything of ours that is there, last made first, and what becomes of it."""
+    """Everything that setup created and that is still there, the last first, and what becomes of it."""
     names = [aws.settings.bucket] if aws.settings.bucket else sorted(bucket.owned(aws))
     steps = [
         budget.budget_removal(aws),
@@ -58,7 +59,7 @@ def n_changes(steps: Sequence[Step]) -> int:
 def carry_out(steps: Sequence[Step], say: Callable[[str], None]) -> int:
     """Do what there is to do, in order; -> how many steps changed something.
 
-    A step that fails ends it with its error. What was done stays, and the next run goes on from there.
+    A step that fails ends it with its error. What was done stays; the next run does the rest.
     """
     to_do = [step for step in steps if step.act and step.action != KEEP]
     for number, step in enumerate(to_do, 1):
@@ -67,13 +68,14 @@ def carry_out(steps: Sequence[Step], say: Callable[[str], None]) -> int:
         try:
             step.act()
         except UserError:
-            say(f"stopped: {number - 1} of {len(to_do)} done, which stays; run it again to go on from there")
+            done = f"{number - 1} of {count(len(to_do), 'step')}"
+            say(f"stopped after {done}, which stay; run it again for the rest")
             raise
     return len(to_do)
 
 
 def env_lines(aws: Aws, name: str) -> str:
-    """What belongs into .env after a setup; name is the bucket's."""
+    """The lines for .env after a setup; `name` is the bucket's."""
     values = {
         "AWS_DEFAULT_REGION": aws.region,
         "MUSICGEN_S3_BUCKET": name,

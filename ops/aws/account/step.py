@@ -1,4 +1,4 @@
-"""One thing of the account: how it is, how it should be, and what brings it there."""
+"""One thing of the account: how it is, how it should be, and the change between them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ KEEP = "nothing"
 
 @dataclass(frozen=True)
 class Step:
-    """A line of the setup's plan. `act` changes the account; None: nothing is to be done.
+    """A row of the setup's plan. `act` changes the account; None: there is nothing to do.
 
-    `action` is one word of what `act` does (create, change, delete), or KEEP.
+    `action` is one word for what `act` does (create, change, delete), or KEEP.
     """
 
     thing: str
@@ -20,7 +20,7 @@ class Step:
     act: Callable[[], object] | None = None
 
     def row(self) -> dict[str, str]:
-        """For the eyes and for --json."""
+        """For the table and for --json."""
         return {"thing": self.thing, "now": self.now, "wanted": self.wanted, "to_do": self.action}
 
 

@@ -89,7 +89,7 @@ def look(aws: Aws, region: str) -> RegionInventory:
     )
     for request in asked:
         holder = request.get("InstanceId")
-        # A one-time request goes with its machine. An open or a persistent one starts another.
+        # A one-time request ends with its machine. An open or a persistent one starts another.
         if request["State"] != "active" or request.get("Type") == "persistent" or holder not in alive:
             detail = f"{request.get('Type', 'one-time')}, {request['State']}"
             leftovers.append(Leftover("spot request", request["SpotInstanceRequestId"], region, detail))
@@ -100,7 +100,7 @@ def look(aws: Aws, region: str) -> RegionInventory:
         )
     with suppress(UserError):  # not every region has the scheduler, and a schedule costs nothing
         for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
-            leftovers.append(Leftover("schedule", name, region, "its machine is gone"))
+            leftovers.append(Leftover("schedule", name, region, "its machine has ended"))
     return RegionInventory(found, leftovers)
 
 
@@ -129,7 +129,7 @@ def _remark(machine: Machine, now: datetime, beat: Status | None) -> str:
         late = duration((now - machine.expires_at).total_seconds())
         return f"OVERDUE by {late}; run: inv kill-all"
     if machine.expires_at is None:
-        return "no end date; run: inv kill-all"
+        return "no deadline; run: inv kill-all"
     if machine.builds_image:
         return (
             "builds the machine image" if machine.state in machines.WORKING else "its disk becomes the image"

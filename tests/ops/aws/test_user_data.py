@@ -33,7 +33,7 @@ def test_it_fits_ec2_with_room_to_spare():
 
 
 def test_too_long_is_refused_here_and_not_by_ec2():
-    with pytest.raises(BadInput, match=r"the user data has .* bytes, EC2 takes 16384"):
+    with pytest.raises(BadInput, match=r"the user data has .* bytes, EC2 accepts 16384"):
         userdata.render(boot(worker_options=["--", *["--only=song"] * 500]), *TEXTS)
 
 

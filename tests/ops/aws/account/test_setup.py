@@ -90,7 +90,7 @@ def test_setup_goes_on_where_a_failure_stopped_it(bare, told):
     us = bare(AWS_MAX_ATTEMPTS="1")
     with pytest.raises(UserError, match="wait a minute"):
         setup.carry_out(setup.plan(us, BUCKET), told)
-    assert told[-1].startswith("stopped: 4 of 8 done, which stays; run it again")
+    assert told[-1].startswith("stopped after 4 of 8 steps, which stay; run it again")
     left = setup.plan(bare(), BUCKET)
     assert next(step.thing for step in left if step.action != KEEP).startswith("instance profile")
     do(bare())
@@ -268,7 +268,7 @@ def test_of_several_buckets_the_user_must_choose(bare):
 
 @pytest.mark.parametrize("name", ["UPPER", "a", "under_score", "two..dots", "-dash", "x" * 64])
 def test_impossible_bucket_name_is_refused(bare, name):
-    with pytest.raises(BadInput, match="no name for a bucket"):
+    with pytest.raises(BadInput, match="not a valid bucket name"):
         setup.bucket_name(bare(MUSICGEN_S3_BUCKET=name))
 
 
@@ -349,7 +349,7 @@ def test_without_an_address_there_is_no_budget_and_the_plan_says_how(bare):
 
 @pytest.mark.parametrize("address", ["me", "me@host", "@example.com", "a b@example.com"])
 def test_address_that_is_none_is_refused(bare, address):
-    with pytest.raises(BadInput, match="no e-mail address"):
+    with pytest.raises(BadInput, match="not an e-mail address"):
         budget.budget_step(bare(MUSICGEN_BUDGET_EMAIL=address))
 
 

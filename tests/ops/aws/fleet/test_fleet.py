@@ -89,7 +89,7 @@ def test_cost_so_far_is_age_times_price(account, status, machine):
     assert shown.per_hour_usd == 0.2
 
 
-def test_a_machine_past_its_end_date_is_overdue_and_wrong(account, status, machine):
+def test_a_machine_past_its_deadline_is_overdue_and_wrong(account, status, machine):
     machine(ExpiresAt=at(1))
     assert not status().wrong
     late = status(hours=3)
@@ -106,9 +106,9 @@ def test_a_build_box_is_shown_as_one(account, status, machine, stopped, remark):
     assert status(hours=1).machines[0].remark == remark
 
 
-def test_a_machine_without_an_end_date_is_named(account, status, machine):
+def test_a_machine_without_a_deadline_is_named(account, status, machine):
     machine()
-    assert status().machines[0].remark == "no end date; run: inv kill-all"
+    assert status().machines[0].remark == "no deadline; run: inv kill-all"
 
 
 def test_the_batch_s_progress_is_shown(account, status, machine):

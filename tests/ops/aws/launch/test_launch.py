@@ -277,7 +277,7 @@ def test_an_answer_that_never_comes_leaves_nothing_running(account, rented):
 
 def test_a_zero_quota_is_found_before_anything_is_asked(account, rented):
     account.quotas["ec2", "L-3819A6DF"] = 0.0
-    with pytest.raises(UserError, match="may have 0 virtual CPUs of spot GPU machines"):
+    with pytest.raises(UserError, match="limit is 0 virtual CPUs of spot GPU machines"):
         rented()
     assert account.sent("RunInstances") == []
 
