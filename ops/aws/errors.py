@@ -1,6 +1,7 @@
 """What an error of AWS means to the user: one line with a remedy, and an exit code.
 
-One table from AWS's codes and botocore's exceptions to sentences. Code that acts on a code uses `code_of`.
+One table from AWS's codes and botocore's exceptions to sentences; the store's table says which of them mean
+the same (worker/store/s3_errors.py). Code that acts on a code uses `code_of`.
 """
 
 import re
@@ -11,9 +12,16 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.errors import BadInput, UserError
+from worker.store.s3_errors import S3_ERRORS
+
+
+def _like(code: str) -> list[str]:
+    """The codes and exceptions that the store's table explains with the same sentence as this one."""
+    return [name for name, (_, text) in S3_ERRORS.items() if text == S3_ERRORS[code][1]]
+
 
 # The same request may succeed soon, or may have succeeded although its answer is this.
-AGAIN = {"RequestLimitExceeded", "Throttling", "ServiceUnavailable", "Unavailable", "InternalError"}
+AGAIN = frozenset(_like("SlowDown"))
 
 QUOTA_LINK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF"
 
@@ -40,21 +48,21 @@ _PROFILE = (
     "else correct MUSICGEN_INSTANCE_PROFILE or run: inv setup"
 )
 _NETWORK = "no answer from AWS in {region}; check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
+_CHANGING = "the bucket is being changed or deleted; run it again in some minutes"
 _NAME_TAKEN = "a bucket of this name belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
 
 # AWS's error codes, then the names of botocore's exceptions; a subclass counts as its base.
 ERRORS: dict[str, tuple[type[UserError], str]] = {
-    "NoCredentialsError": (BadInput, NO_KEYS),
-    "PartialCredentialsError": (BadInput, NO_KEYS),
-    "ProfileNotFound": (BadInput, "the profile in AWS_PROFILE is not configured; correct or unset it"),
-    "CredentialRetrievalError": (UserError, _EXPIRED),
-    "TokenRetrievalError": (UserError, _EXPIRED),
-    "SSOError": (UserError, _EXPIRED),
-    "ExpiredToken": (UserError, _EXPIRED),
-    "ExpiredTokenException": (UserError, _EXPIRED),
-    "RequestExpired": (UserError, _EXPIRED),
+    **dict.fromkeys(_like("NoCredentialsError"), (BadInput, NO_KEYS)),
+    **dict.fromkeys(_like("InvalidAccessKeyId"), (BadInput, f"AWS does not know these credentials; {_KEYS}")),
+    **dict.fromkeys(_like("ExpiredToken"), (UserError, _EXPIRED)),
+    **dict.fromkeys(_like("AccessDenied"), (UserError, _DENIED)),
+    **dict.fromkeys(_like("PermanentRedirect"), (BadInput, _REGION)),
+    **dict.fromkeys(_like("OperationAborted"), (UserError, _CHANGING)),
+    **dict.fromkeys(_like("SlowDown"), (UserError, _BUSY)),
+    **dict.fromkeys(_like("HTTPClientError"), (UserError, _NETWORK)),
+    "ProfileNotFound": S3_ERRORS["ProfileNotFound"],
     "InvalidClientTokenId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
-    "InvalidAccessKeyId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "UnrecognizedClientException": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "SignatureDoesNotMatch": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
     "AuthFailure": (
@@ -68,16 +76,11 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
         "allow iam:CreateServiceLinkedRole (docs/aws-operator-policy.json)",
     ),
     "OptInRequired": (UserError, "this AWS account is not ready for {action}; finish its registration"),
-    "RequestTimeTooSkewed": (UserError, "this machine's clock is wrong; set it and run it again"),
+    "RequestTimeTooSkewed": S3_ERRORS["RequestTimeTooSkewed"],
     "UnauthorizedOperation": (UserError, _DENIED),
-    "AccessDenied": (UserError, _DENIED),
-    "AccessDeniedException": (UserError, _DENIED),
     "403": (UserError, _DENIED),
     "NoRegionError": (BadInput, "AWS_DEFAULT_REGION is not set; set it in .env, like us-east-1"),
     "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is not a region; write it like us-east-1"),
-    "AuthorizationHeaderMalformed": (BadInput, _REGION),
-    "IllegalLocationConstraintException": (BadInput, _REGION),
-    "PermanentRedirect": (BadInput, _REGION),
     "301": (BadInput, _REGION),
     "MaxSpotInstanceCountExceeded": (UserError, _QUOTA),
     "VcpuLimitExceeded": (UserError, _QUOTA),
@@ -101,19 +104,8 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "BucketAlreadyExists": (BadInput, _NAME_TAKEN),
     "InvalidBucketName": (BadInput, "that is not a valid bucket name; correct MUSICGEN_S3_BUCKET"),
     "NoSuchBucket": (BadInput, "there is no such bucket; correct MUSICGEN_S3_BUCKET or run: inv setup"),
-    "OperationAborted": (UserError, "the bucket is being changed or deleted; run it again in some minutes"),
     "VPCIdNotSpecified": (UserError, "region {region} has no default VPC; create one there"),
     "LimitExceeded": (UserError, "an AWS limit stops {action} ({message}); remove what is not needed"),
-    "RequestLimitExceeded": (UserError, _BUSY),
-    "Throttling": (UserError, _BUSY),
-    "ThrottlingException": (UserError, _BUSY),
-    "TooManyRequestsException": (UserError, _BUSY),
-    "SlowDown": (UserError, _BUSY),
-    "ServiceUnavailable": (UserError, _BUSY),
-    "InternalError": (UserError, _BUSY),
-    "EndpointConnectionError": (UserError, _NETWORK),
-    "HTTPClientError": (UserError, _NETWORK),
-    "ConnectionError": (UserError, _NETWORK),
     "ClientError": (UserError, "AWS refused {action} ({code}: {message}); run it again or see its console"),
     "BotoCoreError": (UserError, "cannot use AWS ({code}); check the AWS settings"),
 }

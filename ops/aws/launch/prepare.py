@@ -35,7 +35,7 @@ from worker.amounts import usd
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
 from worker.store.base import Missing, Store
-from worker.store.open import open_store
+from worker.store.open import open_store, s3_address
 from worker.timestamps import new_run_id
 
 # Runs with this output whose speed is read, the newest first.
@@ -79,11 +79,13 @@ def output(settings: Settings) -> tuple[str, str]:
     """(bucket, prefix) of the songs. Raises BadInput for a folder: a rented machine keeps nothing."""
     if not settings.output:
         settings.need("bucket")
-    location = settings.output_place
-    if not location.lower().startswith("s3://"):
-        raise BadInput(f"a rented machine cannot write to {location}; empty MUSICGEN_OUTPUT or make it s3://")
-    bucket, _, prefix = location[len("s3://") :].partition("/")
-    return bucket, prefix.strip("/")
+    address = s3_address(settings.output_place)
+    if not address:
+        raise BadInput(
+            f"a rented machine cannot write to {settings.output_place}; "
+            "empty MUSICGEN_OUTPUT or make it s3://"
+        )
+    return address
 
 
 @dataclass(frozen=True)
