@@ -19,18 +19,24 @@ from worker.store.open import open_store
 ROOT = Path(__file__).parents[2]
 LINES = ["rain ; 1 ; rain", "sun ; 1 ; sun"]
 RAIN, SUN = listed(*LINES)
+(FOG,) = listed("fog ; 1 ; -fog")
+
+
+def clean(patch, folder):
+    """Start in this folder, without settings of the outside."""
+    for name in ("HOURLY_COST_USD", "MUSICGEN_OUTPUT", "MUSICGEN_S3_BUCKET", "RUN_ID"):
+        patch.delenv(name, raising=False)
+    patch.chdir(folder)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """A folder of the user's, with a list whose songs are made already: the worker needs no torch."""
     handler = signal.getsignal(signal.SIGTERM)
-    for name in ("HOURLY_COST_USD", "MUSICGEN_OUTPUT", "MUSICGEN_S3_BUCKET", "RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    clean(monkeypatch, tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(LINES))
     for job in (RAIN, SUN):
-        finish(open_store(str(tmp_path / "out")), job)
-    monkeypatch.chdir(tmp_path)
+        finish(open_store("out"), job)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
 
@@ -51,10 +57,33 @@ def summary(here):
     return json.loads(path.read_text("utf-8"))
 
 
-def test_relative_paths_start_where_the_user_is(here):
-    assert run_worker() == 0
-    assert summary(here)["done_before"] == [RAIN.song, SUN.song]
-    assert (here / "out" / "cost_report.csv").exists()
+# --- what reaches the worker
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder after one run: relative paths, two of three songs chosen, a price with its source."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        clean(patch, folder)
+        (folder / "prompts.txt").write_text("fog ; 1 ; -fog\n" + "\n".join(LINES))
+        for job in (FOG, SUN):
+            finish(open_store("out"), job)
+        assert run_worker(only=["-fog", "sun"], hourly_cost="1.25", price_basis="--hourly-cost") == 0
+    return folder
+
+
+def test_relative_paths_start_where_the_user_is(made):
+    assert summary(made)["done_before"] == [FOG.song, SUN.song]
+    assert (made / "out" / "cost_report.csv").exists()
+
+
+def test_chosen_songs_reach_the_worker_also_with_a_dash_first(made):
+    assert summary(made)["asked"] == [FOG.song, SUN.song]
+
+
+def test_price_and_where_it_is_from_reach_the_worker(made):
+    assert summary(made)["price"] == {"hourly_usd": 1.25, "basis": "--hourly-cost", "paid_usd": None}
 
 
 def test_home_is_expanded_in_the_output(here, monkeypatch):
@@ -62,28 +91,6 @@ def test_home_is_expanded_in_the_output(here, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(here))
     assert run_worker(output="~/out") == 0
     assert summary(here)["done_before"] == [RAIN.song, SUN.song]
-
-
-def test_chosen_songs_reach_the_worker(here):
-    assert run_worker(only=["sun"]) == 0
-    assert summary(here)["asked"] == [SUN.song]
-
-
-def test_chosen_name_may_begin_with_a_dash(here):
-    (job,) = listed("fog ; 1 ; -fog")
-    finish(open_store("out"), job)
-    (here / "prompts.txt").write_text("fog ; 1 ; -fog\n" + "\n".join(LINES))
-    assert run_worker(only=["-fog", "sun"]) == 0
-    assert summary(here)["asked"] == [job.song, SUN.song]
-
-
-def test_price_and_where_it_is_from_reach_the_worker(here):
-    assert run_worker(hourly_cost="1.25", price_basis="--hourly-cost") == 0
-    assert summary(here)["price"] == {
-        "hourly_usd": 1.25,
-        "basis": "--hourly-cost",
-        "paid_usd": None,
-    }
 
 
 def test_settings_of_the_env_file_reach_the_worker(here):
