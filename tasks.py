@@ -24,12 +24,12 @@ def demo(c: Context) -> None:
     from ops import generate, repository  # here and below: `inv --list` stays under 1 s
 
     hourly = Settings.load().hourly_cost_usd
+    example = generate.HourlyCost(0.40, "an example, no machine was rented")
     code = generate.run_worker(
         prompts=str(repository.ROOT / "prompts.txt"),
         output=str(repository.ROOT / "out" / "demo"),
         model="rehearsal",
-        hourly_cost=0.40 if hourly is None else hourly,
-        price_basis="an example, no machine was rented" if hourly is None else "HOURLY_COST_USD",
+        hourly_cost=example if hourly is None else generate.HourlyCost(hourly, "HOURLY_COST_USD"),
     )
     if code:
         raise Exit(code=code)
@@ -97,12 +97,13 @@ def generate(
     from ops import generate
 
     settings = Settings.load()
+    basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
+    usd = hourly_cost or settings.hourly_cost_usd
     code = generate.run_worker(
         prompts=prompts or settings.prompts,
         output=output or settings.output_place,
         model=model or settings.model,
-        hourly_cost=hourly_cost or settings.hourly_cost_usd,
-        price_basis="--hourly-cost" if hourly_cost else "HOURLY_COST_USD",
+        hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
     )
     if code:
@@ -211,8 +212,9 @@ def launch(
         lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
         on_demand=on_demand,
         keep_alive=keep_alive,
+        another=another,
     )
-    cli.launch_machine(Settings.load(), options, another=another, dry_run=dry_run, yes=yes, json=json)
+    cli.launch_machine(Settings.load(), options, dry_run=dry_run, yes=yes, json=json)
 
 
 @task(help={"region": f"{_REGION} (default: all)", "json": _JSON})

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops.repository import ROOT
@@ -19,14 +20,16 @@ These songs are noise: the rehearsal model has random weights. For music:
       shows the plan for your own prompts.txt; docs/prompts.md explains the format."""
 
 
+@dataclass(frozen=True)
+class HourlyCost:
+    """What this machine costs in USD per hour, and where that figure comes from."""
+
+    usd: str | float
+    basis: str
+
+
 def run_worker(
-    *,
-    prompts: str,
-    output: str,
-    model: str,
-    hourly_cost: str | float | None,
-    price_basis: str,
-    only: Sequence[str] = (),
+    *, prompts: str, output: str, model: str, hourly_cost: HourlyCost | None, only: Sequence[str] = ()
 ) -> int:
     """Run `python -m worker` to its end; -> its exit code. Its output goes to this terminal.
 
@@ -36,9 +39,9 @@ def run_worker(
     here = Path.cwd()
     argv = [sys.executable, "-m", "worker", f"--prompts={here / prompts}", f"--model={_absolute(model)}"]
     argv += [f"--output={output if '://' in output else here / Path(output).expanduser()}"]
-    if hourly_cost is not None:
+    if hourly_cost:
         # With =, as a value may begin with a dash, like the basis "--hourly-cost" or a NAME.
-        argv += [f"--hourly-cost={hourly_cost}", f"--price-basis={price_basis}"]
+        argv += [f"--hourly-cost={hourly_cost.usd}", f"--price-basis={hourly_cost.basis}"]
     argv += [f"--only={name}" for name in only]
     worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())

@@ -10,7 +10,7 @@ import os
 import re
 import types
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
@@ -27,21 +27,18 @@ ENV_FILE = Path(".env")
 AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
+@dataclass(eq=False)
 class Row:
     """One setting: a dataclass field that keeps the text and parses it when it is read."""
 
-    attribute: str
-    kind: type
-
-    def __init__(
-        self, name: str, default: object, meaning: str, secret: bool, choices: tuple[str, ...], least: int
-    ):
-        self.name = name
-        self.default = default
-        self.meaning = meaning
-        self.secret = secret
-        self.choices = choices
-        self.least = least
+    name: str
+    default: object
+    meaning: str
+    secret: bool = False
+    choices: tuple[str, ...] = ()
+    least: int = 1
+    attribute: str = field(init=False)
+    kind: type = field(init=False)
 
     def __set_name__(self, owner: type, attribute: str) -> None:
         hint = owner.__annotations__[attribute]
@@ -89,17 +86,9 @@ class Row:
         return amount
 
 
-def row(
-    name: str,
-    default: object,
-    meaning: str,
-    *,
-    secret: bool = False,
-    choices: tuple[str, ...] = (),
-    least: int = 1,
-) -> Any:
-    """A setting's environment name, default and one line of meaning; `least` is for whole numbers."""
-    return Row(name, default, meaning, secret, choices, least)
+def row(name: str, default: object, meaning: str, **rules: Any) -> Any:
+    """A setting's environment name, default and one line of meaning; `rules`: Row's other fields."""
+    return Row(name, default, meaning, **rules)
 
 
 @dataclass(frozen=True, repr=False)  # our own repr: secrets show as ***

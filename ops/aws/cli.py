@@ -111,14 +111,14 @@ def show_prices(settings: Settings, types: str, region: str, span: timedelta | N
 
 
 def launch_machine(
-    settings: Settings, options: LaunchOptions, *, another: bool, dry_run: bool, yes: bool, json: bool
+    settings: Settings, options: LaunchOptions, *, dry_run: bool, yes: bool, json: bool
 ) -> None:
     """Check, show, ask, rent, and say how to follow and how to end it."""
     prepare.check_list(settings, options)
     settings.export_aws()
     aws = Aws(settings, task="launch")
     there = launch.existing(aws, ui.say)
-    if there and not another:
+    if there and not options.another:
         _already(there, json, ui.say if dry_run else None)
         if not dry_run:
             return
@@ -139,7 +139,7 @@ def launch_machine(
             raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
     else:
         ui.agreed(rows, question, yes=yes)
-    result = launch.carry_out(aws, prepared.plan, another, ui.say)
+    result = launch.carry_out(aws, prepared.plan, options.another, ui.say)
     if result.started is None:
         _already(result.there, json, None)
         return

@@ -47,7 +47,6 @@ def run_worker(**changes):
         "output": "out",
         "model": "rehearsal",
         "hourly_cost": None,
-        "price_basis": "HOURLY_COST_USD",
     }
     return generate.run_worker(**(arguments | changes))
 
@@ -69,7 +68,7 @@ def made(tmp_path_factory):
         (folder / "prompts.txt").write_text("fog ; 1 ; -fog\n" + "\n".join(LINES))
         for job in (FOG, SUN):
             finish(open_store("out"), job)
-        assert run_worker(only=["-fog", "sun"], hourly_cost="1.25", price_basis="--hourly-cost") == 0
+        assert run_worker(only=["-fog", "sun"], hourly_cost=generate.HourlyCost("1.25", "--hourly-cost")) == 0
     return folder
 
 
@@ -117,7 +116,7 @@ import sys
 from ops import generate
 sys.executable = "./worker.sh"
 generate.ROOT = "."
-sys.exit(generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None, price_basis=""))
+sys.exit(generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None))
 """
 
 

@@ -56,6 +56,7 @@ class LaunchOptions:
     lifetime: timedelta | None = None
     on_demand: bool = False
     keep_alive: bool = False
+    another: bool = False  # launch although there is a machine already
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.aws import user_data as userdata
+from ops.aws import user_data
 from ops.release import Release
 from worker.errors import BadInput
 
@@ -25,21 +25,21 @@ def boot(**changes):
         "release": Release("0" * 16, b"x", "0" * 64),
         "worker_env": {"MUSICGEN_MODEL": "facebook/musicgen-medium"},
     }
-    return userdata.Boot(**given | changes)
+    return user_data.Boot(**given | changes)
 
 
 def test_it_fits_ec2_with_room_to_spare():
-    assert len(userdata.render(boot(), *TEXTS).encode()) < 14 * 1024
+    assert len(user_data.render(boot(), *TEXTS).encode()) < 14 * 1024
 
 
 def test_too_long_is_refused_here_and_not_by_ec2():
     with pytest.raises(BadInput, match=r"the user data has .* bytes, EC2 accepts 16384"):
-        userdata.render(boot(worker_options=["--", *["--only=song"] * 500]), *TEXTS)
+        user_data.render(boot(worker_options=["--", *["--only=song"] * 500]), *TEXTS)
 
 
 def test_it_begins_with_a_shebang_and_every_value_is_quoted():
     nasty = "a'b; shutdown now #$(id)"
-    script = userdata.render(boot(prefix=nasty), *TEXTS)
+    script = user_data.render(boot(prefix=nasty), *TEXTS)
     assert script.startswith("#!/usr/bin/env bash\n")
     words = shlex.split(script.partition("\n# First boot")[0].partition("\n")[2])
     assert f"LOG_KEY={nasty}/launches/20261122T195059Z-ab12/bootstrap.log" in words
@@ -48,16 +48,16 @@ def test_it_begins_with_a_shebang_and_every_value_is_quoted():
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "RUNPOD_API_KEY"])
 def test_a_secret_cannot_get_into_it(name):
     with pytest.raises(ValueError, match=name):
-        userdata.render(boot(worker_env={name: "x"}), *TEXTS)
+        user_data.render(boot(worker_env={name: "x"}), *TEXTS)
 
 
 @pytest.mark.parametrize("value", ["it's", "two\nlines"])
 def test_a_value_that_bash_and_systemd_read_differently_is_refused(value):
     with pytest.raises(BadInput, match="MUSICGEN_MODEL holds"):
-        userdata.env_file({"MUSICGEN_MODEL": value})
+        user_data.env_file({"MUSICGEN_MODEL": value})
 
 
 def test_the_code_is_pinned_by_the_archive_or_by_the_commit():
-    from_git = userdata.render(boot(release=Release("1", git_url="https://x/y", commit="1" * 40)), *TEXTS)
+    from_git = user_data.render(boot(release=Release("1", git_url="https://x/y", commit="1" * 40)), *TEXTS)
     assert f"CODE_COMMIT={'1' * 40}\n" in from_git and "CODE_KEY=''\n" in from_git
-    assert f"CODE_SHA256={'0' * 64}\n" in userdata.render(boot(), *TEXTS)
+    assert f"CODE_SHA256={'0' * 64}\n" in user_data.render(boot(), *TEXTS)

@@ -514,7 +514,7 @@ def test_a_hub_token_is_said_not_to_go_along(account, told, monkeypatch):
 
 def start_launch():
     options = LaunchOptions()
-    cli.launch_machine(Settings.load(), options, another=False, dry_run=False, yes=True, json=False)
+    cli.launch_machine(Settings.load(), options, dry_run=False, yes=True, json=False)
 
 
 def test_without_a_bucket_it_says_so_before_any_network(monkeypatch, account):
