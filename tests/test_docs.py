@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listing import commands
 from worker.songs import jobs
 from worker.songs.records import Record
 from worker.songs.report import REPORT_COLUMNS
@@ -15,12 +16,62 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 PROMPTS = (ROOT / "docs" / "prompts.md").read_text("utf-8")
 OUTPUT = (ROOT / "docs" / "output.md").read_text("utf-8")
+SPECIFICATION = (ROOT / "docs" / "specification.md").read_text("utf-8")
+# Where settings are read.
+READS = ("ops/**/*.py", "worker/**/*.py", "remote/*", "tasks.py", "fabfile.py")
+# Folders and files that a run makes.
+MADE = ("records/", "claims/", "checkpoints/")
+# How many points each section of the five documents has; in two of them sections are not numbered.
+POINTS = {
+    "P": {"": 47},
+    "B": {"1": 3, "2": 7, "3.1": 7, "3.2": 5, "3.3": 4, "3.4": 14, "3.5": 2, "3.6": 6, "4": 5, "5": 3},
+    "S": {
+        **{"1.1": 4, "1.2": 4, "1.3": 4, "1.4": 3, "2.1": 6, "2.2": 4, "3.1": 1, "3.2": 1},
+        **{"4.1": 4, "4.2": 4, "4.3": 3, "4.4": 4, "5.1": 4, "5.2": 5, "5.3": 4, "6.1": 4, "6.2": 4, "7": 5},
+    },
+    "H": {
+        **{"1": 5, "2": 3, "3": 5, "4": 1, "5": 3, "6": 2, "7": 2, "8": 1, "9": 1, "10": 5, "11": 1},
+    },
+    "T": {"": 37},
+}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file(page):
-    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_every_link_leads_to_a_file_and_a_heading():
+    broken = []
+    for page in PAGES:
+        for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
+            target = page.parent / link if link else page
+            if not target.exists() or (heading and heading not in headings(target)):
+                broken.append(f"{page.name}: {link}#{heading}")
+    assert broken == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_command_on_a_page_exists_with_its_flags():
+    wrong = {
+        f"{page.name}: {program} {name} {problem}"
+        for page in PAGES
+        for program, name, problem in commands(page.read_text("utf-8"))
+        if problem
+    }
+    assert wrong == set()
+
+
+def test_every_setting_on_a_page_is_one_that_is_read():
+    sources = [path for part in READS for path in ROOT.glob(part)]
+    text = "\n".join(path.read_text("utf-8") for path in sources)
+    unknown = {
+        f"{page.name}: {name}"
+        for page in PAGES
+        for name in re.findall(r"\b(?:MUSICGEN|RUNPOD)_[A-Z0-9_]*[A-Z0-9]\b", page.read_text("utf-8"))
+        if not re.search(rf"\b{name}\b", text)
+    }
+    assert unknown == set()
 
 
 def test_example_list_is_a_good_one():
@@ -36,11 +87,43 @@ def test_shown_errors_are_those_of_the_program():
     assert shown.splitlines() == [f"error: {problem}" for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("name", [*REPORT_COLUMNS, *(field.name for field in fields(Record))])
-def test_every_column_and_every_field_of_a_record_is_explained(name):
-    assert f"`{name}`" in OUTPUT
+def test_every_column_and_every_field_of_a_record_is_explained():
+    names = [*REPORT_COLUMNS, *(field.name for field in fields(Record))]
+    assert [name for name in names if f"`{name}`" not in OUTPUT] == []
 
 
 def test_every_field_of_a_summary_is_explained():
     absent = [field.name for field in fields(Summary) if f"`{field.name}`" not in OUTPUT]
     assert absent == []
+
+
+def test_specification_has_a_row_for_every_point_once_and_in_order():
+    wanted = [
+        f"{document}{section}{'.' * bool(section)}{number}"
+        for document, sections in POINTS.items()
+        for section, n_points in sections.items()
+        for number in (range(n_points) if (document, section) == ("B", "3.4") else range(1, n_points + 1))
+    ]
+    assert [row[0] for row in specification()] == wanted
+
+
+def test_each_point_of_the_specification_says_how_far_it_is_and_why():
+    state = re.compile(r"works(: .+)?|differs: .+|not yet([;:] .+)?")
+    assert [row for row in specification() if len(row) != 4 or not state.fullmatch(row[-1])] == []
+
+
+def test_what_does_a_point_of_the_specification_exists():
+    absent = []
+    for point, _, here, state in specification():
+        named = [*re.findall(r"`([^`]+)`", here), *re.findall(r"`((?:ops|remote|worker)/[^`]+)`", state)]
+        paths = [path for path in named if re.fullmatch(r"[\w./-]*(/|\.(py|sh|md|txt|example))", path)]
+        absent += [(point, path) for path in paths if path not in MADE and not (ROOT / path).exists()]
+        if state.startswith("works") and here == "nothing":
+            absent.append((point, "nothing does it"))
+    assert absent == []
+
+
+def specification() -> list[list[str]]:
+    """The rows of the specification's points: id, what it asks, what does it here, state."""
+    rows = re.findall(r"^\| ([PBSHT]\d[\d.]*) \|(.*)\|$", SPECIFICATION, re.M)
+    return [[point, *(cell.strip() for cell in rest.split(" | "))] for point, rest in rows]

@@ -1,26 +1,17 @@
-"""What `inv --list`, `fab --list` and `--help` tell: quick to have, documented, and true."""
+"""What `inv --list`, `fab --list` and `--help` print: quick to have, documented, and true."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import invoke
 import pytest
 
 import fabfile
-import tasks
+from tests.listing import ARGUMENTS, TASKS, commands
 
 ROOT = Path(__file__).parents[1]
 MODULES = {"inv": "invoke", "fab": "fabric"}
-TASKS = {
-    (program, name): task
-    for program, found in (("inv", invoke.Collection.from_module(tasks)), ("fab", fabfile.ns))
-    for name, task in found.tasks.items()
-}
-# Once: a task hands out its help texts only the first time.
-ARGUMENTS = {key: task.get_arguments() for key, task in TASKS.items()}
-every_task = pytest.mark.parametrize(("program", "name"), TASKS)
 
 
 @pytest.mark.parametrize("program", MODULES)
@@ -36,30 +27,32 @@ def test_listing_is_the_one_of_the_readme_and_loads_nothing_slow(program):
     assert done.stdout.strip() in (ROOT / "README.md").read_text("utf-8"), f"paste `{program} --list` anew"
 
 
-def test_page_names_the_commands_of_fab_that_exist_and_all_of_them():
+def test_page_names_all_commands_of_fab():
     page = (ROOT / "docs" / "ssh.md").read_text("utf-8")
-    named = re.findall(r"`fab (?:-H \S+ )?([a-z-]+)", page)
-    assert set(named) == set(fabfile.ns.tasks)
+    assert {name for program, name, _ in commands(page) if program == "fab"} == set(fabfile.ns.tasks)
 
 
-@every_task
-def test_first_docstring_line_fits_the_listing(program, name):
-    first = TASKS[program, name].__doc__.splitlines()[0]
-    assert 0 < len(first) <= 60 and first.endswith(".")
+def test_first_docstring_lines_fit_the_listing():
+    first = {key: task.__doc__.splitlines()[0] for key, task in TASKS.items()}
+    assert {key: line for key, line in first.items() if not 0 < len(line) <= 60 or line[-1] != "."} == {}
 
 
-@every_task
-def test_task_has_an_example_that_names_it_and_its_own_flags(program, name):
-    text = TASKS[program, name].__doc__
-    (example,) = re.findall(rf"^ +Example: {program} (?:-H \S+ )?{name}\b(.*)$", text, re.M)
-    flags = {f"--{argument.name.replace('_', '-')}" for argument in ARGUMENTS[program, name]}
-    before_strings = example.partition('"')[0]
-    assert set(re.findall(r"--[a-z-]+", before_strings)) <= flags
+def test_each_task_has_an_example_that_names_it_and_its_own_flags():
+    wrong = {}
+    for (program, name), task in TASKS.items():
+        examples = re.findall(rf"^ +Example: {program} (?:-H \S+ )?{name}\b(.*)$", task.__doc__, re.M)
+        flags = {f"--{argument.name.replace('_', '-')}" for argument in ARGUMENTS[program, name]}
+        used = {flag for rest in examples for flag in re.findall(r"--[a-z-]+", rest.partition('"')[0])}
+        if len(examples) != 1 or not used <= flags:
+            wrong[program, name] = examples
+    assert wrong == {}
 
 
-@every_task
-def test_every_flag_has_help_and_none_is_fabric_s_own(program, name):
-    arguments = ARGUMENTS[program, name]
-    assert [argument.name for argument in arguments if not argument.help] == []
-    short = {each for argument in arguments for each in argument.names}
-    assert program == "inv" or not {"H", "i", "S", "t"} & short
+def test_every_flag_has_help_and_none_is_fabric_s_own():
+    without_help, fabrics = [], []
+    for (program, name), arguments in ARGUMENTS.items():
+        without_help += [(program, name, argument.name) for argument in arguments if not argument.help]
+        short = {each for argument in arguments for each in argument.names}
+        if program == "fab" and {"H", "i", "S", "t"} & short:
+            fabrics.append(name)
+    assert (without_help, fabrics) == ([], [])
