@@ -74,6 +74,12 @@ def test_every_setting_on_a_page_is_one_that_is_read():
     assert unknown == set()
 
 
+def test_songs_that_the_readme_shows_are_those_of_the_list():
+    shown = set(re.findall(r"\w+_[0-9a-f]{8}\.wav", (ROOT / "README.md").read_text("utf-8")))
+    assert shown
+    assert shown <= {job.song for job in jobs.load(ROOT / "prompts.txt")}
+
+
 def test_example_list_is_a_good_one():
     (example,) = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
     assert len(jobs.parse(example.encode())) == 5
