@@ -1,5 +1,6 @@
 """The pages say what is so: links, examples and field names are checked against the program."""
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 PROMPTS = (ROOT / "docs" / "prompts.md").read_text("utf-8")
 OUTPUT = (ROOT / "docs" / "output.md").read_text("utf-8")
 SPECIFICATION = (ROOT / "docs" / "specification.md").read_text("utf-8")
+TOUR = (ROOT / "docs" / "tour.md").read_text("utf-8")
 # Where settings are read.
 READS = ("ops/**/*.py", "worker/**/*.py", "remote/*", "tasks.py", "fabfile.py")
 # Folders and files that a run makes.
@@ -43,7 +45,7 @@ def test_every_link_leads_to_a_file_and_a_heading():
             target = page.parent / link if link else page
             if not target.exists() or (heading and heading not in headings(target)):
                 broken.append(f"{page.name}: {link}#{heading}")
-    assert broken == []
+    assert broken == [], broken
 
 
 def headings(page: Path) -> set[str]:
@@ -59,7 +61,7 @@ def test_every_command_on_a_page_exists_with_its_flags():
         for program, name, problem in commands(page.read_text("utf-8"))
         if problem
     }
-    assert wrong == set()
+    assert wrong == set(), wrong
 
 
 def test_every_setting_on_a_page_is_one_that_is_read():
@@ -71,7 +73,7 @@ def test_every_setting_on_a_page_is_one_that_is_read():
         for name in re.findall(r"\b(?:MUSICGEN|RUNPOD)_[A-Z0-9_]*[A-Z0-9]\b", page.read_text("utf-8"))
         if not re.search(rf"\b{name}\b", text)
     }
-    assert unknown == set()
+    assert unknown == set(), unknown
 
 
 def test_songs_that_the_readme_shows_are_those_of_the_list():
@@ -95,12 +97,13 @@ def test_shown_errors_are_those_of_the_program():
 
 def test_every_column_and_every_field_of_a_record_is_explained():
     names = [*REPORT_COLUMNS, *(field.name for field in fields(Record))]
-    assert [name for name in names if f"`{name}`" not in OUTPUT] == []
+    absent = [name for name in names if f"`{name}`" not in OUTPUT]
+    assert absent == [], absent
 
 
 def test_every_field_of_a_summary_is_explained():
     absent = [field.name for field in fields(Summary) if f"`{field.name}`" not in OUTPUT]
-    assert absent == []
+    assert absent == [], absent
 
 
 def test_specification_has_a_row_for_every_point_once_and_in_order():
@@ -110,12 +113,14 @@ def test_specification_has_a_row_for_every_point_once_and_in_order():
         for section, n_points in sections.items()
         for number in (range(n_points) if (document, section) == ("B", "3.4") else range(1, n_points + 1))
     ]
-    assert [row[0] for row in specification()] == wanted
+    found = [row[0] for row in specification()]
+    assert found == wanted, sorted({*found} ^ {*wanted})
 
 
 def test_each_point_of_the_specification_says_how_far_it_is_and_why():
     state = re.compile(r"works(: .+)?|differs: .+|not yet([;:] .+)?")
-    assert [row for row in specification() if len(row) != 4 or not state.fullmatch(row[-1])] == []
+    wrong = [row for row in specification() if len(row) != 4 or not state.fullmatch(row[-1])]
+    assert wrong == [], wrong
 
 
 def test_what_does_a_point_of_the_specification_exists():
@@ -126,10 +131,39 @@ def test_what_does_a_point_of_the_specification_exists():
         absent += [(point, path) for path in paths if path not in MADE and not (ROOT / path).exists()]
         if state.startswith("works") and here == "nothing":
             absent.append((point, "nothing does it"))
-    assert absent == []
+    assert absent == [], absent
 
 
 def specification() -> list[list[str]]:
     """The rows of the specification's points: id, what it asks, what does it here, state."""
     rows = re.findall(r"^\| ([PBSHT]\d[\d.]*) \|(.*)\|$", SPECIFICATION, re.M)
     return [[point, *(cell.strip() for cell in rest.split(" | "))] for point, rest in rows]
+
+
+def test_every_file_and_name_of_the_tour_exists():
+    absent = []
+    for span in re.findall(r"`([^`\n]+)`", TOUR):
+        if not (re.search(r"\.(py|sh)\b", span) or span.endswith("/")) or span in MADE:
+            continue
+        path, _, name = span.partition(": ")
+        if not (ROOT / path).exists() or (name and name not in names_in(ROOT / path)):
+            absent.append(span)
+    assert absent == [], absent
+
+
+def test_every_line_of_the_tour_is_in_its_file():
+    rows = re.findall(r"^\| [^|]+ \| `([\w./-]+)(?:: [\w.]+)?` \| `(.+)` \|$", TOUR, re.M)
+    assert len(rows) >= 5
+    absent = [(path, line) for path, line in rows if line not in (ROOT / path).read_text("utf-8")]
+    assert absent == [], absent
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions, classes and methods of a module, as `name` or `Class.name`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
+    return found

@@ -34,7 +34,8 @@ def test_page_names_all_commands_of_fab():
 
 def test_first_docstring_lines_fit_the_listing():
     first = {key: task.__doc__.splitlines()[0] for key, task in TASKS.items()}
-    assert {key: line for key, line in first.items() if not 0 < len(line) <= 60 or line[-1] != "."} == {}
+    wrong = {key: line for key, line in first.items() if not 0 < len(line) <= 60 or line[-1] != "."}
+    assert wrong == {}, wrong
 
 
 def test_each_task_has_an_example_that_names_it_and_its_own_flags():
@@ -45,7 +46,7 @@ def test_each_task_has_an_example_that_names_it_and_its_own_flags():
         used = {flag for rest in examples for flag in re.findall(r"--[a-z-]+", rest.partition('"')[0])}
         if len(examples) != 1 or not used <= flags:
             wrong[program, name] = examples
-    assert wrong == {}
+    assert wrong == {}, wrong
 
 
 def test_every_flag_has_help_and_none_is_fabric_s_own():
@@ -55,4 +56,4 @@ def test_every_flag_has_help_and_none_is_fabric_s_own():
         short = {each for argument in arguments for each in argument.names}
         if program == "fab" and {"H", "i", "S", "t"} & short:
             fabrics.append(name)
-    assert (without_help, fabrics) == ([], [])
+    assert (without_help, fabrics) == ([], []), (without_help, fabrics)
