@@ -82,6 +82,25 @@ def test_songs_that_the_readme_shows_are_those_of_the_list():
     assert shown <= {job.song for job in jobs.load(ROOT / "prompts.txt")}
 
 
+def test_messages_of_the_aws_pages_are_those_of_the_program():
+    """Rows whose first cell quotes a message; what varies in it is `...`, a number or a word in capitals."""
+    texts = "\n".join(text for path in ROOT.glob("ops/**/*.py") for text in strings_in(path))
+    absent = []
+    for page in ("aws.md", "aws-setup.md"):
+        text = (ROOT / "docs" / page).read_text("utf-8")
+        shown = re.search(r"## (?:Troubleshooting|6\. When something).*?\|---.*?\n(.*)", text, re.S)
+        for quoted in re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]*)\|", shown[1], re.M))):
+            parts = re.split(r";|\.\.\.|…|\$?\b\d[\d.]*|\b(?:N|ACTION|MUSICGEN_\w+)\b", quoted)
+            absent += [(page, quoted) for part in parts if part.strip() and part.strip() not in texts]
+    assert absent == [], absent
+
+
+def strings_in(path: Path) -> list[str]:
+    """The texts of a module, each up to the next value that is put into it."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
 def test_example_list_is_a_good_one():
     (example,) = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
     assert len(jobs.parse(example.encode())) == 5
