@@ -77,6 +77,8 @@ def check(
         "model": _MODEL,
         "hourly_cost": "USD per hour of this machine (default: HOURLY_COST_USD, else 0)",
         "only": _ONLY,
+        "start_over": "Begin songs again that were begun with other settings",
+        "verify": "Compare every finished song with its record's checksum first",
     },
     iterable=["only"],
 )
@@ -88,6 +90,8 @@ def generate(
     model: str = "",
     hourly_cost: str = "",
     only: list[str] | None = None,
+    start_over: bool = False,
+    verify: bool = False,
 ) -> None:
     """Make the songs of a prompts file on this machine.
 
@@ -105,6 +109,7 @@ def generate(
         model=model or settings.model,
         hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
+        flags=["--start-over"] * start_over + ["--verify"] * verify,
     )
     if code:
         raise Exit(code=code)

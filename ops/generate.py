@@ -29,12 +29,19 @@ class HourlyCost:
 
 
 def run_worker(
-    *, prompts: str, output: str, model: str, hourly_cost: HourlyCost | None, only: Sequence[str] = ()
+    *,
+    prompts: str,
+    output: str,
+    model: str,
+    hourly_cost: HourlyCost | None,
+    only: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> int:
     """Run `python -m worker` to its end; -> its exit code. Its output goes to this terminal.
 
-    Relative paths count from the user's folder. The terminal sends Ctrl-C to the worker, too: this
-    waits while the worker saves its checkpoints and reports.
+    `flags`: further ones of the worker, such as `--verify`. Relative paths count from the user's folder.
+    The terminal sends Ctrl-C to the worker, too: this waits while the worker saves its checkpoints and
+    reports.
     """
     here = Path.cwd()
     argv = [sys.executable, "-m", "worker", f"--prompts={here / prompts}", f"--model={_absolute(model)}"]
@@ -43,6 +50,7 @@ def run_worker(
         # With =, as a value may begin with a dash, like the basis "--hourly-cost" or a NAME.
         argv += [f"--hourly-cost={hourly_cost.usd}", f"--price-basis={hourly_cost.basis}"]
     argv += [f"--only={name}" for name in only]
+    argv += flags
     worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     while True:

@@ -92,6 +92,12 @@ def test_home_is_expanded_in_the_output(here, monkeypatch):
     assert summary(here)["done_before"] == [RAIN.song, SUN.song]
 
 
+def test_flags_reach_the_worker(here, capfd):
+    (here / "out" / RAIN.song).write_bytes(bytes((here / "out" / RAIN.song).stat().st_size))
+    assert run_worker(flags=["--verify"]) == 1
+    assert f"MISSING {RAIN.song}: its content is not" in capfd.readouterr().out
+
+
 def test_settings_of_the_env_file_reach_the_worker(here):
     (here / ".env").write_text("HOURLY_COST_USD=0.75\nRUN_ID=from-the-file\n")
     assert run_worker() == 0
