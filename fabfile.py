@@ -128,9 +128,9 @@ def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool =
     Goes on across lost connections. Ctrl-C ends the following, not the worker.
     Example: fab logs --since 30m
     """
-    from ops.ssh import logs
+    from ops.ssh import run_log
 
-    if code := logs.show(box, Settings.load(), run=run, lines=lines, since=since, once=once):
+    if code := run_log.show(box, Settings.load(), run=run, lines=lines, since=since, once=once):
         raise Exit(code=code)
 
 
@@ -154,9 +154,9 @@ def stop(box: Box, grace: str = "60s") -> None:
     Example: fab stop --grace 5m
     """
     from ops import durations
-    from ops.ssh import worker
+    from ops.ssh import session
 
-    stopped, how = worker.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
+    stopped, how = session.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
     ui.say(f"run {stopped.run_id}: {how}" if stopped.run_id else how)
 
 
@@ -166,9 +166,9 @@ def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
 
     Example: fab gpu --watch
     """
-    from ops.ssh import look, watching
+    from ops.ssh import look, terminal
 
-    watching.again(lambda: ui.show(look.gpus(box), json=json), watch)
+    terminal.again(lambda: ui.show(look.gpus(box), json=json), watch)
 
 
 @box_task(
@@ -183,7 +183,7 @@ def system(box: Box, json: bool = False, watch: bool = False, follow: bool = Fal
 
     Example: fab system --watch
     """
-    from ops.ssh import look, watching
+    from ops.ssh import look, terminal
 
     def show() -> None:
         rows, busiest = look.system(box)
@@ -192,9 +192,9 @@ def system(box: Box, json: bool = False, watch: bool = False, follow: bool = Fal
             ui.show(busiest)
 
     if follow:
-        watching.lines(look.SystemLog(box).new)
+        terminal.lines(look.SystemLog(box).new)
     else:
-        watching.again(show, watch)
+        terminal.again(show, watch)
 
 
 @box_task()
@@ -216,9 +216,9 @@ def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
     Only what is new, each song checked by size and checksum.
     Example: fab fetch --to album
     """
-    from ops.ssh import fetching
+    from ops.ssh import box_store
 
-    fetched = fetching.fetch(box, Settings.load(), to)
+    fetched = box_store.fetch(box, Settings.load(), to)
     ui.show(fetched.rows(), json=json)
     ui.say(fetched.closing_line(Path(to)))
     if fetched.wrong:

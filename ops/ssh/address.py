@@ -5,11 +5,12 @@ Plain values in, an address out; connects to nothing. Never guesses the local ma
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ops import boxes
+from ops.boxes import Known
 from ops.settings import Settings
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 
 _PROXY = "ssh.runpod.io"
 _TEXT = re.compile(
@@ -79,6 +80,26 @@ def find(given: Address | None, settings: Settings) -> Address:
         address.key_file or settings.ssh_key,
         address.id,
     )
+
+
+def address_now(box: Known | None, settings: Settings) -> str | None:
+    """The address that AWS has for the machine, kept in `.boxes`; None if it has none, or does not say."""
+    if not box or box.kind != "ec2":
+        return None
+    from ops.aws.session import Aws
+
+    unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
+    try:
+        found = Aws(settings).ask(
+            "ec2", "describe_instances", region=box.region or "", InstanceIds=[box.id], absent=unknown
+        )
+    except UserError:  # that the box does not answer is what the user is told
+        return None
+    instances = [each for part in (found or {}).get("Reservations", []) for each in part["Instances"]]
+    host = instances[0].get("PublicIpAddress") if instances else None
+    if host and host != box.host:
+        boxes.save(replace(box, host=host))
+    return host
 
 
 def _of_settings(settings: Settings) -> Address | None:

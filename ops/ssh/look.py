@@ -1,21 +1,17 @@
-"""Look at a box: its run, GPU, disk, memory, processes. One command each, parsed into plain rows.
+"""Look at a box: its GPU, disk, memory, processes. One command each, parsed into plain rows.
 
 What the box cannot say (no GPU, no worker yet) is simply absent. Changes nothing.
 """
 
 import csv
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from ops import ui
 from ops.ssh.box import Box
 from worker.errors import UserError
 
-_MARK = "=== "
+MARK = "=== "
 _GPU_FIELDS = (
     "index",
     "name",
@@ -26,34 +22,23 @@ _GPU_FIELDS = (
     "power.draw",
     "power.limit",
 )
-_GPU = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits"
+GPU_QUERY = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits"
 
-# Every section may fail by itself: a box that is half set up is what one looks at.
-_STATUS = f"""
-root=$1 home=$2 remote=$1/current/remote
-echo "{_MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
-echo "{_MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
-echo "{_MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2> /dev/null
-echo "{_MARK}gpu"; {_GPU} 2> /dev/null
-echo "{_MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
-echo "{_MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
-exit 0
-"""
 
 _SYSTEM = f"""
-echo "{_MARK}load"; cat /proc/loadavg; nproc
-echo "{_MARK}memory"; cat /proc/meminfo
-echo "{_MARK}disk"; df -Pk "$1" "$2" / 2> /dev/null
-echo "{_MARK}network"; cat /proc/net/dev; sleep 1; echo; cat /proc/net/dev
-echo "{_MARK}top"; ps -eo pid,pcpu,pmem,etimes,comm --sort=-pcpu 2> /dev/null | head -n 9
-echo "{_MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM: Xid' | tail -n 5
+echo "{MARK}load"; cat /proc/loadavg; nproc
+echo "{MARK}memory"; cat /proc/meminfo
+echo "{MARK}disk"; df -Pk "$1" "$2" / 2> /dev/null
+echo "{MARK}network"; cat /proc/net/dev; sleep 1; echo; cat /proc/net/dev
+echo "{MARK}top"; ps -eo pid,pcpu,pmem,etimes,comm --sort=-pcpu 2> /dev/null | head -n 9
+echo "{MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM: Xid' | tail -n 5
 exit 0
 """
 
 # $1 home, $2 and $3 lines that were given already of the watchdog's log and of the kernel's: what is new.
 _SYSTEM_LOG = rf"""
-echo "{_MARK}watchdog"; tail -n +"$(($2 + 1))" "$1/watchdog.log" 2> /dev/null
-echo "{_MARK}kernel"
+echo "{MARK}watchdog"; tail -n +"$(($2 + 1))" "$1/watchdog.log" 2> /dev/null
+echo "{MARK}kernel"
 dmesg -T 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed' | tail -n +"$(($3 + 1))"
 exit 0
 """
@@ -82,101 +67,9 @@ class Disk:
     size_gb: float
 
 
-@dataclass(frozen=True)
-class Look:
-    """What `fab status` shows: `status` is the worker's status.json, `watchdog` what watchdog.sh tells."""
-
-    run: Mapping[str, Any]
-    status: Mapping[str, Any]
-    watchdog: Mapping[str, Any]
-    gpus: list[Gpu]
-    disks: list[Disk]
-    credentials_expire: datetime | None
-
-
-def look(box: Box) -> Look:
-    """The box as it is now."""
-    ran = box.shell(_STATUS, box.place.root, box.place.home)
-    found = sections(ran.out)
-    return Look(
-        run=_object(found.get("run", "")),
-        status=_object(found.get("status", "")),
-        watchdog=_object(found.get("watchdog", "")),
-        gpus=parse_gpus(found.get("gpu", "")),
-        disks=parse_disks(found.get("disk", "")),
-        credentials_expire=_expiry(found.get("keys", "")),
-    )
-
-
-def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
-    """What there is to tell, a row each."""
-    run, status = seen.run, seen.status
-    current = status if status.get("run_id") == run.get("run_id") else {}
-    rows = {"run": run.get("run_id") or "none yet", "state": state(run, current)}
-    if songs := current.get("songs"):
-        failed = f", {songs['failed']} failed" if songs.get("failed") else ""
-        rows["songs"] = f"{songs['done']} of {songs['asked']} done{failed}"
-    for song in current.get("current", []):
-        total = song.get("frames_total") or 0
-        rows[f"  {song['song']}"] = f"{100 * song['frames_done'] / total:.0f} %" if total else "waiting"
-    if current.get("rate") is not None:
-        rows["speed"] = f"{current['rate']:.2f} s of audio per second"
-    if current.get("eta_s") is not None and run.get("running"):
-        rows["left"] = ui.seconds(current["eta_s"])
-    if current.get("cost_usd") is not None:
-        rows["cost"] = f"{ui.usd(current['cost_usd'])} at {ui.usd(current['hourly_cost_usd'])} an hour"
-    if current.get("notice"):
-        rows["notice"] = str(current["notice"])
-    for gpu in seen.gpus:
-        used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0
-        busy = "" if gpu.use_percent is None else f"{gpu.use_percent:.0f} % busy, "
-        rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
-    for disk in seen.disks:
-        rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
-    rows |= watchdog_rows(seen.watchdog)
-    if seen.credentials_expire:
-        left_s = (seen.credentials_expire - now).total_seconds()
-        rows["credentials"] = (
-            f"for {ui.seconds(left_s)} more" if left_s > 0 else "EXPIRED; run: fab install --renew"
-        )
-    if run.get("stop_hook"):
-        rows["after the run"] = str(run["stop_hook"])
-    return [{"what": name, "now": value} for name, value in rows.items()]
-
-
-def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
-    """What ends the box by itself, when, and what it did."""
-    if not watchdog:
-        return {}
-    rows = {}
-    if not watchdog.get("running"):
-        rows["watchdog"] = "NOT RUNNING: nothing turns this box off; fab install or fab run starts it"
-    elif not watchdog.get("action"):
-        rows["watchdog"] = "can only stop the worker: no MUSICGEN_STOP_HOOK is set"
-    if (left_s := watchdog.get("left_s")) is None:
-        rows["deadline"] = "none is armed"
-    else:
-        then = "the box then goes off" if watchdog.get("action") else "the worker is then stopped"
-        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; {then}"
-    if acted := watchdog.get("acted"):
-        rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"
-    return rows
-
-
-def state(run: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    """`running: generating`, `ended with exit code 0 (done)`, `idle`."""
-    if run.get("running"):
-        return f"running: {status.get('state', 'starting')}"
-    if run.get("exit_code") is None:
-        return "idle"
-    meaning = {0: "done", 1: "something failed", 2: "bad input", 75: "interrupted", 137: "killed"}
-    code = run["exit_code"]
-    return f"ended with exit code {code} ({meaning.get(code, 'failed')})"
-
-
 def gpus(box: Box) -> list[Gpu]:
     """Every GPU. Raises UserError if there is none."""
-    ran = box.run(_GPU)
+    ran = box.run(GPU_QUERY)
     if ran.code or not (found := parse_gpus(ran.out)):
         raise UserError(f"no GPU answers on {box.label} ({ran.reason()}); see what is missing: fab validate")
     return found
@@ -230,7 +123,7 @@ class SystemLog:
 
 def sections(text: str) -> dict[str, str]:
     """The parts of an output that begin with a line `=== NAME`."""
-    parts = re.split(rf"^{_MARK}(\w+)\n", text, flags=re.M)
+    parts = re.split(rf"^{MARK}(\w+)\n", text, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -274,20 +167,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None  # [N/A], [Not Supported]
-
-
-def _object(text: str) -> dict[str, Any]:
-    """A JSON object, of which the last line will do; empty if it is none."""
-    for candidate in (text, (text.strip().splitlines() or [""])[-1]):
-        try:
-            found = json.loads(candidate)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _expiry(text: str) -> datetime | None:
-    found = re.search(r'"([0-9][^"]*)Z"', text)
-    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None

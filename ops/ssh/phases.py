@@ -12,11 +12,11 @@ from typing import Any
 
 from ops import ui
 from ops.settings import Settings
-from ops.ssh import configure, ship, worker
+from ops.ssh import configure, session, ship
 from ops.ssh.box import Box
 from ops.ssh.configure import Configured
+from ops.ssh.session import Run
 from ops.ssh.ship import Release, Shipped
-from ops.ssh.worker import Run
 from worker.errors import UserError
 
 INSTALL_LIMIT_S = 3600
@@ -44,7 +44,7 @@ def checked(settings: Settings, prompts: str = "") -> Release:
 def deploy(box: Box, release: Release, tell: Tell, *, force: bool = False) -> Shipped:
     """Phase 1: make the release the current one. Raises UserError while a worker runs, unless forced."""
     tell(f"box {box.label}, a machine of {box.place.platform}, our files in {box.place.root}")
-    run = worker.status_if_deployed(box)
+    run = session.status_if_deployed(box)
     if run and run.running and not force:
         raise UserError(
             f"the worker is running (run {run.run_id}) and keeps the code it began with; "
@@ -64,7 +64,7 @@ def install(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool = Fal
     if ran.code:
         raise UserError(ran.reason())
     found: dict[str, Any] = ran.json()
-    worker.guard(box)
+    session.guard(box)
     return found
 
 
@@ -108,8 +108,8 @@ def run(
 ) -> Run:
     """Phase 4: start the worker, with settings and credentials as they are now."""
     give(box, settings, tell)
-    worker.guard(box)
-    started = worker.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
+    session.guard(box)
+    started = session.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
     if started.exit_code:
         raise UserError(
             f"run {started.run_id} ended at once, exit code {started.exit_code}; see why: fab logs"
@@ -122,8 +122,8 @@ def run(
 def sync(box: Box, settings: Settings, release: Release, tell: Tell, *, grace_s: int) -> Run:
     """New code and list, and the worker again: it goes on from its checkpoints."""
     shipped = deploy(box, release, tell, force=True)
-    stopped, how = worker.stop(box, grace_s)
-    if how != worker.HOW["nothing"]:
+    stopped, how = session.stop(box, grace_s)
+    if how != session.HOW["nothing"]:
         tell(f"run {stopped.run_id}: {how}")
     if shipped.needs_install:
         tell("the environment is not made from these requirements; installing")

@@ -1,6 +1,9 @@
 """What `fab status` tells, and how it moves the deadline."""
 
-from dataclasses import asdict
+import json as jsonlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,13 +12,51 @@ from ops.ssh import look
 from ops.ssh.box import Box
 from worker.errors import UserError
 
+# Every section may fail by itself: a box that is half set up is what one looks at.
+_STATUS = f"""
+root=$1 home=$2 remote=$1/current/remote
+echo "{look.MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
+echo "{look.MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
+echo "{look.MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2> /dev/null
+echo "{look.MARK}gpu"; {look.GPU_QUERY} 2> /dev/null
+echo "{look.MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
+echo "{look.MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `fab status` shows: `status` is the worker's status.json, `watchdog` what watchdog.sh tells."""
+
+    run: Mapping[str, Any]
+    status: Mapping[str, Any]
+    watchdog: Mapping[str, Any]
+    gpus: list[look.Gpu]
+    disks: list[look.Disk]
+    credentials_expire: datetime | None
+
+
+def seen(box: Box) -> Look:
+    """The box as it is now."""
+    ran = box.shell(_STATUS, box.place.root, box.place.home)
+    found = look.sections(ran.out)
+    return Look(
+        run=_object(found.get("run", "")),
+        status=_object(found.get("status", "")),
+        watchdog=_object(found.get("watchdog", "")),
+        gpus=look.parse_gpus(found.get("gpu", "")),
+        disks=look.parse_disks(found.get("disk", "")),
+        credentials_expire=_expiry(found.get("keys", "")),
+    )
+
 
 def rows(box: Box, *, json: bool) -> list[dict[str, Any]]:
     """The box as rows to read, or as the one object of a script."""
-    seen = look.look(box)
+    found = seen(box)
     if json:
-        return [asdict(seen) | {"state": look.state(seen.run, seen.status)}]
-    return list(look.status_rows(seen, datetime.now(UTC)))
+        return [asdict(found) | {"state": state(found.run, found.status)}]
+    return list(status_rows(found, datetime.now(UTC)))
 
 
 def extend(box: Box, text: str) -> str:
@@ -27,3 +68,86 @@ def extend(box: Box, text: str) -> str:
     found = ran.json()
     clipped = ", the end of the lifetime it was given at launch" if found.get("clipped") else ""
     return f"the box now goes off in {ui.seconds(found['left_s'])}{clipped}"
+
+
+def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
+    """What there is to tell, a row each."""
+    run, status = seen.run, seen.status
+    current = status if status.get("run_id") == run.get("run_id") else {}
+    rows = {"run": run.get("run_id") or "none yet", "state": state(run, current)}
+    if songs := current.get("songs"):
+        failed = f", {songs['failed']} failed" if songs.get("failed") else ""
+        rows["songs"] = f"{songs['done']} of {songs['asked']} done{failed}"
+    for song in current.get("current", []):
+        total = song.get("frames_total") or 0
+        rows[f"  {song['song']}"] = f"{100 * song['frames_done'] / total:.0f} %" if total else "waiting"
+    if current.get("rate") is not None:
+        rows["speed"] = f"{current['rate']:.2f} s of audio per second"
+    if current.get("eta_s") is not None and run.get("running"):
+        rows["left"] = ui.seconds(current["eta_s"])
+    if current.get("cost_usd") is not None:
+        rows["cost"] = f"{ui.usd(current['cost_usd'])} at {ui.usd(current['hourly_cost_usd'])} an hour"
+    if current.get("notice"):
+        rows["notice"] = str(current["notice"])
+    for gpu in seen.gpus:
+        used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0
+        busy = "" if gpu.use_percent is None else f"{gpu.use_percent:.0f} % busy, "
+        rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
+    for disk in seen.disks:
+        rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
+    rows |= watchdog_rows(seen.watchdog)
+    if seen.credentials_expire:
+        left_s = (seen.credentials_expire - now).total_seconds()
+        rows["credentials"] = (
+            f"for {ui.seconds(left_s)} more" if left_s > 0 else "EXPIRED; run: fab install --renew"
+        )
+    if run.get("stop_hook"):
+        rows["after the run"] = str(run["stop_hook"])
+    return [{"what": name, "now": value} for name, value in rows.items()]
+
+
+def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
+    """What ends the box by itself, when, and what it did."""
+    if not watchdog:
+        return {}
+    rows = {}
+    if not watchdog.get("running"):
+        rows["watchdog"] = "NOT RUNNING: nothing turns this box off; fab install or fab run starts it"
+    elif not watchdog.get("action"):
+        rows["watchdog"] = "can only stop the worker: no MUSICGEN_STOP_HOOK is set"
+    if (left_s := watchdog.get("left_s")) is None:
+        rows["deadline"] = "none is armed"
+    else:
+        then = "the box then goes off" if watchdog.get("action") else "the worker is then stopped"
+        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; {then}"
+    if acted := watchdog.get("acted"):
+        rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"
+    return rows
+
+
+def state(run: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """`running: generating`, `ended with exit code 0 (done)`, `idle`."""
+    if run.get("running"):
+        return f"running: {status.get('state', 'starting')}"
+    if run.get("exit_code") is None:
+        return "idle"
+    meaning = {0: "done", 1: "something failed", 2: "bad input", 75: "interrupted", 137: "killed"}
+    code = run["exit_code"]
+    return f"ended with exit code {code} ({meaning.get(code, 'failed')})"
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object, of which the last line will do; empty if it is none."""
+    for candidate in (text, (text.strip().splitlines() or [""])[-1]):
+        try:
+            found = jsonlib.loads(candidate)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _expiry(text: str) -> datetime | None:
+    found = re.search(r'"([0-9][^"]*)Z"', text)
+    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None

@@ -15,9 +15,8 @@ from fabric.main import program as fab
 from ops import boxes, ui
 from ops.settings import Settings
 from ops.ssh import address
-from ops.ssh.address import Address
+from ops.ssh.address import Address, address_now
 from ops.ssh.box import Box
-from ops.ssh.moved import address_now
 
 # What Fabric shall give as the user when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"

@@ -2,9 +2,15 @@
 
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 
-from ops.ssh.box import Box
+from ops import ui
+from ops.interrupts import remembered
+from ops.ssh.box import Box, LinkLost, NoAnswer
 from worker.errors import UserError
+
+PAUSE_S = 2.0
 
 
 def ssh_command(box: Box, program: str = "ssh") -> list[str]:
@@ -27,3 +33,26 @@ def shell(box: Box) -> int:
         raise UserError("there is no ssh program here; on Windows add the optional feature OpenSSH Client")
     _ = box.transport  # the key is pinned, or refused, before ssh is asked to trust it
     return subprocess.run(ssh_command(box, program)).returncode
+
+
+def again(show: Callable[[], None], watch: bool) -> None:
+    """Show once; with `watch`, every PAUSE_S until Ctrl-C."""
+    if not watch:
+        show()
+        return
+    try:
+        with remembered() as check:
+            while True:
+                try:
+                    show()
+                except (LinkLost, NoAnswer) as error:
+                    ui.say(f"{error}; trying again")
+                check()
+                time.sleep(PAUSE_S)
+    except KeyboardInterrupt:
+        return
+
+
+def lines(new: Callable[[], list[str]]) -> None:
+    """Print the lines that `new` gives, again and again, until Ctrl-C."""
+    again(lambda: ui.pour("".join(f"{line}\n" for line in new()).encode()), watch=True)

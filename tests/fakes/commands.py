@@ -28,7 +28,7 @@ _SLOW = [
     "boto3",
     "rich.table",
     "ops.ssh.phases",
-    "ops.ssh.logs",
+    "ops.ssh.run_log",
     "ops.aws.account.bucket",
     "ops.aws.account.credentials",
 ]

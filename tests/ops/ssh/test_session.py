@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.ssh import look, ship, worker
+from ops.ssh import session, ship, status
 from ops.ssh.box import ROOT
 from tests.ops.ssh.connect import connected
 
@@ -28,7 +28,7 @@ def works(box, body):
 @pytest.fixture
 def conn(box, tmp_path, monkeypatch):
     """A connection to a box that is deployed to and installed."""
-    monkeypatch.setattr(worker, "_FIRST_S", 0)
+    monkeypatch.setattr(session, "_FIRST_S", 0)
     scripts = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").glob("*.sh")}
     files = scripts | {"prompts.txt": b"rain ; 1 ; rain\n", "requirements/worker.txt": REQUIREMENTS}
     works(box, "exit 1")
@@ -45,7 +45,7 @@ def waiting(fab, box, conn):
         box,
         "trap 'echo saved; exit 75' INT TERM\nfor ((n = 0; n < 1000; n++)); do echo line $n; sleep 0.1; done",
     )
-    worker.start(conn)
+    session.start(conn)
     return fab
 
 
@@ -61,7 +61,7 @@ def test_deaf_worker_is_killed_after_the_grace(fab, box, conn):
     box.variables["MUSICGEN_STOP_TERM_S"] = "0"
     box.write_shell()
     works(box, "trap '' INT TERM\nwhile :; do sleep 0.1; done")
-    worker.start(conn)
+    session.start(conn)
     done = fab("stop", "--grace", "1s")
     assert done.returncode == 0
     assert "did not react and was killed" in done.stderr
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_following_within_a_second_and_not_the_worker(waiting, b
 
 
 def test_logs_once_ends_by_itself(waiting, conn):
-    worker.stop(conn)
+    session.stop(conn)
     done = waiting("logs", "--once", "--lines", "2")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
 
@@ -123,9 +123,9 @@ def test_worker_that_ends_at_once_is_no_start(fab, box, conn):
 
 
 def test_watchdog_is_started_once_and_status_tells_of_it(conn):
-    assert not look.look(conn).watchdog["running"]
-    assert [worker.guard(conn), worker.guard(conn)] == [True, False]
-    assert look.look(conn).watchdog["running"]
+    assert not status.seen(conn).watchdog["running"]
+    assert [session.guard(conn), session.guard(conn)] == [True, False]
+    assert status.seen(conn).watchdog["running"]
 
 
 def test_run_on_an_environment_that_was_not_finished_is_refused(fab, box, conn):

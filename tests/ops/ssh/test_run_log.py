@@ -11,12 +11,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ops.ssh import follow
+from ops.settings import Settings
 from ops.ssh import link as links
-from ops.ssh.follow import BoxGone
+from ops.ssh import run_log
+from ops.ssh.run_log import BoxGone
+from tests.fakes import s3
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
+from worker.songs.status import Frames, GpuMemory, Songs, Status
+from worker.store.open import open_store
 
 RUN = "20261122T195059Z-ab12"
 LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
@@ -26,7 +30,7 @@ LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
 def quick(monkeypatch):
     monkeypatch.setattr(links, "PULSE_S", 0.1)
     monkeypatch.setattr(links, "SILENCE_S", 0.7)
-    monkeypatch.setattr(follow, "PAUSES_S", (0.1, 0.2))
+    monkeypatch.setattr(run_log, "PAUSES_S", (0.1, 0.2))
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_finished_run_is_given_whole_with_its_exit_code(box, run, tmp_path):
     write(run, [b"one\n", b"two\n"], 4)
     got = bytearray()
     with connected(box, tmp_path) as conn:
-        assert follow.follow(conn, str(run), got.extend, print) == 4
+        assert run_log.follow(conn, str(run), got.extend, print) == 4
     assert got == b"one\ntwo\n"
 
 
@@ -67,7 +71,7 @@ def test_log_that_does_not_exist_yet_is_waited_for(box, run, tmp_path):
     with connected(box, tmp_path) as conn:
         writer = threading.Timer(0.3, write, (run, [b"late\n"], 0))
         writer.start()
-        assert follow.follow(conn, str(run), got.extend, print, poll_s=0.1) == 0
+        assert run_log.follow(conn, str(run), got.extend, print, poll_s=0.1) == 0
     assert got == b"late\n"
 
 
@@ -81,7 +85,7 @@ def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tm
         timers = [threading.Timer(at_s, act) for at_s, act in spoilers]
         for timer in timers:
             timer.start()
-        code = follow.follow(conn, str(run), got.extend, told.append, poll_s=0.05)
+        code = run_log.follow(conn, str(run), got.extend, told.append, poll_s=0.05)
         writer.join()
         for timer in timers:
             timer.join()
@@ -117,7 +121,7 @@ def test_ctrl_c_returns_within_a_second_and_the_worker_goes_on(box, run, tmp_pat
     with connected(box, tmp_path) as conn:
         writer = in_background(run, [b"x\n"] * 20, 0, 0.06)
         with ctrl_c_after(0.5), pytest.raises(KeyboardInterrupt):
-            follow.follow(conn, str(run), got.extend, print)
+            run_log.follow(conn, str(run), got.extend, print)
         stopped_at = time.monotonic()
     assert time.monotonic() - stopped_at < 1
     writer.join()
@@ -137,7 +141,7 @@ def test_ctrl_c_that_python_drops_inside_a_library_ends_the_following_all_the_sa
 
     write(run, [b"x\n"], 0)
     with connected(box, tmp_path) as conn, pytest.raises(KeyboardInterrupt):
-        follow.follow(conn, str(run), take, print)
+        run_log.follow(conn, str(run), take, print)
 
 
 def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monkeypatch):
@@ -146,21 +150,21 @@ def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monke
         conn.run("true")
         threading.Timer(0.3, link.stall).start()
         with ctrl_c_after(0.8) as sent, pytest.raises(KeyboardInterrupt):
-            follow.follow(conn, str(run), print, print, poll_s=0.1)
+            run_log.follow(conn, str(run), print, print, poll_s=0.1)
         conn.close()
         assert time.monotonic() - sent[0] < 1
 
 
 def test_box_that_stays_away_is_gone(box, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(run_log, "GONE_AFTER_S", 0.5)
     with connected(box, tmp_path) as conn:
         conn.run("true")
         threading.Timer(0.3, box.stop).start()
         with pytest.raises(BoxGone):
-            follow.follow(conn, str(run), print, print, poll_s=0.1)
+            run_log.follow(conn, str(run), print, print, poll_s=0.1)
 
 
-@pytest.mark.parametrize("read", [follow.follow, lambda *them: follow.read_to_end(*them[:3])])
+@pytest.mark.parametrize("read", [run_log.follow, lambda *them: run_log.read_to_end(*them[:3])])
 def test_reader_that_went_away_is_no_lost_connection(box, run, tmp_path, read):
     def closed(_):
         raise BrokenPipeError
@@ -177,7 +181,7 @@ def test_reader_that_went_away_is_no_lost_connection(box, run, tmp_path, read):
 
 def begin(box, tmp_path, **where):
     with connected(box, tmp_path) as conn:
-        return follow.beginning(conn, **where)
+        return run_log.beginning(conn, **where)
 
 
 def test_lines_back_are_counted_in_bytes(box, run, tmp_path):
@@ -216,8 +220,84 @@ def test_nonsense_is_refused(box, tmp_path, where):
 
 def test_since_is_a_span_or_a_time():
     now = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
-    assert follow.since_when("30m", now) == "2026-11-22T19:30:00Z"
-    assert follow.since_when("2026-11-22T20:15:00+01:00", now) == "2026-11-22T19:15:00Z"
-    assert follow.since_when("2026-11-22T19:15", now) == "2026-11-22T19:15:00Z"
+    assert run_log.since_when("30m", now) == "2026-11-22T19:30:00Z"
+    assert run_log.since_when("2026-11-22T20:15:00+01:00", now) == "2026-11-22T19:15:00Z"
+    assert run_log.since_when("2026-11-22T19:15", now) == "2026-11-22T19:15:00Z"
     with pytest.raises(BadInput, match="--since"):
-        follow.since_when("yesterday", now)
+        run_log.since_when("yesterday", now)
+
+
+# --- when the box is gone
+
+MINE, OTHER = "20261122T195059Z-ab12", "20261122T205059Z-cd34"
+
+
+def ended(run_id, code):
+    """The last status of a run."""
+    return Status(
+        schema=1,
+        run_id=run_id,
+        state="failed" if code else "done",
+        updated_at="2026-11-22T19:50:59Z",
+        started_at="2026-11-22T19:50:59Z",
+        pid=1,
+        host="box",
+        model="rehearsal",
+        device="cpu",
+        precision="fp32",
+        slots=1,
+        progress=7,
+        songs=Songs(1, 1, 1, 0, 0),
+        frames=Frames(50, 50),
+        current=[],
+        rate=None,
+        eta_s=None,
+        hourly_cost_usd=0.86,
+        cost_usd=0.1,
+        gpu_memory=GpuMemory(1, 2),
+        notice=None,
+        exit_code=code,
+    ).to_json()
+
+
+@pytest.fixture
+def place(s3_url):
+    """A bucket in which two boxes had a run each; the other's is newer."""
+    place = f"s3://{s3.fresh_bucket(s3_url)}"
+    store = open_store(place)
+    for run, code in ((MINE, 3), (OTHER, 0)):
+        store.write(f"runs/{run}/status.json", ended(run, code))
+        store.write(f"runs/{run}/worker.log", f"one\nthe end of {run}\n".encode())
+    return place
+
+
+def test_run_that_was_followed_is_told_when_its_box_goes_and_no_other(
+    box, tmp_path, place, monkeypatch, capfdbinary
+):
+    monkeypatch.setattr(run_log, "GONE_AFTER_S", 0.2)
+    monkeypatch.setattr(run_log, "PAUSES_S", (0.1,))
+    run = box.root / "state" / MINE
+    run.mkdir(parents=True)
+    (run.parent / "current").symlink_to(MINE)
+    settings = Settings.load(env={"MUSICGEN_OUTPUT": place})
+    with connected(box, tmp_path) as conn:
+        conn.run("true")
+        threading.Timer(0.3, box.stop).start()
+        assert run_log.show(conn, settings, run="", lines="1", since="", once=False) == 3
+    assert capfdbinary.readouterr().out.decode() == f"the end of {MINE}\n"
+
+
+def test_newest_run_is_told_where_none_was_followed(place):
+    assert run_log.last_run(place).run_id == OTHER
+    assert run_log.last_run(place, "ab12").exit_code == 3
+
+
+@pytest.mark.parametrize(("n_lines", "n_shown"), [(0, 0), (1, 1), (20, 2)])
+def test_as_many_lines_are_shown_as_were_asked_for(place, n_lines, n_shown):
+    assert len(run_log.last_run(place, "ab12", n_lines).tail) == n_shown
+
+
+def test_damaged_status_is_one_line_that_names_the_run(place):
+    open_store(place).write(f"runs/{OTHER}/status.json", b"{")
+    with pytest.raises(UserError, match=rf"status\.json is damaged .*; see runs/{OTHER} in s3://"):
+        run_log.last_run(place)

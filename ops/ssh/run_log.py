@@ -1,30 +1,36 @@
 """Follow a run's log over SSH until its exit code is known.
 
 Gives every byte once and in order, across dropped, reset and half-open connections.
-Ctrl-C stops following; the worker goes on. Does not start, stop or judge a run, and prints nothing.
-Raises BoxGone when nothing answers at the box's address any more: read the tail from the bucket.
+Ctrl-C stops following; the worker goes on. Does not start, stop or judge a run.
+When nothing answers at the box's address any more, the tail comes from the bucket.
 """
 
 import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import paramiko
 
-from ops import durations
+from ops import durations, ui
 from ops.interrupts import remembered
-from ops.ssh import worker
+from ops.settings import Settings
+from ops.ssh import session
 from ops.ssh.box import Box, LinkLost, NoAnswer
 from ops.ssh.link import Tell
 from worker.errors import BadInput, UserError
+from worker.songs import status
+from worker.store.base import Missing
+from worker.store.open import open_store
 
 PAUSES_S = (1, 2, 5, 10, 30)
 GONE_AFTER_S = 120
 # A run whose processes are gone without an exit code is given one by session.sh: ask now and then.
 _ASK_AFTER_S = 30
 _BLOCK = 65536
+_LINES = 20
 _LOST = (paramiko.SSHException, EOFError, OSError, LinkLost, NoAnswer)
 
 # $1 state folder, $2 run or nothing, $3 lines back or nothing, $4 since (UTC) or nothing.
@@ -63,6 +69,39 @@ class BoxGone(UserError):
 
 class _OwnSide(Exception):
     """Whoever takes the log cannot: a closed pipe looks like a lost connection and is none."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run as the bucket tells it. `exit_code`: None if it never wrote its last status."""
+
+    run_id: str
+    state: str
+    exit_code: int | None
+    tail: list[str]
+
+
+def show(box: Box, settings: Settings, *, run: str, lines: str, since: str, once: bool) -> int:
+    """Print a run's log until it ends (`once`: what there is); -> the worker's exit code.
+
+    Ctrl-C ends only the following, with 0. Raises UserError if neither box nor bucket has the run.
+    """
+    stamp = since_when(since, datetime.now(UTC))
+    folder = ""
+    try:
+        folder, at = beginning(box, run, lines or str(_LINES), stamp)
+        if once:
+            read_to_end(box, folder, ui.pour, at)
+            return 0
+        code = follow(box, folder, ui.pour, ui.say, offset=at)
+    except (NoAnswer, BoxGone) as error:
+        # Boxes may share a bucket: the run that was followed is told, not the newest of them all.
+        return _from_bucket(settings, error, folder.rpartition("/")[2] or run, int(lines or _LINES))
+    except KeyboardInterrupt:
+        ui.say("\nstopped following; the worker goes on (fab stop ends it)")
+        return 0
+    ui.say(f"run {folder.rpartition('/')[2]} ended with exit code {code}")
+    return code
 
 
 def beginning(box: Box, run: str = "", lines: str = "", since: str = "") -> tuple[str, int]:
@@ -129,7 +168,7 @@ def follow(
                             return code
                         if time.monotonic() - last_heard_s > _ASK_AFTER_S:
                             with suppress(UserError):  # it only settles what is lost
-                                worker.status(box)
+                                session.status(box)
                             last_heard_s = time.monotonic()
                         time.sleep(0 if grown else poll_s)
             except _OwnSide as error:
@@ -157,6 +196,41 @@ def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: i
         raise UserError(f"the connection to {box.label} was lost; run it again") from None
     write(b"".join(blocks))
     return code
+
+
+def last_run(place: str, run_id: str = "", n_lines: int = 20) -> Ended | None:
+    """The newest run in the bucket, or the one whose id ends so; None if there is none.
+
+    Raises UserError if its status cannot be read.
+    """
+    store = open_store(place)
+    found = sorted(key.split("/")[1] for key in store.list("runs/") if key.endswith(f"/{status.FILE}"))
+    found = [name for name in found if name.endswith(run_id)]
+    if not found:
+        return None
+    try:
+        last = status.read(store.read(f"runs/{found[-1]}/{status.FILE}"))
+    except status.Unreadable as error:
+        raise UserError(f"{error}; see runs/{found[-1]} in {store.location}") from None
+    try:
+        log = store.read(f"runs/{found[-1]}/worker.log").decode("utf-8", "replace").splitlines()
+    except Missing:
+        log = []
+    return Ended(found[-1], last.state, last.exit_code, log[max(0, len(log) - n_lines) :])
+
+
+def _from_bucket(settings: Settings, gone: UserError, run: str, n_lines: int) -> int:
+    settings.export_aws()
+    place = settings.output_place
+    ended = last_run(place, run, n_lines) if place.startswith("s3://") else None
+    if ended is None:
+        raise gone
+    ui.say(f"{gone}")
+    ui.say(f"the box is gone; this is what {place} has of run {ended.run_id}:")
+    ui.pour("".join(f"{line}\n" for line in ended.tail).encode())
+    code = "no exit code" if ended.exit_code is None else f"exit code {ended.exit_code}"
+    ui.say(f"run {ended.run_id}: {ended.state}, {code}")
+    return 1 if ended.exit_code is None else ended.exit_code
 
 
 def _exit_code(sftp: paramiko.SFTPClient, folder: str) -> int | None:
