@@ -16,6 +16,7 @@ from pathlib import Path
 
 import fabric
 
+from ops.release import bundle
 from ops.ssh import ship
 from ops.ssh.box import Box
 from tests.fakes import box as boxes
@@ -34,7 +35,7 @@ def main() -> int:
         f"worker/part_{n}.py": rng.randbytes(rng.randrange(200, 6000)) for n in range(arguments.files)
     }
     contents["requirements/worker.txt"] = b""
-    release = ship.bundle(contents)
+    shipped = bundle(contents)
     seconds = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -48,12 +49,12 @@ def main() -> int:
             connection = fabric.Connection(served.host, user, link.port, connect_kwargs=keys)
             box = Box(connection, Path(folder) / "known_hosts", lambda text: None)
             began = time.monotonic()
-            ship.send(box, release)
+            ship.send(box, shipped)
             seconds.append(round(time.monotonic() - began, 2))
             box.close()
     result = {
         "files": arguments.files,
-        "megabytes": round(release.n_bytes / 1e6, 2),
+        "megabytes": round(shipped.n_bytes / 1e6, 2),
         "round_trip_ms": 2 * arguments.delay_ms,
         "first_s": seconds[0],
         "again_s": seconds[1],

@@ -1,29 +1,45 @@
-"""The code that a machine runs, pinned: this folder by its archive's SHA-256, or a commit of a repository.
+"""The code that a machine runs, pinned: this folder as an archive named by its content, or a commit.
 
-The folder goes as `fab deploy` ships it, the user's own job list in it, so that a box has the same release
-whichever way it came.
+What git would keep goes, with the job list and its lyrics; `.env`, keys and ignored files never do.
+Line ends become LF and modes are set here, so every checkout of a commit gives the same release,
+whether it goes over SSH or through the bucket.
 """
 
+import gzip
 import hashlib
+import io
+import re
 import subprocess
+import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from worker.errors import BadInput
+from worker.songs import jobs
 
+MAX_BYTES = 50_000_000
 PROMPTS = "prompts.txt"
+# What a copy without git ships.
+_PARTS = ("worker", "remote", "ops", "requirements", "examples", "pyproject.toml", "tasks.py", "fabfile.py")
+_NEVER = (".env", ".runpod.env", ".boxes", ".git", "out")
+_SECRET_SUFFIXES = (".pem", ".key")
+# By whatever name, also one that git does not know yet: id_ed25519, pod.ppk.
+_PRIVATE_KEY = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-)")
 
 
 @dataclass(frozen=True)
 class Release:
-    """Code that is pinned: by its archive's SHA-256, or by a commit that git checks."""
+    """Code that is pinned: an archive by its SHA-256, or a commit that git checks. `id` names its folder."""
 
     id: str
     archive: bytes = b""
     sha256: str = ""
     git_url: str = ""
     commit: str = ""
+    n_files: int = 0
+    n_bytes: int = 0
 
     @property
     def key(self) -> str:
@@ -32,11 +48,26 @@ class Release:
 
 
 def from_tree(root: Path, prompts: Path) -> Release:
-    """The working tree as it is now, changes and all."""
-    from ops.ssh import ship  # here: it brings Fabric along
+    """The working tree as it is now, changes and all, and the job list.
 
-    packed = ship.pack(prompts, root)
-    return Release(packed.name, packed.archive, hashlib.sha256(packed.archive).hexdigest())
+    Raises BadInput for a wrong list, and for a tree that is too large.
+    """
+    listed = jobs.load(prompts)
+    files = {name: root / name for name in sorted(_kept(root))}
+    files[PROMPTS] = prompts
+    for job in listed:
+        if lyrics := job.options.get("lyrics"):
+            files[_inside(lyrics, job.line)] = prompts.parent / lyrics
+
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = ", ".join(sorted(sizes, key=sizes.__getitem__, reverse=True)[:3])
+        raise BadInput(
+            f"the code to ship has {sum(sizes.values()) / 1e6:.0f} MB, over {MAX_BYTES / 1e6:.0f}; "
+            f"put what is no code into .gitignore (largest: {largest})"
+        )
+    contents = {name: as_shipped(path.read_bytes()) for name, path in files.items()}
+    return bundle({name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)})
 
 
 def from_git(root: Path, prompts: Path, url: str) -> Release:
@@ -57,6 +88,61 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
     if prompts.resolve() != (root / PROMPTS).resolve():
         raise BadInput(f"with MUSICGEN_GIT_URL the list is the repository's {PROMPTS}; put {prompts} there")
     return Release(commit[:16], git_url=url, commit=commit)
+
+
+def bundle(contents: dict[str, bytes]) -> Release:
+    """The release of these files, whose name depends on nothing but names and contents."""
+    digest, buffer = hashlib.sha256(), io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name in sorted(contents):
+            content = contents[name]
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o755 if content.startswith(b"#!") else 0o644  # Windows has no modes
+            tar.addfile(entry, io.BytesIO(content))
+    archive = buffer.getvalue()
+    return Release(
+        digest.hexdigest()[:12],
+        archive,
+        hashlib.sha256(archive).hexdigest(),
+        n_files=len(contents),
+        n_bytes=sum(map(len, contents.values())),
+    )
+
+
+def as_shipped(content: bytes) -> bytes:
+    """Text with LF, as bash needs it; what holds a NUL is no text and stays as it is."""
+    return content if b"\0" in content else content.replace(b"\r\n", b"\n")
+
+
+def _kept(root: Path) -> Iterable[str]:
+    """Files git would keep, tracked or new; without git, the parts that a box needs."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8").split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        found = [path for part in _PARTS for path in [root / part, *(root / part).rglob("*")]]
+        listed = [path.relative_to(root).as_posix() for path in found if "__pycache__" not in path.parts]
+    return {name for name in listed if name and _may_leave(name) and (root / name).is_file()}
+
+
+def _may_leave(name: str) -> bool:
+    """False for what may hold a secret, even where git tracks it."""
+    path = PurePosixPath(name)
+    secret = path.name.startswith(".env") and path.name != ".env.example"
+    return path.parts[0] not in _NEVER and not secret and path.suffix not in _SECRET_SUFFIXES
+
+
+def _inside(lyrics: str, line: int) -> str:
+    """The lyrics' place in the release: beside its job list, as here."""
+    path = PurePosixPath(lyrics.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in lyrics:
+        raise BadInput(f"{PROMPTS}:{line}: lyrics {lyrics} lie outside its folder; move them beside the list")
+    return path.as_posix()
 
 
 def _git(root: Path, *arguments: str) -> str:

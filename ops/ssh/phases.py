@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ops import release as releases
 from ops import ui
+from ops.release import Release
 from ops.settings import Settings
 from ops.ssh import configure, session, ship
-from ops.ssh.box import Box
+from ops.ssh.box import ROOT, Box
 from ops.ssh.configure import Configured
 from ops.ssh.session import Run
-from ops.ssh.ship import Release, Shipped
+from ops.ssh.ship import Shipped
 from worker.errors import UserError
 
 INSTALL_LIMIT_S = 3600
@@ -38,7 +40,7 @@ class Finding:
 def checked(settings: Settings, prompts: str = "") -> Release:
     """The release to ship. Raises BadInput for a wrong setting, list or tree; touches no network."""
     settings.check()
-    return ship.pack(Path(prompts or settings.prompts))
+    return releases.from_tree(ROOT, Path(prompts or settings.prompts))
 
 
 def deploy(box: Box, release: Release, tell: Tell, *, force: bool = False) -> Shipped:
@@ -51,7 +53,7 @@ def deploy(box: Box, release: Release, tell: Tell, *, force: bool = False) -> Sh
             "use fab sync to restart it with the new code, or --force to deploy beside it"
         )
     shipped = ship.send(box, release)
-    tell(f"release {release.name}: {release.n_files} files, {release.n_bytes / 1e6:.1f} MB")
+    tell(f"release {release.id}: {release.n_files} files, {release.n_bytes / 1e6:.1f} MB")
     return shipped
 
 

@@ -1,7 +1,8 @@
-"""The code a machine runs is pinned: by its archive's checksum, or by a commit that holds all of it."""
+"""A release: what is in it, what never is, and that it is pinned by a checksum or by a commit."""
 
 import hashlib
 import io
+import shutil
 import subprocess
 import tarfile
 
@@ -9,6 +10,128 @@ import pytest
 
 from ops import release
 from worker.errors import BadInput
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A small project under git, with a job list."""
+    root = tmp_path / "project"
+    files = {
+        "worker/__init__.py": "print(1)\n",
+        "remote/go.sh": "#!/bin/bash\necho go\n",
+        "requirements/worker.txt": "torch==2.13.0\n",
+        "prompts.txt": "rain ; 1 ; rain\n",
+        ".gitignore": ".env\nout/\n",
+        ".env": "AWS_SECRET_ACCESS_KEY=hush\n",
+        "out/song.wav": "RIFF",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, newline="\n")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return root
+
+
+def pack(root):
+    return release.from_tree(root, root / "prompts.txt")
+
+
+def contents(made):
+    with tarfile.open(fileobj=io.BytesIO(made.archive)) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}
+
+
+# --- what is in it
+
+
+def test_ignored_files_stay_at_home(tree):
+    assert sorted(contents(pack(tree))) == [
+        ".gitignore",
+        "prompts.txt",
+        "remote/go.sh",
+        "requirements/worker.txt",
+        "worker/__init__.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [".env", ".env.production", "keys/box.pem", ".runpod.env", ".boxes/x/box.json"]
+)
+def test_what_may_hold_a_secret_stays_even_where_git_tracks_it(tree, name):
+    (tree / ".gitignore").write_text("")
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).write_text("hush")
+    subprocess.run(["git", "-C", str(tree), "add", "-f", name], check=True)
+    assert name not in contents(pack(tree))
+
+
+@pytest.mark.parametrize("line", ["-----BEGIN OPENSSH PRIVATE KEY-----", "PuTTY-User-Key-File-3: x"])
+def test_private_key_stays_whatever_its_name(tree, line):
+    (tree / "worker" / "pod_key").write_text(f"{line}\nhush\n")
+    assert "worker/pod_key" not in contents(pack(tree))
+
+
+def test_new_file_goes_along(tree):
+    (tree / "worker" / "new.py").write_text("")
+    assert "worker/new.py" in contents(pack(tree))
+
+
+def test_copy_without_git_ships_code_but_no_secrets(tree):
+    shutil.rmtree(tree / ".git")
+    assert {"worker/__init__.py", "remote/go.sh", "prompts.txt"} <= set(contents(pack(tree)))
+    assert not {".env", "out/song.wav"} & set(contents(pack(tree)))
+
+
+def test_windows_checkout_gives_the_same_release(tree):
+    before = pack(tree)
+    for path in (tree / "remote" / "go.sh", tree / "prompts.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        path.chmod(0o600)
+    after = pack(tree)
+    assert after.id == before.id and after.archive == before.archive
+    assert contents(after)["remote/go.sh"] == b"#!/bin/bash\necho go\n"
+
+
+def test_binary_file_is_not_touched(tree):
+    (tree / "worker" / "table.bin").write_bytes(b"\0\r\n\xff")
+    assert contents(pack(tree))["worker/table.bin"] == b"\0\r\n\xff"
+
+
+def test_other_content_is_another_release(tree):
+    before = pack(tree)
+    (tree / "prompts.txt").write_text("sun ; 1 ; sun\n")
+    assert pack(tree).id != before.id
+
+
+def test_script_can_be_executed_and_nothing_else(tree):
+    with tarfile.open(fileobj=io.BytesIO(pack(tree).archive)) as tar:
+        assert [entry.name for entry in tar if entry.mode & 0o111] == ["remote/go.sh"]
+
+
+def test_list_from_elsewhere_becomes_prompts_txt_with_its_lyrics(tree, tmp_path):
+    (tmp_path / "album" / "lyrics").mkdir(parents=True)
+    (tmp_path / "album" / "lyrics" / "song.txt").write_text("la la")
+    list_file = tmp_path / "album" / "list.txt"
+    list_file.write_text("sun ; 1 ; sun ; lyrics=lyrics/song.txt\n")
+    found = contents(release.from_tree(tree, list_file))
+    assert found["prompts.txt"] == list_file.read_bytes()
+    assert found["lyrics/song.txt"] == b"la la"
+
+
+def test_wrong_list_is_refused_with_its_line(tree):
+    (tree / "prompts.txt").write_text("rain ; 1e9 ; rain\n")
+    with pytest.raises(BadInput, match=r"prompts\.txt:1: "):
+        pack(tree)
+
+
+def test_tree_that_is_too_large_is_refused_and_names_the_largest(tree, monkeypatch):
+    monkeypatch.setattr(release, "MAX_BYTES", 1000)
+    (tree / "worker" / "weights.bin").write_bytes(b"\0" * 2000)
+    with pytest.raises(BadInput, match=r"\.gitignore \(largest: worker/weights\.bin"):
+        pack(tree)
+
+
+# --- how it is pinned
 
 
 @pytest.fixture

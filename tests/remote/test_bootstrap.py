@@ -19,8 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from ops.aws import user_data as userdata
-from ops.release import Release
-from ops.ssh import ship
+from ops.release import Release, bundle
 from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket
 from tests.parts import need
@@ -143,12 +142,7 @@ def release():
     contents = {f"remote/{path.name}": path.read_bytes() for path in REMOTE.glob("*.sh")}
     contents["remote/install.sh"] = b"#!/usr/bin/env bash\necho installed >> /stub/calls\n"
     contents["prompts.txt"] = b"calm piano ; 30 ; calm\n"
-    return pinned(contents)
-
-
-def pinned(contents):
-    packed = ship.bundle(contents)
-    return Release(packed.name, packed.archive, hashlib.sha256(packed.archive).hexdigest())
+    return bundle(contents)
 
 
 # What is looked at after the one good boot, in the chroot: the units, the worker's run, a failed unit.
@@ -275,14 +269,14 @@ def test_code_that_is_not_there_ends_the_machine(first_boot, release):
 
 
 def test_a_failed_installation_ends_the_machine(first_boot):
-    result = first_boot(pinned({"remote/install.sh": b"echo no room; exit 7\n", "prompts.txt": b""}))
+    result = first_boot(bundle({"remote/install.sh": b"echo no room; exit 7\n", "prompts.txt": b""}))
     assert result.code == 7
     assert any(call.startswith("shutdown -P +10 ") for call in result.calls)
     assert "no room" in result.sent_log
 
 
 def test_a_failure_never_lengthens_a_short_life(first_boot):
-    broken = pinned({"remote/install.sh": b"exit 1\n"})
+    broken = bundle({"remote/install.sh": b"exit 1\n"})
     result = first_boot(broken, lifetime_s=240, ends_in_s=240)
     (shutdown,) = (call for call in result.calls if call.startswith("shutdown"))
     assert shutdown.startswith("shutdown -P +4 ")

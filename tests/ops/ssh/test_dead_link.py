@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from ops import release
 from ops.settings import Settings
 from ops.ssh import link as links
 from ops.ssh import phases, session, ship
@@ -14,7 +15,7 @@ from tests.ops.ssh.connect import connected
 SETTINGS = Settings.load(env={"MUSICGEN_MODEL": "rehearsal"})
 SCRIPTS = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").iterdir() if path.is_file()}
 # What install and check do is tested elsewhere; here they have only to be asked.
-RELEASE = ship.bundle(
+RELEASE = release.bundle(
     SCRIPTS
     | {
         "remote/install.sh": b'echo \'{"changed":false,"seconds":0,"torch":"none"}\'\n',

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from ops import release
 from ops.ssh import session, ship, status
 from ops.ssh.box import ROOT
 from tests.ops.ssh.connect import connected
 
-REQUIREMENTS = ship.as_shipped((ROOT / "requirements" / "worker.txt").read_bytes())
+REQUIREMENTS = release.as_shipped((ROOT / "requirements" / "worker.txt").read_bytes())
 
 
 def works(box, body):
@@ -34,7 +35,7 @@ def conn(box, tmp_path, monkeypatch):
     works(box, "exit 1")
     (box.box_home / "venv.stamp").write_text(f"{hashlib.sha256(REQUIREMENTS).hexdigest()}  - python3\n")
     with connected(box, tmp_path) as conn:
-        ship.send(conn, ship.bundle(files))
+        ship.send(conn, release.bundle(files))
         yield conn
 
 
