@@ -9,13 +9,13 @@ import gzip
 import hashlib
 import io
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ops.repository import git
 from worker.errors import BadInput
 from worker.songs import jobs
 
@@ -77,10 +77,10 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
             "MUSICGEN_GIT_URL holds credentials, and user data can be read; give a public address, "
             "or leave it empty to send this folder"
         )
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD", root=root)
     if not commit:
         raise BadInput("this folder is no git checkout, so it has no commit; leave MUSICGEN_GIT_URL empty")
-    if _git(root, "status", "--porcelain"):
+    if git("status", "--porcelain", root=root):
         raise BadInput(
             "this checkout has changes that no commit has; commit and push them, "
             "or leave MUSICGEN_GIT_URL empty"
@@ -121,10 +121,10 @@ def as_shipped(content: bytes) -> bytes:
 
 def _kept(root: Path) -> Iterable[str]:
     """Files git would keep, tracked or new; without git, the parts that a box needs."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listed = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8").split("\0")
-    except (OSError, subprocess.CalledProcessError):
+    listing = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", root=root)
+    if listing is not None:
+        listed = listing.split("\0")
+    else:
         found = [path for part in _PARTS for path in [root / part, *(root / part).rglob("*")]]
         listed = [path.relative_to(root).as_posix() for path in found if "__pycache__" not in path.parts]
     return {name for name in listed if name and _may_leave(name) and (root / name).is_file()}
@@ -143,11 +143,3 @@ def _inside(lyrics: str, line: int) -> str:
     if path.is_absolute() or ".." in path.parts or ":" in lyrics:
         raise BadInput(f"{PROMPTS}:{line}: lyrics {lyrics} lie outside its folder; move them beside the list")
     return path.as_posix()
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -27,10 +27,9 @@ from paramiko.ssh_exception import (
     SSHException,
 )
 
+from ops.repository import ROOT
 from ops.ssh.link import Ear, Pin, Tell, watch
 from worker.errors import BadInput, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 CONNECT_S = 10
 # Asking where the box is now may take seconds.

@@ -13,9 +13,10 @@ from typing import Any
 from ops import release as releases
 from ops import ui
 from ops.release import Release
+from ops.repository import ROOT
 from ops.settings import Settings
 from ops.ssh import configure, session, ship
-from ops.ssh.box import ROOT, Box
+from ops.ssh.box import Box
 from ops.ssh.configure import Configured
 from ops.ssh.session import Run
 from ops.ssh.ship import Shipped

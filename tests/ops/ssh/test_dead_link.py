@@ -5,10 +5,11 @@ import hashlib
 import pytest
 
 from ops import release
+from ops.repository import ROOT
 from ops.settings import Settings
 from ops.ssh import link as links
 from ops.ssh import phases, session, ship
-from ops.ssh.box import ROOT, LinkLost
+from ops.ssh.box import LinkLost
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ops import release
+from ops.repository import ROOT
 from ops.ssh import session, ship, status
-from ops.ssh.box import ROOT
 from tests.ops.ssh.connect import connected
 
 REQUIREMENTS = release.as_shipped((ROOT / "requirements" / "worker.txt").read_bytes())
