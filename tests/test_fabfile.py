@@ -52,7 +52,7 @@ def test_one_box_at_a_time(fab, box):
 def test_bare_host_takes_the_user_from_the_settings(fab, box):
     fab.env = {"RUNPOD_USER": "nobody-here"}
     done = fab("-H", f"{box.host}:{box.port}", "gpu")
-    assert f"nobody-here@{box.host}:{box.port} refused our SSH key" in done.stderr
+    assert f"nobody-here@{box.host}:{box.port} refused your SSH key" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="the box's user is then not root")

@@ -1,16 +1,14 @@
-"""A connection to one box whose host key is pinned, and which notices when it is dead.
+"""One box, and the commands that run on it over one connection.
 
-Connects at the first command and keeps that one connection. Everything that can go wrong on the way is
-a UserError of one line. Commands are whole strings for the box's shell; secrets go over stdin, never on
-a command line. Does not decide which box is meant, and knows nothing of the worker.
+Connects at the first command and keeps that connection. Whatever goes wrong is a UserError of one line.
+Commands are whole strings for the box's shell; secrets go over stdin, never on a command line. Does not
+decide which box is meant, and knows nothing about the worker.
 """
 
 import functools
 import json
-import logging
 import math
 import shlex
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,53 +17,31 @@ from typing import Any
 
 import fabric
 import paramiko
-from paramiko.ssh_exception import (
-    AuthenticationException,
-    BadHostKeyException,
-    NoValidConnectionsError,
-    PasswordRequiredException,
-    SSHException,
-)
 
 from ops.repository import ROOT
-from ops.ssh.link import Ear, Pin, Tell, watch
+from ops.ssh import link as links
+from ops.ssh.link import LOST, LinkLost, NoAnswer, OtherKey, Report
 from worker.errors import BadInput, UserError
 
-CONNECT_S = 10
-# Asking where the box is now may take seconds.
-_ASK_AGAIN_S = 30.0
-# How often a wait looks up: on Windows a Ctrl-C is seen only then.
-_LOOK_S = 0.2
+# Looking up the box's new address may take seconds, so not for every command.
+_LOOK_UP_EVERY_S = 30.0
+# How often a wait is interrupted: on Windows a Ctrl-C is only noticed then.
+_POLL_S = 0.2
 _BLOCK = 32768
 
 _PTY_ONLY = "support PTY"
-# Where the folders are root's, the subsystem of the login user cannot read them.
+# Where root owns the folders, the login user's SFTP subsystem cannot read them.
 _SFTP_AS_ROOT = (
     "for s in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec; do "
     "[ ! -x $s/sftp-server ] || exec $s/sftp-server; done; exit 127"
 )
-_GONE = (SSHException, EOFError, OSError)
 
 OnOutput = Callable[[bytes], None]
 
-logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its tracebacks; we raise what matters
-
-
-class NoAnswer(UserError):
-    """Nothing answers at the box's address."""
-
-
-class OtherKey(UserError):
-    """Another machine than the box answers at its address, or its host key was changed."""
-
-
-class LinkLost(UserError):
-    """The connection died in the middle of something; the box may go on with it."""
-
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command on the box gave."""
+class CommandResult:
+    """What a command on the box returned."""
 
     code: int
     out: str
@@ -79,18 +55,18 @@ class Ran:
                     return json.loads(line)
                 except ValueError:
                     continue
-        raise UserError(f"the box gave no answer ({self.reason()}); run: fab deploy, then again")
+        raise UserError(f"the box gave no answer ({self.reason()}); run: fab deploy, then run it again")
 
     def reason(self) -> str:
-        """Its own last words, without `error:`."""
+        """Its last error line, without `error:`."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         found = [line for line in lines if line.startswith("error: ")] or lines[-1:]
         return found[-1].removeprefix("error: ") if found else f"exit code {self.code}"
 
 
 @dataclass(frozen=True)
-class Place:
-    """What kind of machine it is and where our files lie on it, as remote/env.sh says."""
+class BoxInfo:
+    """The kind of machine, and where this project's files are on it, as remote/env.sh prints it."""
 
     platform: str
     root: str
@@ -100,43 +76,43 @@ class Place:
 
 
 class Box:
-    """One box. `label` is what messages call it; `moved` may know its address if it is not where it was."""
+    """One box. `label` is what messages call it; `new_host` looks up its address when it has moved."""
 
     def __init__(
         self,
         link: fabric.Connection,
         pin_file: Path,
-        tell: Tell,
-        moved: Callable[[], str | None] = lambda: None,
+        report: Report,
+        new_host: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.link = link
         self.pin_file = pin_file
-        self.tell = tell
-        self._moved, self._asked_s = moved, -math.inf
+        self.report = report
+        self._new_host, self._looked_up_s = new_host, -math.inf
         self._transport: paramiko.Transport | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.link.user}@{self.link.host}:{self.link.port}"
+        return links.label(self.link)
 
     # --- the connection
 
     @property
     def transport(self) -> paramiko.Transport:
-        """The live connection, made if need be. Raises NoAnswer, BadInput or UserError."""
+        """The live connection, made if necessary. Raises NoAnswer, BadInput or UserError."""
         if self._transport is None or not self._transport.is_active():
             try:
-                self._transport = self._connect()
+                self._transport = links.connect(self.link, self.pin_file, self.report)
             except (NoAnswer, OtherKey):
-                if time.monotonic() - self._asked_s < _ASK_AGAIN_S:
+                if time.monotonic() - self._looked_up_s < _LOOK_UP_EVERY_S:
                     raise
-                host = self._moved()
-                self._asked_s = time.monotonic()
+                host = self._new_host()
+                self._looked_up_s = time.monotonic()
                 if not host or host == self.link.host:
                     raise
-                self.tell(f"the box is no longer at {self.link.host} but at {host}")
+                self.report(f"the box has moved from {self.link.host} to {host}")
                 self.link.host = host
-                self._transport = self._connect()
+                self._transport = links.connect(self.link, self.pin_file, self.report)
         return self._transport
 
     def close(self) -> None:
@@ -144,69 +120,6 @@ class Box:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
-
-    def _connect(self) -> paramiko.Transport:
-        link, client = self.link, paramiko.SSHClient()
-        for key_file in link.connect_kwargs.get("key_filename", []):
-            if not Path(key_file).expanduser().exists():
-                raise BadInput(f"there is no SSH key {key_file}; correct RUNPOD_SSH_KEY or -i")
-        if self.pin_file.exists():
-            client.load_host_keys(str(self.pin_file))
-        client.set_missing_host_key_policy(Pin(self.pin_file, self.tell))
-        limits = {"banner_timeout": 15, "auth_timeout": 20, "channel_timeout": 15, "timeout": 15}
-        try:
-            ear = Ear(link.open_gateway() if link.gateway else _line(link.host, link.port))
-            client.connect(
-                link.host,
-                link.port,
-                link.user,
-                sock=ear,
-                **limits | dict(link.connect_kwargs),
-            )
-        except _GONE as error:
-            client.close()
-            raise self._explained(error) from None
-        transport = client.get_transport()
-        if transport is None:
-            raise NoAnswer(f"{self.label} ended the connection; run it again")
-        watch(transport, ear)
-        return transport
-
-    def _explained(self, error: Exception) -> UserError:
-        where = self.label
-        match error:
-            case BadHostKeyException():
-                return OtherKey(
-                    f"the host key of {where} has CHANGED (now {error.key.fingerprint}, pinned "
-                    f"{error.expected_key.fingerprint}), so it is not trusted; if you replaced this "
-                    f"machine, delete {self.pin_file}"
-                )
-            case PasswordRequiredException():
-                return BadInput("the SSH key has a passphrase; load it first: ssh-add KEYFILE")
-            case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
-                # Nobody refused anything: the link died meanwhile.
-                return NoAnswer(f"{where} ended the connection; run it again")
-            case AuthenticationException():
-                return BadInput(
-                    f"{where} refused our SSH key; put its public half on the box, "
-                    "or name the right key: RUNPOD_SSH_KEY"
-                )
-            case SSHException() if "private key" in str(error):
-                return BadInput(
-                    f"the SSH key cannot be read ({error}); "
-                    "name a private key in OpenSSH's form: RUNPOD_SSH_KEY"
-                )
-            case NoValidConnectionsError() | ConnectionRefusedError():
-                return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
-            case socket.gaierror():
-                return NoAnswer(f"there is no host {self.link.host}; correct -H or RUNPOD_HOST")
-            case TimeoutError():
-                return NoAnswer(f"no answer from {where}; is the box running, and the address right?")
-            case SSHException() if "banner" in str(error) or not str(error):
-                return NoAnswer(f"{where} does not answer as an SSH server; is the port right?")
-            case _:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                return NoAnswer(f"cannot connect to {where} ({reason}); run it again")
 
     # --- commands
 
@@ -217,7 +130,7 @@ class Box:
         stdin: bytes = b"",
         limit_s: float = 60,
         on_output: OnOutput | None = None,
-    ) -> Ran:
+    ) -> CommandResult:
         """Run a command line in the box's shell; stdout and stderr apart, or both to `on_output`.
 
         Raises LinkLost when the connection dies, UserError after `limit_s`. Ctrl-C leaves at once.
@@ -225,23 +138,27 @@ class Box:
         transport = self.transport
         try:
             channel = transport.open_session(timeout=15)
-        except _GONE:
+        except LOST:
             raise self._lost() from None
         out, err = bytearray(), bytearray()
         try:
-            channel.settimeout(_LOOK_S)
+            channel.settimeout(_POLL_S)
             channel.set_combine_stderr(on_output is not None)
             channel.exec_command(command)
-            _converse(channel, stdin, out, err, on_output, time.monotonic() + limit_s)
-        except _Overdue:
-            raise UserError(f"the box did not finish within {limit_s:.0f} s; look with: fab system") from None
-        except _GONE:
+            _exchange(channel, stdin, out, err, on_output, time.monotonic() + limit_s)
+        except _OverLimit:
+            raise UserError(
+                f"the command did not finish within {limit_s:.0f} s; see what the box does: fab system"
+            ) from None
+        except LOST:
             raise self._lost() from None
         finally:
             channel.close()
-        if channel.exit_status < 0:  # it never came
+        if channel.exit_status < 0:  # none came
             raise self._lost()
-        ran = Ran(channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        ran = CommandResult(
+            channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        )
         if _PTY_ONLY in ran.out + ran.err:
             raise BadInput(
                 f"{self.label} is RunPod's proxied SSH, which takes no commands; "
@@ -260,9 +177,9 @@ class Box:
             else:
                 channel.invoke_subsystem("sftp")
             return paramiko.SFTPClient(channel)
-        except _GONE as error:
+        except LOST as error:
             if not isinstance(error, TimeoutError) and "Timeout" not in str(error):
-                transport.join(1)  # a connection that died takes a moment to know it
+                transport.join(1)  # a lost connection is inactive only after a moment
                 if transport.is_active():
                     raise UserError(
                         f"{self.label} has no SFTP; install openssh-sftp-server there (fab shell), "
@@ -273,47 +190,42 @@ class Box:
     def _lost(self) -> LinkLost:
         return LinkLost(f"the connection to {self.label} was lost; check the network, then run it again")
 
-    # --- our place on the box
+    # --- this project on the box
 
     @functools.cached_property
-    def place(self) -> Place:
-        """Platform and folders, asked once."""
+    def info(self) -> BoxInfo:
+        """Platform and folders, read once."""
         script = (ROOT / "remote" / "env.sh").read_bytes().replace(b"\r\n", b"\n")
         ran = self.run("bash -s", stdin=script)
         if ran.code:
-            raise UserError(f"the box does not say where our files go ({ran.reason()}); it needs bash")
+            raise UserError(f"the box did not report its folders ({ran.reason()}); it needs bash")
         found = ran.json()
-        return Place(**{name: found[name] for name in Place.__dataclass_fields__})
+        return BoxInfo(**{name: found[name] for name in BoxInfo.__dataclass_fields__})
 
     @property
     def _sudo(self) -> list[str]:
-        return ["sudo", "-n"] if self.place.platform == "ec2" and self.place.user != "root" else []
+        return ["sudo", "-n"] if self.info.platform == "ec2" and self.info.user != "root" else []
 
-    def shell(self, script: str, *arguments: str, **options: Any) -> Ran:
-        """Run a bash script of ours, as root where the platform's folders are root's."""
+    def shell(self, script: str, *arguments: str, **options: Any) -> CommandResult:
+        """Run a bash script, as root where root owns the platform's folders."""
         return self.run(shlex.join([*self._sudo, "bash", "-c", script, "bash", *arguments]), **options)
 
-    def remote(self, script: str, *arguments: str, interpreter: str = "bash", **options: Any) -> Ran:
+    def remote(
+        self, script: str, *arguments: str, interpreter: str = "bash", **options: Any
+    ) -> CommandResult:
         """Run a script of the deployed remote/ folder. Raises BadInput if nothing is deployed."""
-        path = f"{self.place.root}/current/remote/{script}"
+        path = f"{self.info.root}/current/remote/{script}"
         ran = self.shell('[ -f "$2" ] || exit 66; exec "$@"', interpreter, path, *arguments, **options)
         if ran.code == 66:
             raise BadInput(f"there is no remote/{script} on {self.label}; run: fab deploy")
         return ran
 
 
-def _line(host: str, port: int) -> socket.socket:
-    """A TCP connection that sends each small packet at once: an SSH request is two of them."""
-    line = socket.create_connection((host, port), CONNECT_S)
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return line
+class _OverLimit(Exception):
+    """The command took longer than its limit."""
 
 
-class _Overdue(Exception):
-    """The command took longer than it may."""
-
-
-def _converse(
+def _exchange(
     channel: paramiko.Channel,
     stdin: bytes,
     out: bytearray,
@@ -321,20 +233,20 @@ def _converse(
     on_output: OnOutput | None,
     until_s: float,
 ) -> None:
-    """Feed a command its input and take its output until it has ended."""
+    """Send a command its input and read its output until it has ended."""
     sent, ended = 0, False
     if not stdin:
         channel.shutdown_write()
     while not ended:
         if time.monotonic() > until_s:
-            raise _Overdue
+            raise _OverLimit
         if sent < len(stdin):
             try:
                 sent += channel.send(stdin[sent : sent + _BLOCK])
             except TimeoutError:
                 pass
             except OSError:
-                sent = len(stdin)  # it ended without reading all; its output says why
+                sent = len(stdin)  # it ended without reading all; its output has the reason
             if sent >= len(stdin) and not channel.closed:
                 channel.shutdown_write()
         while channel.recv_stderr_ready():
@@ -349,8 +261,8 @@ def _converse(
         out += block
         if on_output and block:
             on_output(block)
-    while not channel.status_event.wait(_LOOK_S) or channel.recv_stderr_ready():
+    while not channel.status_event.wait(_POLL_S) or channel.recv_stderr_ready():
         if time.monotonic() > until_s:
-            raise _Overdue
+            raise _OverLimit
         while channel.recv_stderr_ready():
             err += channel.recv_stderr(_BLOCK)

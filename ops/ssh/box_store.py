@@ -23,7 +23,7 @@ def fetch(box: Box, settings: Settings, to: str) -> Fetched:
     bucket, _ = configure.bucket_and_prefix(settings)
     if bucket:
         raise BadInput(f"the songs are in {settings.output_place}; fetch them there: inv fetch --to {to}")
-    with BoxStore(box, f"{box.place.root}/output") as store:
+    with BoxStore(box, f"{box.info.root}/output") as store:
         return fetches.fetch(store, Path(to), ui.say)
 
 

@@ -76,15 +76,15 @@ def aws_config(home: str) -> str:
 def has_own_keys(box: Box) -> bool:
     """True if the box was sent keys that do not expire."""
     script = 'grep -qs AccessKeyId "$1" && ! grep -qs Expiration "$1"'
-    return box.shell(script, f"{box.place.home}/{KEYS}").code == 0
+    return box.shell(script, f"{box.info.home}/{KEYS}").code == 0
 
 
 def configure(box: Box, settings: Settings, *, use_my_keys: bool = False) -> Configured:
     """Give the box settings and credentials, and make the bucket if there is none. Restarts nothing."""
     settings.check()
     bucket, prefix = bucket_and_prefix(settings)
-    home = box.place.home
-    has_role = box.place.platform == "ec2" and not use_my_keys
+    home = box.info.home
+    has_role = box.info.platform == "ec2" and not use_my_keys
     lent, made = None, False
     if bucket:
         from ops.aws.account import bucket as buckets
@@ -106,11 +106,11 @@ def configure(box: Box, settings: Settings, *, use_my_keys: bool = False) -> Con
     else:  # those of another time are no longer needed there
         box.shell('rm -f "$1" "$2"', f"{home}/{KEYS}", f"{home}/{CONFIG}")
     values = worker_env(settings, home, credentials=lent is not None)
-    if box.place.platform == "ec2":
+    if box.info.platform == "ec2":
         values.pop("MUSICGEN_STOP_HOOK", None)  # what turns a pod off cannot do it there
     before = secrets.read(box, f"{home}/{ENV}")
     secrets.put(
-        box, f"{home}/{ENV}", secrets.merged(before, values, names_of_ours(box.place.platform)).encode()
+        box, f"{home}/{ENV}", secrets.merged(before, values, names_of_ours(box.info.platform)).encode()
     )
     source = lent.source if lent else ("the machine's own role" if bucket else "none needed")
     return Configured(bucket, made, source, lent.expires if lent else None)

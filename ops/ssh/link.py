@@ -1,27 +1,92 @@
-"""What keeps a link honest: the key of the other side is pinned, and a link that died silently is closed."""
+"""A connection to an SSH server whose host key is pinned, and which is closed when it has died silently.
 
+`connect` turns everything that can go wrong on the way into one line. Runs no commands, retries nothing,
+and does not decide which server is meant.
+"""
+
+import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fabric
 import paramiko
-from paramiko.ssh_exception import BadHostKeyException, SSHException
+from paramiko.ssh_exception import (
+    AuthenticationException,
+    BadHostKeyException,
+    NoValidConnectionsError,
+    PasswordRequiredException,
+    SSHException,
+)
 
-# A link over which nothing came for SILENCE_S although we asked every PULSE_S is dead.
-PULSE_S = 4.0
-SILENCE_S = 14.0
+from worker.errors import BadInput, UserError
 
-Tell = Callable[[str], None]
+CONNECT_S = 10
+# A connection on which nothing came for DEAD_AFTER_S, in spite of a keepalive every KEEPALIVE_S, is dead.
+KEEPALIVE_S = 4.0
+DEAD_AFTER_S = 14.0
+_CHECK_S = 0.5
+
+# What paramiko raises when a connection cannot be made, or is lost.
+LOST = (SSHException, EOFError, OSError)
+
+Report = Callable[[str], None]
+
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its tracebacks; we raise what matters
 
 
-class Pin(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+class NoAnswer(UserError):
+    """Nothing answers at the box's address."""
+
+
+class OtherKey(UserError):
+    """The server at the box's address is not the box, or its host key was changed."""
+
+
+class LinkLost(UserError):
+    """The connection was lost during a command; the command may still be running on the box."""
+
+
+def connect(link: fabric.Connection, pin_file: Path, report: Report) -> paramiko.Transport:
+    """Connect to where `link` points, with its keys; the first host key goes to `pin_file` and to `report`.
+
+    Raises NoAnswer, OtherKey, or BadInput for what the user has to correct.
+    """
+    for key_file in link.connect_kwargs.get("key_filename", []):
+        if not Path(key_file).expanduser().exists():
+            raise BadInput(f"there is no SSH key {key_file}; correct RUNPOD_SSH_KEY or -i")
+    client = paramiko.SSHClient()
+    if pin_file.exists():
+        client.load_host_keys(str(pin_file))
+    client.set_missing_host_key_policy(PinFirstKey(pin_file, report))
+    limits = {"banner_timeout": 15, "auth_timeout": 20, "channel_timeout": 15, "timeout": 15}
+    try:
+        line = TimedSocket(link.open_gateway() if link.gateway else _tcp(link.host, link.port))
+        client.connect(link.host, link.port, link.user, sock=line, **limits | dict(link.connect_kwargs))
+    except LOST as error:
+        client.close()
+        raise _explained(error, link, pin_file) from None
+    transport = client.get_transport()
+    if transport is None:
+        raise NoAnswer(f"{label(link)} closed the connection; run it again")
+    close_when_dead(transport, line)
+    return transport
+
+
+def label(link: fabric.Connection) -> str:
+    """What messages call the box."""
+    return f"{link.user}@{link.host}:{link.port}"
+
+
+class PinFirstKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
     """Record the first key of a box; refuse any other, whatever address the box has by then."""
 
-    def __init__(self, file: Path, tell: Tell) -> None:
+    def __init__(self, file: Path, report: Report) -> None:
         self.file = file
-        self.tell = tell
+        self.report = report
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         known = paramiko.HostKeys(str(self.file)) if self.file.exists() else paramiko.HostKeys()
@@ -32,41 +97,85 @@ class Pin(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         with self.file.open("a", encoding="ascii", newline="\n") as lines:
             lines.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
         if not pinned:
-            self.tell(f"first contact with {hostname}; its key from now on is {key.fingerprint}")
+            self.report(f"first contact with {hostname}: pinned its host key {key.fingerprint}")
 
 
-class Ear:
-    """A socket that remembers when it last heard something."""
+class TimedSocket:
+    """A socket that knows when it last received something."""
 
     def __init__(self, line: Any) -> None:
         self._line = line
-        self.heard_at = time.monotonic()
+        self.received_at_s = time.monotonic()
 
     def recv(self, n_bytes: int) -> bytes:
         block: bytes = self._line.recv(n_bytes)
-        self.heard_at = time.monotonic()
+        self.received_at_s = time.monotonic()
         return block
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._line, name)
 
 
-def watch(transport: paramiko.Transport, ear: Ear) -> None:
-    """Close the connection when it has died silently: whoever waits on it is then told."""
+def close_when_dead(transport: paramiko.Transport, line: TimedSocket) -> None:
+    """Close the connection when it has died silently, so that whoever waits on it gets an error."""
 
-    def ask() -> None:
+    def keep_alive() -> None:
         while transport.is_active():
             try:
                 transport.global_request("keepalive@openssh.com", wait=True)
-            except (SSHException, EOFError, OSError):
+            except LOST:
                 return
-            time.sleep(PULSE_S)
+            time.sleep(KEEPALIVE_S)
 
-    def listen() -> None:
+    def check() -> None:
         while transport.is_active():
-            if time.monotonic() - ear.heard_at > SILENCE_S:
+            if time.monotonic() - line.received_at_s > DEAD_AFTER_S:
                 transport.close()
-            time.sleep(0.5)
+            time.sleep(_CHECK_S)
 
-    for part in (ask, listen):
+    for part in (keep_alive, check):
         threading.Thread(target=part, daemon=True).start()
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    """A TCP connection that sends each small packet at once: an SSH request is two of them."""
+    line = socket.create_connection((host, port), CONNECT_S)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
+
+
+def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> UserError:
+    where = label(link)
+    match error:
+        case BadHostKeyException():
+            return OtherKey(
+                f"the host key of {where} has CHANGED (now {error.key.fingerprint}, pinned "
+                f"{error.expected_key.fingerprint}), so it is not trusted; if you replaced this "
+                f"machine, delete {pin_file}"
+            )
+        case PasswordRequiredException():
+            return BadInput("the SSH key has a passphrase; load it first: ssh-add KEYFILE")
+        case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
+            # The key was not refused: the connection was lost during the login.
+            return NoAnswer(f"{where} closed the connection; run it again")
+        case AuthenticationException():
+            return BadInput(
+                f"{where} refused your SSH key; put its public half on the box, "
+                "or name the right key: RUNPOD_SSH_KEY"
+            )
+        case SSHException() if "private key" in str(error):
+            return BadInput(
+                f"the SSH key cannot be read ({error}); "
+                "name a private key in OpenSSH's format: RUNPOD_SSH_KEY"
+            )
+        case NoValidConnectionsError() | ConnectionRefusedError():
+            return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
+        case socket.gaierror():
+            return NoAnswer(f"there is no host {link.host}; correct -H or RUNPOD_HOST")
+        case TimeoutError():
+            return NoAnswer(f"no answer from {where}; is the box running, and the address right?")
+        case SSHException() if "banner" in str(error) or not str(error):
+            return NoAnswer(f"{where} does not answer as an SSH server; is the port right?")
+        case _:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return NoAnswer(f"cannot connect to {where} ({reason}); run it again")

@@ -77,7 +77,7 @@ def gpus(box: Box) -> list[Gpu]:
 
 def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """CPU, memory, disk and network as rows; and the busiest processes."""
-    found = sections(box.shell(_SYSTEM, box.place.root, box.place.home).out)
+    found = sections(box.shell(_SYSTEM, box.info.root, box.info.home).out)
     rows: dict[str, str] = {}
     load = found.get("load", "").split()
     if len(load) >= 6:
@@ -111,7 +111,7 @@ class SystemLog:
     def new(self) -> list[str]:
         """The lines since the last call."""
         n_seen = [str(n) for n in self._n_seen.values()]
-        found = sections(self._box.shell(_SYSTEM_LOG, self._box.place.home, *n_seen).out)
+        found = sections(self._box.shell(_SYSTEM_LOG, self._box.info.home, *n_seen).out)
         lines = {name: found.get(name, "").splitlines() for name in self._n_seen}
         for name, part in lines.items():
             self._n_seen[name] += len(part)

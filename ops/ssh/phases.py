@@ -1,11 +1,11 @@
 """The four phases that make a box work, in order: deploy, install, validate, run. Each can be run again.
 
 A list or a setting that is wrong is found before the box is touched. What a phase is about to do goes to
-`tell`; what it found is returned. Asks nothing.
+`report`; what it found is returned. Asks nothing.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from ops.settings import Settings
 from ops.ssh import configure, session, ship
 from ops.ssh.box import Box
 from ops.ssh.configure import Configured
+from ops.ssh.link import Report
 from ops.ssh.session import Run
 from ops.ssh.ship import Shipped
 from worker.errors import UserError
 
 INSTALL_LIMIT_S = 3600
 CHECK_LIMIT_S = 600
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ def checked(settings: Settings, prompts: str = "") -> Release:
     return releases.from_tree(ROOT, Path(prompts or settings.prompts))
 
 
-def deploy(box: Box, release: Release, tell: Tell, *, force: bool = False) -> Shipped:
+def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -> Shipped:
     """Phase 1: make the release the current one. Raises UserError while a worker runs, unless forced."""
-    tell(f"box {box.label}, a machine of {box.place.platform}, our files in {box.place.root}")
+    report(f"box {box.label}, a machine of {box.info.platform}, our files in {box.info.root}")
     run = session.status_if_deployed(box)
     if run and run.running and not force:
         raise UserError(
@@ -54,14 +53,14 @@ def deploy(box: Box, release: Release, tell: Tell, *, force: bool = False) -> Sh
             "use fab sync to restart it with the new code, or --force to deploy beside it"
         )
     shipped = ship.send(box, release)
-    tell(f"release {release.id}: {release.n_files} files, {release.n_bytes / 1e6:.1f} MB")
+    report(f"release {release.id}: {release.n_files} files, {release.n_bytes / 1e6:.1f} MB")
     return shipped
 
 
-def install(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool = False) -> dict[str, Any]:
+def install(box: Box, settings: Settings, report: Report, *, use_my_keys: bool = False) -> dict[str, Any]:
     """Phase 2: settings and credentials, then the environment. -> what install.sh says."""
-    give(box, settings, tell, use_my_keys=use_my_keys)
-    steps = _Lines(tell)
+    give(box, settings, report, use_my_keys=use_my_keys)
+    steps = _Lines(report)
     ran = box.remote("install.sh", limit_s=INSTALL_LIMIT_S, on_output=steps.take)
     steps.end()
     if ran.code:
@@ -71,7 +70,7 @@ def install(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool = Fal
     return found
 
 
-def give(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool | None = None) -> Configured:
+def give(box: Box, settings: Settings, report: Report, *, use_my_keys: bool | None = None) -> Configured:
     """Settings and credentials alone; a running worker goes on with the new credentials.
 
     `use_my_keys`: None for what the box has now.
@@ -79,18 +78,18 @@ def give(box: Box, settings: Settings, tell: Tell, *, use_my_keys: bool | None =
     if use_my_keys is None:
         use_my_keys = configure.has_own_keys(box)
     if use_my_keys:
-        tell("warning: your own long-lived AWS keys lie on the box; anyone who gets in there has them")
+        report("warning: your own long-lived AWS keys lie on the box; anyone who gets in there has them")
     given = configure.configure(box, settings, use_my_keys=use_my_keys)
     if given.made_bucket:
-        tell(f"made bucket {given.bucket}")
+        report(f"made bucket {given.bucket}")
     until = f", until {given.expires:%Y-%m-%d %H:%M} UTC" if given.expires else ""
-    tell(f"settings are on the box; credentials: {given.source}{until}")
+    report(f"settings are on the box; credentials: {given.source}{until}")
     return given
 
 
 def validate(box: Box) -> list[Finding]:
     """Phase 3: everything the worker needs, looked at where it will run."""
-    python = box.place.python and "python3"
+    python = box.info.python and "python3"
     if not python:
         raise UserError(f"there is no python3 on {box.label}; run: fab install")
     ran = box.remote("check.py", interpreter=python, limit_s=CHECK_LIMIT_S)
@@ -107,10 +106,10 @@ def would_fail(findings: Sequence[Finding]) -> list[str]:
 
 
 def run(
-    box: Box, settings: Settings, tell: Tell, *, keep_alive: bool = False, only: Sequence[str] = ()
+    box: Box, settings: Settings, report: Report, *, keep_alive: bool = False, only: Sequence[str] = ()
 ) -> Run:
     """Phase 4: start the worker, with settings and credentials as they are now."""
-    give(box, settings, tell)
+    give(box, settings, report)
     session.guard(box)
     started = session.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
     if started.exit_code:
@@ -118,20 +117,20 @@ def run(
             f"run {started.run_id} ended at once, exit code {started.exit_code}; see why: fab logs"
         )
     how = "started; follow it" if started.running else "ended already; see it"
-    tell(f"run {started.run_id} has {how}: fab logs")
+    report(f"run {started.run_id} has {how}: fab logs")
     return started
 
 
-def sync(box: Box, settings: Settings, release: Release, tell: Tell, *, grace_s: int) -> Run:
+def sync(box: Box, settings: Settings, release: Release, report: Report, *, grace_s: int) -> Run:
     """New code and list, and the worker again: it goes on from its checkpoints."""
-    shipped = deploy(box, release, tell, force=True)
+    shipped = deploy(box, release, report, force=True)
     stopped, how = session.stop(box, grace_s)
     if how != session.HOW["nothing"]:
-        tell(f"run {stopped.run_id}: {how}")
+        report(f"run {stopped.run_id}: {how}")
     if shipped.needs_install:
-        tell("the environment is not made from these requirements; installing")
-        install(box, settings, tell, use_my_keys=configure.has_own_keys(box))
-    return run(box, settings, tell, keep_alive=stopped.keep_alive)
+        report("the environment is not made from these requirements; installing")
+        install(box, settings, report, use_my_keys=configure.has_own_keys(box))
+    return run(box, settings, report, keep_alive=stopped.keep_alive)
 
 
 def installed(found: Mapping[str, Any]) -> str:
@@ -159,8 +158,8 @@ def marked(findings: Sequence[Finding]) -> list[dict[str, str]]:
 class _Lines:
     """Blocks of output as lines, told as they come; the last line's JSON is not for the user."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._rest = b""
 
     def take(self, block: bytes) -> None:
@@ -173,4 +172,4 @@ class _Lines:
 
     def _say(self, line: bytes) -> None:
         if line.strip() and not line.startswith((b"{", b"error: ")):
-            self._tell(line.decode("utf-8", "replace"))
+            self._report(line.decode("utf-8", "replace"))

@@ -18,8 +18,8 @@ from ops import durations, ui
 from ops.interrupts import remembered
 from ops.settings import Settings
 from ops.ssh import session
-from ops.ssh.box import Box, LinkLost, NoAnswer
-from ops.ssh.link import Tell
+from ops.ssh.box import Box
+from ops.ssh.link import LinkLost, NoAnswer, Report
 from worker.errors import BadInput, UserError
 from worker.songs import status
 from worker.store.base import Missing
@@ -113,7 +113,7 @@ def beginning(box: Box, run: str = "", lines: str = "", since: str = "") -> tupl
         raise BadInput(f"--lines {lines} is not a whole number; write it like --lines 50")
     if not re.fullmatch(r"[A-Za-z0-9-]*", run):
         raise BadInput(f"--run {run} is no run; fab status names them")
-    ran = box.shell(_BEGINNING, f"{box.place.root}/state", run, lines, since)
+    ran = box.shell(_BEGINNING, f"{box.info.root}/state", run, lines, since)
     if ran.code == 44:
         raise BadInput(f"there is no run {run} on the box" if run else "nothing ever ran here; run: fab run")
     if ran.code:
@@ -138,7 +138,7 @@ def follow(
     box: Box,
     folder: str,
     write: Callable[[bytes], None],
-    tell: Tell,
+    report: Report,
     *,
     offset: int = 0,
     poll_s: float = 1.0,
@@ -177,7 +177,7 @@ def follow(
                 box.close()
                 if tries == 0:
                     since_s = time.monotonic()
-                    tell(f"the connection was lost after byte {offset}; following again when it is back")
+                    report(f"the connection was lost after byte {offset}; following again when it is back")
                 if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
                     raise BoxGone(f"{box.label} does not answer any more; run it again to go on") from None
                 check()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ops.ssh.box import Box, Ran
+from ops.ssh.box import Box, CommandResult
 from worker.errors import UserError
 
 GRACE_S = 60
@@ -47,7 +47,7 @@ def status(box: Box) -> Run:
 
 def status_if_deployed(box: Box) -> Run | None:
     """The newest run; None on a box that nothing was ever deployed to."""
-    script = f"{box.place.root}/current/remote/session.sh"
+    script = f"{box.info.root}/current/remote/session.sh"
     ran = box.shell('[ -f "$1" ] || exit 66; exec bash "$1" status', script)
     return None if ran.code == 66 else _run(_checked(box, ran).json())
 
@@ -86,7 +86,7 @@ def _run(found: dict[str, Any]) -> Run:
     return Run(**values)
 
 
-def _checked(box: Box, ran: Ran) -> Ran:
+def _checked(box: Box, ran: CommandResult) -> CommandResult:
     if ran.code == 0:
         return ran
     reason = ran.reason()

@@ -61,7 +61,7 @@ class Shipped:
 
 def send(box: Box, release: Release) -> Shipped:
     """Make it the box's current release. Run again after any failure: nothing half is left."""
-    words = (box.place.root, release.id, str(KEEP), box.place.home)
+    words = (box.info.root, release.id, str(KEEP), box.info.home)
     ran = box.shell(_RECEIVE, *words, stdin=release.archive, limit_s=600)
     if ran.code:
         if "No space left" in ran.err or "Disk quota" in ran.err:

@@ -39,7 +39,7 @@ class Look:
 
 def seen(box: Box) -> Look:
     """The box as it is now."""
-    ran = box.shell(_STATUS, box.place.root, box.place.home)
+    ran = box.shell(_STATUS, box.info.root, box.info.home)
     found = look.sections(ran.out)
     return Look(
         run=_object(found.get("run", "")),

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from ops import ui
 from ops.interrupts import remembered
-from ops.ssh.box import Box, LinkLost, NoAnswer
+from ops.ssh.box import Box
+from ops.ssh.link import LinkLost, NoAnswer
 from worker.errors import UserError
 
 PAUSE_S = 2.0

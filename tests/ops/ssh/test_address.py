@@ -10,7 +10,7 @@ from ops.boxes import Known
 from ops.settings import Settings
 from ops.ssh import address
 from ops.ssh.address import Address, address_now
-from ops.ssh.box import NoAnswer, OtherKey
+from ops.ssh.link import NoAnswer, OtherKey
 from tests.ops.aws.accounts import new_account
 from tests.ops.ssh.connect import connected, opened
 from worker.errors import BadInput
@@ -109,11 +109,11 @@ def test_aws_that_does_not_answer_is_no_other_error(machine):
 
 
 def test_box_that_has_moved_is_connected_to_where_it_is(box, tmp_path):
-    told = []
-    conn = opened(box, tmp_path, host=ELSEWHERE, tell=told.append, moved=lambda: box.host)
+    reported = []
+    conn = opened(box, tmp_path, host=ELSEWHERE, report=reported.append, new_host=lambda: box.host)
     assert conn.run("echo here").out == "here\n"
     conn.close()
-    assert told[0] == f"the box is no longer at {ELSEWHERE} but at {box.host}"
+    assert reported[0] == f"the box has moved from {ELSEWHERE} to {box.host}"
 
 
 def test_machine_at_the_new_address_needs_the_pinned_key(box, tmp_path):
@@ -123,13 +123,13 @@ def test_machine_at_the_new_address_needs_the_pinned_key(box, tmp_path):
     pin.write_text(pin.read_text().replace(box.host, "192.0.2.1"))
     box.rekey()
     with pytest.raises(OtherKey, match="has CHANGED"):
-        opened(box, tmp_path, host=ELSEWHERE, moved=lambda: box.host).run("true")
+        opened(box, tmp_path, host=ELSEWHERE, new_host=lambda: box.host).run("true")
 
 
 @pytest.mark.parametrize("now", [None, ELSEWHERE])
 def test_box_that_did_not_move_is_asked_for_once(box, tmp_path, now):
     asked = []
-    conn = opened(box, tmp_path, host=ELSEWHERE, moved=lambda: asked.append(1) or now)
+    conn = opened(box, tmp_path, host=ELSEWHERE, new_host=lambda: asked.append(1) or now)
     for _ in range(2):
         with pytest.raises(NoAnswer, match="nothing listens at"):
             conn.run("true")

@@ -95,7 +95,7 @@ def configured(box, tmp_path):
 
     def configured(platform="other", **env):
         with connected(box, tmp_path) as conn:
-            conn.place = replace(conn.place, platform=platform, user="root")
+            conn.info = replace(conn.info, platform=platform, user="root")
             configure.configure(conn, Settings.load(env={"MUSICGEN_MODEL": "rehearsal"} | env))
         return (box.box_home / "worker.env").read_text().splitlines()
 

@@ -9,7 +9,7 @@ from ops.repository import ROOT
 from ops.settings import Settings
 from ops.ssh import link as links
 from ops.ssh import phases, session, ship
-from ops.ssh.box import LinkLost
+from ops.ssh.link import LinkLost
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
 
@@ -37,8 +37,8 @@ PHASES = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_dead_link_is_one_line_and_the_phase_then_works(box, tmp_path, monkeypatch, phase):
-    monkeypatch.setattr(links, "PULSE_S", 0.1)
-    monkeypatch.setattr(links, "SILENCE_S", 0.7)
+    monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
     monkeypatch.setattr(session, "_FIRST_S", 0)
     word, do = PHASES[phase]
     python = box.box_home / "venv" / "bin" / "python"

@@ -29,7 +29,7 @@ HF_TOKEN = f"hf_{secrets.token_hex(17)}"
 
 
 class Spy:
-    """Looks at every command line of this machine until it is told to end."""
+    """Looks at every command line of this machine until it is reported to end."""
 
     def __init__(self, secrets):
         self.secrets = secrets

@@ -28,8 +28,8 @@ LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(links, "PULSE_S", 0.1)
-    monkeypatch.setattr(links, "SILENCE_S", 0.7)
+    monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
     monkeypatch.setattr(run_log, "PAUSES_S", (0.1, 0.2))
 
 
@@ -78,21 +78,21 @@ def test_log_that_does_not_exist_yet_is_waited_for(box, run, tmp_path):
 def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tmp_path):
     rng = random.Random(7)
     blocks = [rng.randbytes(rng.randrange(1, 20_000)) for _ in range(60)]
-    got, told = bytearray(), []
+    got, reported = bytearray(), []
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
         writer = in_background(run, blocks, 3, 0.05)
         spoilers = [(0.5, link.reset), (1.0, link.stall), (2.3, link.reset)]
         timers = [threading.Timer(at_s, act) for at_s, act in spoilers]
         for timer in timers:
             timer.start()
-        code = run_log.follow(conn, str(run), got.extend, told.append, poll_s=0.05)
+        code = run_log.follow(conn, str(run), got.extend, reported.append, poll_s=0.05)
         writer.join()
         for timer in timers:
             timer.join()
         assert link.n_connections >= 3
     assert bytes(got) == b"".join(blocks)
     assert code == 3
-    assert all("following again" in line for line in told) and told
+    assert all("following again" in line for line in reported) and reported
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def test_ctrl_c_that_python_drops_inside_a_library_ends_the_following_all_the_sa
 
 
 def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(links, "SILENCE_S", 30)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 30)
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
         conn.run("true")
         threading.Timer(0.3, link.stall).start()
@@ -170,10 +170,10 @@ def test_reader_that_went_away_is_no_lost_connection(box, run, tmp_path, read):
         raise BrokenPipeError
 
     write(run, [b"one\n"], 0)
-    told = []
+    reported = []
     with connected(box, tmp_path) as conn, pytest.raises(BrokenPipeError):
-        read(conn, str(run), closed, told.append)
-    assert told == []
+        read(conn, str(run), closed, reported.append)
+    assert reported == []
 
 
 # --- where to begin

@@ -107,7 +107,7 @@ def releases(box):
 
 
 def _age(box):
-    """Make every release look a minute older: they are told apart by the second."""
+    """Make every release look a minute older: they are reported apart by the second."""
     for release in (box.root / "releases").iterdir():
         seen = release.stat().st_mtime
         os.utime(release, (seen - 60, seen - 60))

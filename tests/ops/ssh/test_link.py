@@ -1,0 +1,144 @@
+"""The link: a pinned key, every way in which connecting can fail, and a link that has died silently."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import paramiko
+import pytest
+from paramiko.ssh_exception import SSHException
+
+from ops.ssh import link as links
+from ops.ssh.link import LinkLost, NoAnswer
+from tests.fakes.proxy import proxying
+from tests.ops.ssh.connect import connected, opened
+from worker.errors import BadInput, UserError
+
+
+@pytest.fixture
+def link(box):
+    """A way to the box that can be made bad."""
+    with proxying(box.port) as link:
+        yield link
+
+
+# --- the host key
+
+
+def test_first_key_is_pinned_and_said_once(box, tmp_path):
+    reported = []
+    for _ in range(2):
+        with connected(box, tmp_path, report=reported.append) as conn:
+            assert conn.run("true").code == 0
+    assert len(reported) == 1 and "SHA256:" in reported[0]
+
+
+def test_changed_key_is_refused_with_both_and_the_file_to_delete(box, tmp_path):
+    with connected(box, tmp_path) as conn:
+        conn.run("true")
+    box.rekey()
+    with pytest.raises(UserError, match="has CHANGED") as caught:
+        opened(box, tmp_path).run("true")
+    pin = tmp_path / "pins" / "known_hosts"
+    assert str(caught.value).count("SHA256:") == 2 and str(pin) in str(caught.value)
+    pin.unlink()
+    with connected(box, tmp_path) as conn:
+        assert conn.run("true").code == 0
+
+
+def test_another_key_is_refused_under_another_address_of_the_same_box(box, tmp_path, link):
+    with connected(box, tmp_path) as conn:
+        conn.run("true")
+    box.rekey()
+    with pytest.raises(UserError, match="has CHANGED"):
+        opened(box, tmp_path, link.port).run("true")
+
+
+def test_same_key_is_fine_under_another_address(box, tmp_path, link):
+    with connected(box, tmp_path) as conn:
+        conn.run("true")
+    with connected(box, tmp_path, link.port) as conn:
+        assert conn.run("true").code == 0
+
+
+# --- what can go wrong while connecting
+
+
+def test_link_that_dies_while_the_key_is_shown_is_no_refusal(box, tmp_path):
+    class Dies(paramiko.ServerInterface):
+        def get_allowed_auths(self, username):
+            return "publickey"
+
+        def check_auth_publickey(self, username, key):
+            server.close()
+            return paramiko.AUTH_FAILED
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conn = opened(box, tmp_path, listener.getsockname()[1])
+        with ThreadPoolExecutor(1) as threads:
+            ran = threads.submit(conn.run, "true")
+            server = paramiko.Transport(listener.accept()[0])
+            server.add_server_key(paramiko.ECDSAKey.generate())
+            server.start_server(server=Dies())
+            with pytest.raises(NoAnswer, match="closed the connection; run it again"):
+                ran.result(30)
+        server.close()
+
+
+def test_nobody_listening_is_one_line(box, tmp_path):
+    box.stop()
+    with pytest.raises(NoAnswer, match="nothing listens at"):
+        opened(box, tmp_path).run("true")
+
+
+def test_key_that_the_box_does_not_know_is_one_line(box, tmp_path):
+    (box.folder / "authorized_keys").write_text("")
+    with pytest.raises(BadInput, match="refused your SSH key"):
+        opened(box, tmp_path).run("true")
+
+
+def test_key_file_that_is_not_there_is_named(box, tmp_path):
+    box.key_file.unlink()
+    with pytest.raises(BadInput, match=r"there is no SSH key .*client_key"):
+        opened(box, tmp_path).run("true")
+
+
+def test_key_of_another_program_is_named_as_such(box, tmp_path):
+    box.key_file.write_text("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n")
+    with pytest.raises(BadInput, match=r"the SSH key cannot be read .*OpenSSH's format"):
+        opened(box, tmp_path).run("true")
+
+
+def test_server_that_does_not_speak_ssh_is_one_line(box, tmp_path, s3_url):
+    port = int(s3_url.rpartition(":")[2])
+    with pytest.raises(NoAnswer, match="does not answer as an SSH server"):
+        opened(box, tmp_path, port).run("true")
+
+
+# --- a link that dies
+
+
+@pytest.mark.parametrize("waiting", ["command", "sftp"])
+def test_silently_dead_link_is_noticed(box, tmp_path, link, monkeypatch, waiting):
+    monkeypatch.setattr(links, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 1.0)
+    with connected(box, tmp_path, link.port) as conn:
+        sftp = conn.sftp()
+        conn.run("true")
+        link.stall()
+        began = time.monotonic()
+        with pytest.raises((LinkLost, OSError, EOFError, SSHException)):
+            conn.run("sleep 30") if waiting == "command" else sftp.stat("/")
+        assert time.monotonic() - began < 6
+
+
+def test_limits_notice_a_dead_link_within_twenty_seconds():
+    assert links.KEEPALIVE_S + links.DEAD_AFTER_S < 20
+
+
+def test_quiet_but_live_link_is_left_alone(box, tmp_path, link, monkeypatch):
+    monkeypatch.setattr(links, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 1.0)
+    with connected(box, tmp_path, link.port) as conn:
+        assert conn.run("sleep 2; echo done").out == "done\n"
+        assert link.n_connections == 1
