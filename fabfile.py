@@ -1,6 +1,6 @@
 """Everything that goes over SSH to a GPU box. `fab --list` shows every task.
 
-The box: `-H root@IP:PORT`, else RUNPOD_HOST of .env, else the one that was made last.
+The box: `-H root@IP:PORT`, else RUNPOD_HOST of .env, else the newest in `.boxes`.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from invoke import Collection, Exit
 from ops import ui
 from ops.settings import Settings
 from ops.ssh.box import Box
-from ops.ssh.tasks import CONFIG, box_task, no_task_is_a_box
+from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _JSON = "Print rows as JSON"
-_FORCE = "Also while a worker runs; it keeps the code it began with"
+_FORCE = "Also while a worker runs, which keeps its release"
 _OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
 _KEEP = "Leave the box on after the run, until its deadline"
 _ONLY = "Only this song (repeat for more)"
-_WATCH = "Again every two seconds, until Ctrl-C"
+_WATCH = "Refresh every two seconds until Ctrl-C"
 
 
 @box_task(help={"prompts": _PROMPTS, "force": _FORCE})
@@ -29,7 +29,7 @@ def deploy(box: Box, prompts: str = "", force: bool = False) -> None:
     """
     from ops.ssh import phases  # here and below: `fab --list` stays under 1 s
 
-    phases.deploy(box, phases.checked(Settings.load(), prompts), ui.say, force=force)
+    phases.deploy(box, phases.checked_release(Settings.load(), prompts), ui.say, force=force)
 
 
 @box_task(help={"use_my_keys": _OWN_KEYS, "renew": "Only renew settings and credentials; restarts nothing"})
@@ -42,9 +42,9 @@ def install(box: Box, use_my_keys: bool = False, renew: bool = False) -> None:
 
     settings = Settings.load()
     if renew:
-        phases.give(box, settings, ui.say, use_my_keys=use_my_keys or None)
+        phases.send_settings(box, settings, ui.say, use_my_keys=use_my_keys or None)
     else:
-        ui.say(phases.installed(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+        ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
 
 
 @box_task(help={"json": _JSON})
@@ -56,7 +56,7 @@ def validate(box: Box, json: bool = False) -> None:
     from ops.ssh import phases
 
     findings = phases.validate(box)
-    ui.show(findings if json else phases.marked(findings), json=json)
+    ui.show(findings if json else phases.finding_rows(findings), json=json)
     if failed := phases.would_fail(findings):
         raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
 
@@ -70,7 +70,7 @@ def run(box: Box, keep_alive: bool = False, only: list[str] | None = None) -> No
     from ops.ssh import phases
 
     settings = Settings.load()
-    phases.checked(settings)
+    phases.checked_release(settings)
     phases.run(box, settings, ui.say, keep_alive=keep_alive, only=only or ())
 
 
@@ -89,21 +89,21 @@ def up(
     from ops.ssh import phases
 
     settings = Settings.load()
-    release = phases.checked(settings, prompts)
+    release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
-    ui.say(phases.installed(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+    ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
     findings = phases.validate(box)
-    ui.show(phases.marked(findings))
+    ui.show(phases.finding_rows(findings))
     if failed := phases.would_fail(findings):
         raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
     phases.run(box, settings, ui.say, keep_alive=keep_alive)
 
 
-@box_task(help={"prompts": _PROMPTS, "grace": "How long the worker may take to stop by itself, like 60s"})
+@box_task(help={"prompts": _PROMPTS, "grace": "How long the worker may take to stop on Ctrl-C, like 60s"})
 def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
     """Ship code and prompts.txt, restart the worker.
 
-    What is finished is kept, and what is in work goes on from its checkpoint.
+    Finished songs are kept; songs in progress resume from their checkpoints.
     Example: fab sync logs
     """
     from ops import durations
@@ -111,26 +111,26 @@ def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
 
     settings = Settings.load()
     grace_s = int(durations.parse(grace, "--grace").total_seconds())
-    phases.sync(box, settings, phases.checked(settings, prompts), ui.say, grace_s=grace_s)
+    phases.sync(box, settings, phases.checked_release(settings, prompts), ui.say, grace_s=grace_s)
 
 
 @box_task(
     help={
         "run": "A run by its id, or the end of it (default: the newest)",
-        "lines": "Begin this many lines back (default: 20)",
-        "since": "Begin this long ago (30m), or at this time (2026-11-22T19:50:59Z)",
-        "once": "Print what there is and end",
+        "lines": "Start this many lines back (default: 20)",
+        "since": "Start this long ago (30m), or at this time (2026-11-22T19:50:59Z)",
+        "once": "Print what there is now, and end",
     }
 )
 def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool = False) -> None:
     """Follow the worker's log; ends with its exit code.
 
-    Goes on across lost connections. Ctrl-C ends the following, not the worker.
+    Continues across lost connections. Ctrl-C stops following; the worker keeps running.
     Example: fab logs --since 30m
     """
     from ops.ssh import run_log
 
-    if code := run_log.show(box, Settings.load(), run=run, lines=lines, since=since, once=once):
+    if code := run_log.show(box, Settings.load(), run_log.LogQuery(run, lines, since), once=once):
         raise Exit(code=code)
 
 
@@ -147,7 +147,7 @@ def status(box: Box, json: bool = False, extend: str = "") -> None:
     ui.show(status.rows(box, json=json), json=json)
 
 
-@box_task(help={"grace": "How long the worker may take to stop by itself, like 60s"})
+@box_task(help={"grace": "How long the worker may take to stop on Ctrl-C, like 60s"})
 def stop(box: Box, grace: str = "60s") -> None:
     """Stop the worker, gently, then firmly; the box stays on.
 
@@ -168,14 +168,14 @@ def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
     """
     from ops.ssh import look, terminal
 
-    terminal.again(lambda: ui.show(look.gpus(box), json=json), watch)
+    terminal.refresh(lambda: ui.show(look.gpus(box), json=json), watch)
 
 
 @box_task(
     help={
         "json": _JSON,
         "watch": _WATCH,
-        "follow": "Follow what the kernel and the watchdog log, until Ctrl-C",
+        "follow": "Follow the logs of the kernel and the watchdog until Ctrl-C",
     }
 )
 def system(box: Box, json: bool = False, watch: bool = False, follow: bool = False) -> None:
@@ -192,9 +192,9 @@ def system(box: Box, json: bool = False, watch: bool = False, follow: bool = Fal
             ui.show(busiest)
 
     if follow:
-        terminal.lines(look.SystemLog(box).new)
+        terminal.follow(look.SystemLog(box).new)
     else:
-        terminal.again(show, watch)
+        terminal.refresh(show, watch)
 
 
 @box_task()
@@ -227,4 +227,4 @@ def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
 
 ns = Collection(deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch)
 ns.configure(CONFIG)
-no_task_is_a_box()
+refuse_task_as_box()

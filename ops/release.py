@@ -16,22 +16,23 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ops.repository import git
+from worker import amounts
 from worker.errors import BadInput
 from worker.songs import jobs
 
 MAX_BYTES = 50_000_000
 PROMPTS = "prompts.txt"
-# What a copy without git ships.
+# What is packed where there is no git.
 _PARTS = ("worker", "remote", "ops", "requirements", "examples", "pyproject.toml", "tasks.py", "fabfile.py")
 _NEVER = (".env", ".runpod.env", ".boxes", ".git", "out")
 _SECRET_SUFFIXES = (".pem", ".key")
-# By whatever name, also one that git does not know yet: id_ed25519, pod.ppk.
+# Whatever the file is called, tracked or not: id_ed25519, pod.ppk.
 _PRIVATE_KEY = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-)")
 
 
 @dataclass(frozen=True)
 class Release:
-    """Code that is pinned: an archive by its SHA-256, or a commit that git checks. `id` names its folder."""
+    """Pinned code: an archive with its SHA-256, or a commit of a repository. `id`: its folder on the box."""
 
     id: str
     archive: bytes = b""
@@ -43,7 +44,7 @@ class Release:
 
     @property
     def key(self) -> str:
-        """Where the archive lies in the bucket, below the prefix."""
+        """The archive's key in the bucket, below the prefix; empty for a commit."""
         return f"code/{self.sha256}.tar.gz" if self.archive else ""
 
 
@@ -63,35 +64,36 @@ def from_tree(root: Path, prompts: Path) -> Release:
     if sum(sizes.values()) > MAX_BYTES:
         largest = ", ".join(sorted(sizes, key=sizes.__getitem__, reverse=True)[:3])
         raise BadInput(
-            f"the code to ship has {sum(sizes.values()) / 1e6:.0f} MB, over {MAX_BYTES / 1e6:.0f}; "
-            f"put what is no code into .gitignore (largest: {largest})"
+            f"the code to ship has {amounts.size(sum(sizes.values()))}, over {amounts.size(MAX_BYTES)}; "
+            f"put what is not code into .gitignore (largest: {largest})"
         )
     contents = {name: as_shipped(path.read_bytes()) for name, path in files.items()}
     return bundle({name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)})
 
 
 def from_git(root: Path, prompts: Path, url: str) -> Release:
-    """This checkout's commit, to be had from a public repository. Raises BadInput if it is not all in it."""
+    """This checkout's commit, which a box clones from `url`. Raises BadInput for what the commit lacks."""
     if urlsplit(url).password or (urlsplit(url).username or "git") != "git":
         raise BadInput(
-            "MUSICGEN_GIT_URL holds credentials, and user data can be read; give a public address, "
+            "MUSICGEN_GIT_URL contains credentials, and user data can be read; give a public address, "
             "or leave it empty to send this folder"
         )
     commit = git("rev-parse", "HEAD", root=root)
     if not commit:
-        raise BadInput("this folder is no git checkout, so it has no commit; leave MUSICGEN_GIT_URL empty")
+        raise BadInput("this folder is not a git checkout, so it has no commit; leave MUSICGEN_GIT_URL empty")
     if git("status", "--porcelain", root=root):
         raise BadInput(
-            "this checkout has changes that no commit has; commit and push them, "
-            "or leave MUSICGEN_GIT_URL empty"
+            "this checkout has uncommitted changes; commit and push them, or leave MUSICGEN_GIT_URL empty"
         )
     if prompts.resolve() != (root / PROMPTS).resolve():
-        raise BadInput(f"with MUSICGEN_GIT_URL the list is the repository's {PROMPTS}; put {prompts} there")
+        raise BadInput(
+            f"with MUSICGEN_GIT_URL the job list is the repository's {PROMPTS}; put {prompts} there"
+        )
     return Release(commit[:16], git_url=url, commit=commit)
 
 
 def bundle(contents: dict[str, bytes]) -> Release:
-    """The release of these files, whose name depends on nothing but names and contents."""
+    """The release of these files; its id depends on their names and contents alone."""
     digest, buffer = hashlib.sha256(), io.BytesIO()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed,
@@ -115,7 +117,7 @@ def bundle(contents: dict[str, bytes]) -> Release:
 
 
 def as_shipped(content: bytes) -> bytes:
-    """Text with LF, as bash needs it; what holds a NUL is no text and stays as it is."""
+    """Text with LF, as bash needs it; what contains a NUL is not text and stays as it is."""
     return content if b"\0" in content else content.replace(b"\r\n", b"\n")
 
 
@@ -131,15 +133,15 @@ def _kept(root: Path) -> Iterable[str]:
 
 
 def _may_leave(name: str) -> bool:
-    """False for what may hold a secret, even where git tracks it."""
+    """False for what may contain a secret, even if git tracks it."""
     path = PurePosixPath(name)
     secret = path.name.startswith(".env") and path.name != ".env.example"
     return path.parts[0] not in _NEVER and not secret and path.suffix not in _SECRET_SUFFIXES
 
 
 def _inside(lyrics: str, line: int) -> str:
-    """The lyrics' place in the release: beside its job list, as here."""
+    """The path of the lyrics in the release: relative to the job list, as here."""
     path = PurePosixPath(lyrics.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in lyrics:
-        raise BadInput(f"{PROMPTS}:{line}: lyrics {lyrics} lie outside its folder; move them beside the list")
+        raise BadInput(f"{PROMPTS}:{line}: lyrics {lyrics} are outside its folder; move them beside the list")
     return path.as_posix()

@@ -25,7 +25,9 @@ def test_without_a_box_nothing_runs_here(fab):
 def test_empty_variable_after_dash_h_does_not_eat_a_task(fab):
     done = fab("-H", "deploy", "install")
     assert done.returncode == 2
-    assert "error: `deploy` was taken for a box, as $RUNPOD_HOST is empty in this shell; " in done.stderr
+    assert (
+        "error: -H took the task `deploy` for a box, as $RUNPOD_HOST is empty in this shell; " in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,13 +37,13 @@ def test_what_an_empty_variable_leaves_of_an_address_is_one_line(fab, given):
     for arguments in (("-H", given, "gpu"), ("gpu", "-H", given)):
         done = fab(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
-        assert re.fullmatch(r"error: -H '?\S+ (is no address|names several boxes).*\n", done.stderr)
+        assert re.fullmatch(r"error: -H '?\S+ (is not a valid address|names several boxes).*\n", done.stderr)
 
 
 def test_empty_variable_before_the_only_task_is_no_help_text(fab):
     done = fab("-H", "status")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: `status` was taken for a box")
+    assert done.stderr.startswith("error: -H took the task `status` for a box")
 
 
 def test_one_box_at_a_time(fab, box):

@@ -1,6 +1,6 @@
-"""Which box is meant: `-H`, else RUNPOD_HOST, else the box that was made last.
+"""The box's address: `-H`, else RUNPOD_HOST, else the newest box in `.boxes`.
 
-Plain values in, an address out; connects to nothing. Never guesses the local machine or the local user.
+Never falls back to this machine or the local user. Connects to nothing; only `current_host` asks AWS.
 """
 
 import re
@@ -19,16 +19,16 @@ _TEXT = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
-NO_BOX = "no box is named; give -H root@IP:PORT, set RUNPOD_HOST in .env, or make one: inv launch"
+NO_BOX = "no box is named; give -H root@IP:PORT, set RUNPOD_HOST in .env, or rent one: inv launch"
 PROXIED = (
-    "{host} is RunPod's proxied SSH, which takes no commands and no files; "
+    "{host} is RunPod's proxied SSH, which runs no commands and takes no files; "
     'use the pod\'s "SSH over exposed TCP": RUNPOD_HOST=root@IP:PORT'
 )
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a box is. None: what ~/.ssh/config says, else the usual. `id` names its folder in `.boxes`."""
+    """Where a box is. None: as in ~/.ssh/config, else SSH's default. `id` names its folder in `.boxes`."""
 
     host: str
     user: str | None = None
@@ -38,22 +38,27 @@ class Address:
 
 
 def parse(text: str, what: str) -> Address:
-    """`[user@]host[:port]`; `what` is where it was given. Raises BadInput."""
+    """`[user@]host[:port]`; `what` is the option or setting it comes from. Raises BadInput."""
     found = _TEXT.fullmatch(text.strip())
     port = int(found["port"]) if found and found["port"] else None
     if not found or (port is not None and not 0 < port < 65536):
         hint = " (is a variable empty in this shell? RUNPOD_HOST is read from .env)" if what == "-H" else ""
-        raise BadInput(f"{what} {text.strip()!r} is no address{hint}; write it like root@203.0.113.7:22001")
+        raise BadInput(
+            f"{what} {text.strip()!r} is not a valid address{hint}; write it like root@203.0.113.7:22001"
+        )
     return Address(found["host"].strip("[]"), found["user"], port)
 
 
 def given(text: str, tasks: Collection[str]) -> Address | None:
-    """The box that -H names; None without one. Raises BadInput for what an empty variable leaves of it."""
+    """The box that -H names, or None.
+
+    Raises BadInput where -H has a task's name instead, as after an empty variable, or several boxes.
+    """
     if not text.strip() or is_unexpanded(text):
         return None
     if text in tasks:
         raise BadInput(
-            f"`{text}` was taken for a box, as $RUNPOD_HOST is empty in this shell; "
+            f"-H took the task `{text}` for a box, as $RUNPOD_HOST is empty in this shell; "
             "leave -H out: RUNPOD_HOST is read from .env"
         )
     if "," in text:
@@ -62,12 +67,12 @@ def given(text: str, tasks: Collection[str]) -> Address | None:
 
 
 def is_unexpanded(text: str) -> bool:
-    """True for what cmd.exe leaves of `$RUNPOD_HOST`, and any shell of `%RUNPOD_HOST%`."""
+    """True for a variable that the shell did not replace: $NAME in cmd.exe, %NAME% elsewhere."""
     return text.rpartition("@")[2][:1] in ("$", "%")
 
 
 def find(given: Address | None, settings: Settings) -> Address:
-    """The box to use. Raises BadInput if none is named, or only one that cannot be worked with."""
+    """The box to use. Raises BadInput if none is named, or only RunPod's proxy."""
     address = given or _of_settings(settings) or _of_current()
     if address is None:
         raise BadInput(NO_BOX)
@@ -82,18 +87,22 @@ def find(given: Address | None, settings: Settings) -> Address:
     )
 
 
-def address_now(box: Known | None, settings: Settings) -> str | None:
-    """The address that AWS has for the machine, kept in `.boxes`; None if it has none, or does not say."""
+def current_host(box: Known | None, settings: Settings) -> str | None:
+    """The address that AWS has for an EC2 machine, saved in `.boxes`; None if there is none.
+
+    It changes when the machine is stopped and started. Whether the machine at the new address is trusted is
+    decided by the pinned host key.
+    """
     if not box or box.kind != "ec2":
         return None
-    from ops.aws.session import Aws
+    from ops.aws.session import Aws  # here: `fab --list` stays under 1 s
 
     unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
     try:
         found = Aws(settings).ask(
             "ec2", "describe_instances", region=box.region or "", InstanceIds=[box.id], absent=unknown
         )
-    except UserError:  # that the box does not answer is what the user is told
+    except UserError:  # the user sees the error of the box that did not answer
         return None
     instances = [each for part in (found or {}).get("Reservations", []) for each in part["Instances"]]
     host = instances[0].get("PublicIpAddress") if instances else None

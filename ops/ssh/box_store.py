@@ -1,4 +1,4 @@
-"""The folder of songs on a box as a store to fetch from, over SFTP. It takes no writes."""
+"""Songs of a box without a bucket: its output folder as a read-only store over SFTP, and fetching from it."""
 
 import stat
 from pathlib import Path
@@ -15,11 +15,11 @@ from worker.errors import BadInput, UserError
 from worker.store.base import SCRATCH, Missing, Store, Stored
 
 _LOST = (paramiko.SSHException, EOFError)
-_NO_WRITES = "songs are fetched from a box, never put there"
+_READ_ONLY = "the output folder of a box is read-only here"
 
 
 def fetch(box: Box, settings: Settings, to: str) -> Fetched:
-    """Songs, records and reports from the box's own folder. Raises BadInput if they are in a bucket."""
+    """Fetch songs, records and reports from the box's own folder. Raises BadInput if they are in a bucket."""
     bucket, _ = configure.bucket_and_prefix(settings)
     if bucket:
         raise BadInput(f"the songs are in {settings.output_place}; fetch them there: inv fetch --to {to}")
@@ -28,7 +28,7 @@ def fetch(box: Box, settings: Settings, to: str) -> Fetched:
 
 
 class BoxStore(Store):
-    """Songs, records and reports in `folder` of the box, an absolute path. Use it in a `with` block."""
+    """Songs, records and reports in `folder` of the box, an absolute path. A `with` block closes it."""
 
     def __init__(self, box: Box, folder: str) -> None:
         self.location = f"{box.label}:{folder}"
@@ -80,19 +80,21 @@ class BoxStore(Store):
             raise self._lost() from None
 
     def _lost(self) -> UserError:
-        return UserError(f"the connection to {self._box.label} was lost; fetch again, what is here is kept")
+        return UserError(
+            f"the connection to {self._box.label} was lost; fetch again, what is here already is kept"
+        )
 
     def write(self, key: str, content: bytes) -> str:
-        raise NotImplementedError(_NO_WRITES)
+        raise NotImplementedError(_READ_ONLY)
 
     def create(self, key: str, content: bytes) -> str | None:
-        raise NotImplementedError(_NO_WRITES)
+        raise NotImplementedError(_READ_ONLY)
 
     def create_file(self, key: str, path: Path) -> str | None:
-        raise NotImplementedError(_NO_WRITES)
+        raise NotImplementedError(_READ_ONLY)
 
     def replace(self, key: str, content: bytes, etag: str) -> str | None:
-        raise NotImplementedError(_NO_WRITES)
+        raise NotImplementedError(_READ_ONLY)
 
     def delete(self, key: str) -> None:
-        raise NotImplementedError(_NO_WRITES)
+        raise NotImplementedError(_READ_ONLY)

@@ -1,14 +1,14 @@
 """Look at a box: its GPU, disk, memory, processes. One command each, parsed into plain rows.
 
-What the box cannot say (no GPU, no worker yet) is simply absent. Changes nothing.
+Whatever the box lacks is left out. Changes nothing.
 """
 
 import csv
 import re
 from dataclasses import dataclass
 
-from ops import ui
 from ops.ssh.box import Box
+from worker import amounts
 from worker.errors import UserError
 
 MARK = "=== "
@@ -35,7 +35,7 @@ echo "{MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM:
 exit 0
 """
 
-# $1 home, $2 and $3 lines that were given already of the watchdog's log and of the kernel's: what is new.
+# $1 home, $2 and $3 how many lines of the watchdog's log and of the kernel's were printed before.
 _SYSTEM_LOG = rf"""
 echo "{MARK}watchdog"; tail -n +"$(($2 + 1))" "$1/watchdog.log" 2> /dev/null
 echo "{MARK}kernel"
@@ -46,7 +46,7 @@ exit 0
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as nvidia-smi sees it. None: it does not say."""
+    """One GPU as nvidia-smi reports it. None: not reported."""
 
     gpu: int
     name: str
@@ -71,12 +71,12 @@ def gpus(box: Box) -> list[Gpu]:
     """Every GPU. Raises UserError if there is none."""
     ran = box.run(GPU_QUERY)
     if ran.code or not (found := parse_gpus(ran.out)):
-        raise UserError(f"no GPU answers on {box.label} ({ran.reason()}); see what is missing: fab validate")
+        raise UserError(f"no GPU found on {box.label} ({ran.reason()}); see what is missing: fab validate")
     return found
 
 
 def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """CPU, memory, disk and network as rows; and the busiest processes."""
+    """Rows of CPU, memory, disk, network and kernel errors; and rows of the busiest processes."""
     found = sections(box.shell(_SYSTEM, box.info.root, box.info.home).out)
     rows: dict[str, str] = {}
     load = found.get("load", "").split()
@@ -93,7 +93,7 @@ def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         rows[f"kernel {n}"] = line
     names = ("pid", "cpu", "memory", "runs_s", "command")
     top = [
-        dict(zip(names, (pid, f"{cpu} %", f"{share} %", ui.seconds(float(age)), command), strict=True))
+        dict(zip(names, (pid, f"{cpu} %", f"{share} %", amounts.duration(float(age)), command), strict=True))
         for pid, cpu, share, age, command in (
             line.split(maxsplit=4) for line in found.get("top", "").splitlines()[1:]
         )
@@ -102,7 +102,7 @@ def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 class SystemLog:
-    """What the watchdog and the kernel log on a box, each line once."""
+    """The logs of the watchdog and the kernel on a box, each line once."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
@@ -128,7 +128,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 def parse_gpus(text: str) -> list[Gpu]:
-    """Rows of nvidia-smi's CSV; lines that are none are left out."""
+    """Rows of nvidia-smi's CSV; other lines are skipped."""
     found = []
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) == len(_GPU_FIELDS) and row[0].isdigit():
@@ -147,7 +147,7 @@ def parse_disks(text: str) -> list[Disk]:
 
 
 def network_rates(text: str) -> dict[str, tuple[float, float]]:
-    """Bytes per second, received and sent, from two looks at /proc/net/dev a second apart."""
+    """Bytes per second, received and sent, from two readings of /proc/net/dev one second apart."""
     first, _, second = text.partition("\n\n")
 
     def counters(part: str) -> dict[str, tuple[int, int]]:

@@ -1,7 +1,7 @@
 """The four phases that make a box work, in order: deploy, install, validate, run. Each can be run again.
 
-A list or a setting that is wrong is found before the box is touched. What a phase is about to do goes to
-`report`; what it found is returned. Asks nothing.
+A wrong job list or setting is found before the box is touched. Progress goes to `report`, results are
+returned. Asks the user nothing.
 """
 
 import re
@@ -17,10 +17,11 @@ from ops.repository import ROOT
 from ops.settings import Settings
 from ops.ssh import configure, session, ship
 from ops.ssh.box import Box
-from ops.ssh.configure import Configured
+from ops.ssh.configure import BoxConfiguration
 from ops.ssh.link import Report
 from ops.ssh.session import Run
-from ops.ssh.ship import Shipped
+from ops.ssh.ship import ShippedRelease
+from worker import amounts, timestamps
 from worker.errors import UserError
 
 INSTALL_LIMIT_S = 3600
@@ -29,7 +30,7 @@ CHECK_LIMIT_S = 600
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that validate looked at. `ok`: yes, no, or a warning that stops nothing."""
+    """The result of one check. `ok`: True, False, or "warn", which stops nothing."""
 
     name: str
     ok: bool | str
@@ -37,32 +38,32 @@ class Finding:
     remedy: str
 
 
-def checked(settings: Settings, prompts: str = "") -> Release:
-    """The release to ship. Raises BadInput for a wrong setting, list or tree; touches no network."""
+def checked_release(settings: Settings, prompts: str = "") -> Release:
+    """The release to ship. Raises BadInput for a wrong setting, list or tree. Uses no network."""
     settings.check()
     return releases.from_tree(ROOT, Path(prompts or settings.prompts))
 
 
-def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -> Shipped:
+def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -> ShippedRelease:
     """Phase 1: make the release the current one. Raises UserError while a worker runs, unless forced."""
-    report(f"box {box.label}, a machine of {box.info.platform}, our files in {box.info.root}")
+    report(f"box {box.label} ({box.info.platform}), files in {box.info.root}")
     run = session.status_if_deployed(box)
     if run and run.running and not force:
         raise UserError(
-            f"the worker is running (run {run.run_id}) and keeps the code it began with; "
-            "use fab sync to restart it with the new code, or --force to deploy beside it"
+            f"the worker is running (run {run.run_id}) and keeps its release; "
+            "restart it with the new code: fab sync, or deploy without a restart: fab deploy --force"
         )
     shipped = ship.send(box, release)
-    report(f"release {release.id}: {release.n_files} files, {release.n_bytes / 1e6:.1f} MB")
+    report(f"release {release.id}: {amounts.count(release.n_files, 'file')}, {amounts.size(release.n_bytes)}")
     return shipped
 
 
 def install(box: Box, settings: Settings, report: Report, *, use_my_keys: bool = False) -> dict[str, Any]:
-    """Phase 2: settings and credentials, then the environment. -> what install.sh says."""
-    give(box, settings, report, use_my_keys=use_my_keys)
-    steps = _Lines(report)
-    ran = box.remote("install.sh", limit_s=INSTALL_LIMIT_S, on_output=steps.take)
-    steps.end()
+    """Phase 2: settings and credentials, then the environment. -> the JSON that install.sh prints."""
+    send_settings(box, settings, report, use_my_keys=use_my_keys)
+    lines = _LineReporter(report)
+    ran = box.remote("install.sh", limit_s=INSTALL_LIMIT_S, on_output=lines.take)
+    lines.end()
     if ran.code:
         raise UserError(ran.reason())
     found: dict[str, Any] = ran.json()
@@ -70,25 +71,27 @@ def install(box: Box, settings: Settings, report: Report, *, use_my_keys: bool =
     return found
 
 
-def give(box: Box, settings: Settings, report: Report, *, use_my_keys: bool | None = None) -> Configured:
-    """Settings and credentials alone; a running worker goes on with the new credentials.
+def send_settings(
+    box: Box, settings: Settings, report: Report, *, use_my_keys: bool | None = None
+) -> BoxConfiguration:
+    """Send settings and credentials; a running worker takes up the new credentials.
 
-    `use_my_keys`: None for what the box has now.
+    `use_my_keys`: None keeps the kind of keys that the box has now.
     """
     if use_my_keys is None:
         use_my_keys = configure.has_own_keys(box)
     if use_my_keys:
-        report("warning: your own long-lived AWS keys lie on the box; anyone who gets in there has them")
-    given = configure.configure(box, settings, use_my_keys=use_my_keys)
-    if given.made_bucket:
-        report(f"made bucket {given.bucket}")
-    until = f", until {given.expires:%Y-%m-%d %H:%M} UTC" if given.expires else ""
-    report(f"settings are on the box; credentials: {given.source}{until}")
-    return given
+        report("warning: your own long-lived AWS keys are on the box; whoever can log in there has them")
+    sent = configure.configure(box, settings, use_my_keys=use_my_keys)
+    if sent.made_bucket:
+        report(f"created bucket {sent.bucket}")
+    until = f", until {timestamps.stamp(sent.expires)}" if sent.expires else ""
+    report(f"sent the settings; credentials: {sent.source}{until}")
+    return sent
 
 
 def validate(box: Box) -> list[Finding]:
-    """Phase 3: everything the worker needs, looked at where it will run."""
+    """Phase 3: check on the box everything that the worker needs."""
     python = box.info.python and "python3"
     if not python:
         raise UserError(f"there is no python3 on {box.label}; run: fab install")
@@ -101,46 +104,46 @@ def validate(box: Box) -> list[Finding]:
 
 
 def would_fail(findings: Sequence[Finding]) -> list[str]:
-    """The names of what would make the run fail."""
+    """The names of the checks that failed."""
     return [finding.name for finding in findings if finding.ok is False]
 
 
 def run(
     box: Box, settings: Settings, report: Report, *, keep_alive: bool = False, only: Sequence[str] = ()
 ) -> Run:
-    """Phase 4: start the worker, with settings and credentials as they are now."""
-    give(box, settings, report)
+    """Phase 4: send settings and credentials as they are now, and start the worker."""
+    send_settings(box, settings, report)
     session.guard(box)
     started = session.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
     if started.exit_code:
         raise UserError(
             f"run {started.run_id} ended at once, exit code {started.exit_code}; see why: fab logs"
         )
-    how = "started; follow it" if started.running else "ended already; see it"
+    how = "started; follow it" if started.running else "ended already; see its log"
     report(f"run {started.run_id} has {how}: fab logs")
     return started
 
 
 def sync(box: Box, settings: Settings, release: Release, report: Report, *, grace_s: int) -> Run:
-    """New code and list, and the worker again: it goes on from its checkpoints."""
+    """Ship code and list and restart the worker, which resumes from its checkpoints."""
     shipped = deploy(box, release, report, force=True)
     stopped, how = session.stop(box, grace_s)
-    if how != session.HOW["nothing"]:
+    if how != session.STOPPED_BY["nothing"]:
         report(f"run {stopped.run_id}: {how}")
     if shipped.needs_install:
-        report("the environment is not made from these requirements; installing")
+        report("the environment was made from other requirements; installing")
         install(box, settings, report, use_my_keys=configure.has_own_keys(box))
     return run(box, settings, report, keep_alive=stopped.keep_alive)
 
 
-def installed(found: Mapping[str, Any]) -> str:
-    """What install.sh did, as a line."""
+def install_line(found: Mapping[str, Any]) -> str:
+    """The JSON of install.sh as a line to read."""
     done = "installed" if found.get("changed") else "nothing to install"
-    return f"{done}, {found.get('seconds', 0)} s; torch: {found.get('torch')}"
+    return f"{done}, {amounts.duration(found.get('seconds', 0))}; torch: {found.get('torch')}"
 
 
-def marked(findings: Sequence[Finding]) -> list[dict[str, str]]:
-    """The findings as `fab validate` shows them, with marks that this console has."""
+def finding_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """The findings as `fab validate` shows them, with marks that this console can show."""
     marks = {True: "\u2713", False: "\u2717"}
     if not ui.can_show("".join(marks.values())):
         marks = {True: "ok", False: "NO"}
@@ -155,8 +158,8 @@ def marked(findings: Sequence[Finding]) -> list[dict[str, str]]:
     ]
 
 
-class _Lines:
-    """Blocks of output as lines, told as they come; the last line's JSON is not for the user."""
+class _LineReporter:
+    """Reports a script's output line by line, without its JSON and its error, which the caller reads."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -165,11 +168,11 @@ class _Lines:
     def take(self, block: bytes) -> None:
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + block)
         for line in lines:
-            self._say(line)
+            self._emit(line)
 
     def end(self) -> None:
-        self._say(self._rest)
+        self._emit(self._rest)
 
-    def _say(self, line: bytes) -> None:
+    def _emit(self, line: bytes) -> None:
         if line.strip() and not line.startswith((b"{", b"error: ")):
             self._report(line.decode("utf-8", "replace"))

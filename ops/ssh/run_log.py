@@ -1,8 +1,7 @@
-"""Follow a run's log over SSH until its exit code is known.
+"""Follow a run's log over SSH until its exit code is known; from the bucket when the box is gone.
 
 Gives every byte once and in order, across dropped, reset and half-open connections.
-Ctrl-C stops following; the worker goes on. Does not start, stop or judge a run.
-When nothing answers at the box's address any more, the tail comes from the bucket.
+Ctrl-C stops following; the worker keeps running. Does not start or stop a run.
 """
 
 import re
@@ -20,22 +19,24 @@ from ops.settings import Settings
 from ops.ssh import session
 from ops.ssh.box import Box
 from ops.ssh.link import LinkLost, NoAnswer, Report
+from worker import timestamps
 from worker.errors import BadInput, UserError
 from worker.songs import status
 from worker.store.base import Missing
 from worker.store.open import open_store
 
-PAUSES_S = (1, 2, 5, 10, 30)
+POLL_S = 1.0
+RETRY_AFTER_S = (1, 2, 5, 10, 30)
 GONE_AFTER_S = 120
-# A run whose processes are gone without an exit code is given one by session.sh: ask now and then.
-_ASK_AFTER_S = 30
+# A run whose processes are gone without an exit code gets one from `session.sh status`.
+_CHECK_AFTER_S = 30
 _BLOCK = 65536
 _LINES = 20
 _LOST = (paramiko.SSHException, EOFError, OSError, LinkLost, NoAnswer)
 
-# $1 state folder, $2 run or nothing, $3 lines back or nothing, $4 since (UTC) or nothing.
-# Output: the run's folder, then the byte to begin at. Our log's lines begin with the time they were written.
-_BEGINNING = r"""
+# $1 state folder, $2 run or empty, $3 lines back or empty, $4 since (UTC) or empty.
+# Output: the run's folder, then the byte to start at. Lines of the log begin with their timestamp.
+_FIND_START = r"""
 set -euo pipefail
 state=$1
 if [ -n "$2" ]; then
@@ -64,16 +65,28 @@ fi
 
 
 class BoxGone(UserError):
-    """The box does not answer any more."""
+    """The box has not answered for GONE_AFTER_S."""
 
 
-class _OwnSide(Exception):
-    """Whoever takes the log cannot: a closed pipe looks like a lost connection and is none."""
+class _WriterFailed(Exception):
+    """`write` failed, as with a closed pipe, which is not to be taken for a lost connection."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run as the bucket tells it. `exit_code`: None if it never wrote its last status."""
+class LogQuery:
+    """What of which run. `run`: its id or the end of it (empty: the newest).
+
+    `lines`: start this many lines back. `since`: start at a time or a span ago; wins over `lines`.
+    """
+
+    run: str = ""
+    lines: str = ""
+    since: str = ""
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A run as it is in the bucket. `exit_code`: None if it did not write its last status."""
 
     run_id: str
     state: str
@@ -81,41 +94,44 @@ class Ended:
     tail: list[str]
 
 
-def show(box: Box, settings: Settings, *, run: str, lines: str, since: str, once: bool) -> int:
-    """Print a run's log until it ends (`once`: what there is); -> the worker's exit code.
+def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -> int:
+    """Print a run's log until it ends (`once`: what there is now); -> the worker's exit code.
 
     Ctrl-C ends only the following, with 0. Raises UserError if neither box nor bucket has the run.
     """
-    stamp = since_when(since, datetime.now(UTC))
     folder = ""
     try:
-        folder, at = beginning(box, run, lines or str(_LINES), stamp)
+        folder, at = find_start(box, query)
         if once:
             read_to_end(box, folder, ui.pour, at)
             return 0
         code = follow(box, folder, ui.pour, ui.say, offset=at)
     except (NoAnswer, BoxGone) as error:
-        # Boxes may share a bucket: the run that was followed is told, not the newest of them all.
-        return _from_bucket(settings, error, folder.rpartition("/")[2] or run, int(lines or _LINES))
+        # The run that was followed, if any: the newest in the bucket may be another box's.
+        run = folder.rpartition("/")[2] or query.run
+        return _show_from_bucket(settings, error, run, int(query.lines or _LINES))
     except KeyboardInterrupt:
-        ui.say("\nstopped following; the worker goes on (fab stop ends it)")
+        ui.say("\nstopped following; the worker keeps running (stop it: fab stop)")
         return 0
     ui.say(f"run {folder.rpartition('/')[2]} ended with exit code {code}")
     return code
 
 
-def beginning(box: Box, run: str = "", lines: str = "", since: str = "") -> tuple[str, int]:
-    """The folder of a run (the newest; or one by its id's end) and the byte of its log to begin at.
-
-    `since` is a time as our log writes it; it wins over `lines`.
-    """
-    if lines and not (lines.isascii() and lines.isdigit()):
+def find_start(box: Box, query: LogQuery) -> tuple[str, int]:
+    """The folder of the run on the box, and the byte of its log to start at. Raises BadInput."""
+    run, lines = query.run, query.lines or str(_LINES)
+    since = since_when(query.since, datetime.now(UTC))
+    if not (lines.isascii() and lines.isdigit()):
         raise BadInput(f"--lines {lines} is not a whole number; write it like --lines 50")
     if not re.fullmatch(r"[A-Za-z0-9-]*", run):
-        raise BadInput(f"--run {run} is no run; fab status names them")
-    ran = box.shell(_BEGINNING, f"{box.info.root}/state", run, lines, since)
+        raise BadInput(f"--run {run} is not a valid run id; see the newest: fab status")
+    ran = box.shell(_FIND_START, f"{box.info.root}/state", run, lines, since)
     if ran.code == 44:
-        raise BadInput(f"there is no run {run} on the box" if run else "nothing ever ran here; run: fab run")
+        raise BadInput(
+            f"there is no run {run} on the box"
+            if run
+            else "there was no run on this box yet; start one: fab run"
+        )
     if ran.code:
         raise UserError(f"cannot read the log ({ran.reason()}); run it again")
     folder, at = ran.out.split("\n")[:2]
@@ -123,7 +139,7 @@ def beginning(box: Box, run: str = "", lines: str = "", since: str = "") -> tupl
 
 
 def since_when(text: str, now: datetime) -> str:
-    """`30m` ago, or a UTC time, as our log writes times. Raises BadInput."""
+    """The timestamp of `30m` before `now`, or of a time, which is UTC without a zone. Raises BadInput."""
     if not text:
         return ""
     try:
@@ -131,27 +147,19 @@ def since_when(text: str, now: datetime) -> str:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
         moment = now - durations.parse(text, "--since")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamps.stamp(moment)
 
 
-def follow(
-    box: Box,
-    folder: str,
-    write: Callable[[bytes], None],
-    report: Report,
-    *,
-    offset: int = 0,
-    poll_s: float = 1.0,
-) -> int:
-    """Give `write` the log of the run in `folder` from `offset` on; -> the worker's exit code."""
-    tries, last_heard_s = 0, time.monotonic()
+def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report, *, offset: int = 0) -> int:
+    """Pass the log of the run in `folder` to `write` from `offset` on; -> the worker's exit code."""
+    tries, last_grown_s = 0, time.monotonic()
 
-    def took(block: bytes) -> None:
+    def pass_on(block: bytes) -> None:
         nonlocal offset
         try:
             write(block)
         except OSError as error:
-            raise _OwnSide from error
+            raise _WriterFailed from error
         offset += len(block)
 
     with remembered() as check:
@@ -159,19 +167,19 @@ def follow(
             try:
                 with box.sftp() as sftp:
                     while True:
-                        code = _exit_code(sftp, folder)  # before the log: nothing written after it is missed
-                        if grown := _read(sftp, f"{folder}/log", offset, took):
-                            last_heard_s = time.monotonic()
+                        code = _exit_code(sftp, folder)  # before the log, so that no line is missed
+                        if grown := _read(sftp, f"{folder}/log", offset, pass_on):
+                            last_grown_s = time.monotonic()
                         tries = 0
                         check()
                         if code is not None and not grown:
                             return code
-                        if time.monotonic() - last_heard_s > _ASK_AFTER_S:
-                            with suppress(UserError):  # it only settles what is lost
+                        if time.monotonic() - last_grown_s > _CHECK_AFTER_S:
+                            with suppress(UserError):  # the next try will do
                                 session.status(box)
-                            last_heard_s = time.monotonic()
-                        time.sleep(0 if grown else poll_s)
-            except _OwnSide as error:
+                            last_grown_s = time.monotonic()
+                        time.sleep(0 if grown else POLL_S)
+            except _WriterFailed as error:
                 raise error.__cause__ or error from None
             except _LOST as error:
                 box.close()
@@ -179,14 +187,14 @@ def follow(
                     since_s = time.monotonic()
                     report(f"the connection was lost after byte {offset}; following again when it is back")
                 if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
-                    raise BoxGone(f"{box.label} does not answer any more; run it again to go on") from None
+                    raise BoxGone(f"{box.label} does not answer any more; run it again to resume") from None
                 check()
-                time.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
+                time.sleep(RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)])
                 tries += 1
 
 
 def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: int = 0) -> int | None:
-    """Give `write` what there is of the log; -> the exit code, or None while the run is on."""
+    """Pass what there is of the log to `write`; -> the exit code, or None while the run is on."""
     blocks: list[bytes] = []
     try:
         with box.sftp() as sftp:
@@ -198,12 +206,12 @@ def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: i
     return code
 
 
-def last_run(place: str, run_id: str = "", n_lines: int = 20) -> Ended | None:
-    """The newest run in the bucket, or the one whose id ends so; None if there is none.
+def last_run(output: str, run_id: str = "", n_lines: int = 20) -> EndedRun | None:
+    """The newest run in the output, or the one whose id ends in `run_id`; None if there is none.
 
     Raises UserError if its status cannot be read.
     """
-    store = open_store(place)
+    store = open_store(output)
     found = sorted(key.split("/")[1] for key in store.list("runs/") if key.endswith(f"/{status.FILE}"))
     found = [name for name in found if name.endswith(run_id)]
     if not found:
@@ -216,17 +224,17 @@ def last_run(place: str, run_id: str = "", n_lines: int = 20) -> Ended | None:
         log = store.read(f"runs/{found[-1]}/worker.log").decode("utf-8", "replace").splitlines()
     except Missing:
         log = []
-    return Ended(found[-1], last.state, last.exit_code, log[max(0, len(log) - n_lines) :])
+    return EndedRun(found[-1], last.state, last.exit_code, log[max(0, len(log) - n_lines) :])
 
 
-def _from_bucket(settings: Settings, gone: UserError, run: str, n_lines: int) -> int:
+def _show_from_bucket(settings: Settings, gone: UserError, run: str, n_lines: int) -> int:
     settings.export_aws()
-    place = settings.output_place
-    ended = last_run(place, run, n_lines) if place.startswith("s3://") else None
+    output = settings.output_place
+    ended = last_run(output, run, n_lines) if output.startswith("s3://") else None
     if ended is None:
         raise gone
-    ui.say(f"{gone}")
-    ui.say(f"the box is gone; this is what {place} has of run {ended.run_id}:")
+    ui.say(str(gone))
+    ui.say(f"the box is gone; {output} has this of run {ended.run_id}:")
     ui.pour("".join(f"{line}\n" for line in ended.tail).encode())
     code = "no exit code" if ended.exit_code is None else f"exit code {ended.exit_code}"
     ui.say(f"run {ended.run_id}: {ended.state}, {code}")
@@ -240,7 +248,7 @@ def _exit_code(sftp: paramiko.SFTPClient, folder: str) -> int | None:
 
 
 def _read(sftp: paramiko.SFTPClient, path: str, offset: int, write: Callable[[bytes], None]) -> bool:
-    """Give `write` the file from `offset` on; -> whether there was anything."""
+    """Pass the file from `offset` on to `write`; -> whether there was anything."""
     n_read = 0
     with suppress(FileNotFoundError), sftp.open(path, "rb") as file:
         file.seek(offset)

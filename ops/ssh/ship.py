@@ -1,6 +1,6 @@
 """Send a release to a box and make it the current one.
 
-A release appears whole or not at all; three are kept, and any that an unfinished run uses.
+A release appears whole or not at all. The newest three are kept, and any that an unfinished run uses.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ while read -r release; do
   n=$((n + 1))
   [ "$n" -le "$keep" ] || [[ "$used" == *" $release "* ]] || rm -rf "${releases:?}/$release"
 done < <(ls -1t "$releases")
-# --- install.sh notes what the environment was made from
+# --- venv.stamp: the checksum of the requirements that the environment was made from
 made_from=$(cut -d ' ' -f 1 "$4/venv.stamp" 2> /dev/null || true)
 wanted=$(sha256sum "$root/current/requirements/worker.txt" 2> /dev/null | cut -d ' ' -f 1 || true)
 [ "$made_from" = "$wanted" ] || echo needs-install
@@ -49,22 +49,22 @@ wanted=$(sha256sum "$root/current/requirements/worker.txt" 2> /dev/null | cut -d
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A release that lies on the box and is the current one.
+class ShippedRelease:
+    """The release that is now the current one on the box.
 
-    `needs_install`: the environment there was made from other requirements, or not to the end.
+    `needs_install`: the environment there was made from other requirements, or is incomplete.
     """
 
     release: Release
     needs_install: bool
 
 
-def send(box: Box, release: Release) -> Shipped:
-    """Make it the box's current release. Run again after any failure: nothing half is left."""
+def send(box: Box, release: Release) -> ShippedRelease:
+    """Make it the box's current release. Can be run again after any failure: nothing incomplete is left."""
     words = (box.info.root, release.id, str(KEEP), box.info.home)
     ran = box.shell(_RECEIVE, *words, stdin=release.archive, limit_s=600)
     if ran.code:
         if "No space left" in ran.err or "Disk quota" in ran.err:
-            raise UserError(f"the disk of {box.label} is full; free space (fab shell), then deploy again")
-        raise UserError(f"the box did not take the release ({ran.reason()}); run: fab deploy")
-    return Shipped(release, "needs-install" in ran.out)
+            raise UserError(f"the disk of {box.label} is full; free space (fab shell), then run: fab deploy")
+        raise UserError(f"the box could not unpack the release ({ran.reason()}); run: fab deploy")
+    return ShippedRelease(release, "needs-install" in ran.out)

@@ -1,4 +1,7 @@
-"""What `fab status` tells, and how it moves the deadline."""
+"""What `fab status` shows: the run, GPU, disks, what ends the box; and moving its deadline.
+
+One command reads everything; whatever the box lacks (no GPU, no worker yet) is left out.
+"""
 
 import json as jsonlib
 import re
@@ -7,12 +10,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ops import durations, ui
+from ops import durations
 from ops.ssh import look
 from ops.ssh.box import Box
+from worker import amounts, timestamps
 from worker.errors import UserError
 
-# Every section may fail by itself: a box that is half set up is what one looks at.
+# Each section may fail by itself: the box may be only partly set up.
 _STATUS = f"""
 root=$1 home=$2 remote=$1/current/remote
 echo "{look.MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
@@ -26,8 +30,8 @@ exit 0
 
 
 @dataclass(frozen=True)
-class Look:
-    """What `fab status` shows: `status` is the worker's status.json, `watchdog` what watchdog.sh tells."""
+class BoxStatus:
+    """`run`: the JSON of session.sh; `status`: the worker's status.json; `watchdog`: that of watchdog.sh."""
 
     run: Mapping[str, Any]
     status: Mapping[str, Any]
@@ -37,11 +41,11 @@ class Look:
     credentials_expire: datetime | None
 
 
-def seen(box: Box) -> Look:
+def read_status(box: Box) -> BoxStatus:
     """The box as it is now."""
     ran = box.shell(_STATUS, box.info.root, box.info.home)
     found = look.sections(ran.out)
-    return Look(
+    return BoxStatus(
         run=_object(found.get("run", "")),
         status=_object(found.get("status", "")),
         watchdog=_object(found.get("watchdog", "")),
@@ -52,27 +56,27 @@ def seen(box: Box) -> Look:
 
 
 def rows(box: Box, *, json: bool) -> list[dict[str, Any]]:
-    """The box as rows to read, or as the one object of a script."""
-    found = seen(box)
+    """The box as rows to read, or for a script as one object."""
+    found = read_status(box)
     if json:
         return [asdict(found) | {"state": state(found.run, found.status)}]
     return list(status_rows(found, datetime.now(UTC)))
 
 
 def extend(box: Box, text: str) -> str:
-    """Move the deadline by `2h`, at most to the end of the box's lifetime; -> what it is now."""
+    """Move the deadline by a span like `2h`, at most to the end of the box's lifetime; -> a line on it."""
     seconds = int(durations.parse(text, "--extend").total_seconds())
     ran = box.remote("deadline.sh", "extend", str(seconds))
     if ran.code:
         raise UserError(ran.reason())
     found = ran.json()
-    clipped = ", the end of the lifetime it was given at launch" if found.get("clipped") else ""
-    return f"the box now goes off in {ui.seconds(found['left_s'])}{clipped}"
+    clipped = ", the end of the lifetime given at launch" if found.get("clipped") else ""
+    return f"the box switches off in {amounts.duration(found['left_s'])}{clipped}"
 
 
-def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
-    """What there is to tell, a row each."""
-    run, status = seen.run, seen.status
+def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
+    """One row for each thing that is known."""
+    run, status = found.run, found.status
     current = status if status.get("run_id") == run.get("run_id") else {}
     rows = {"run": run.get("run_id") or "none yet", "state": state(run, current)}
     if songs := current.get("songs"):
@@ -84,22 +88,24 @@ def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
     if current.get("rate") is not None:
         rows["speed"] = f"{current['rate']:.2f} s of audio per second"
     if current.get("eta_s") is not None and run.get("running"):
-        rows["left"] = ui.seconds(current["eta_s"])
+        rows["time left"] = amounts.duration(current["eta_s"])
     if current.get("cost_usd") is not None:
-        rows["cost"] = f"{ui.usd(current['cost_usd'])} at {ui.usd(current['hourly_cost_usd'])} an hour"
+        rows["cost"] = (
+            f"{amounts.usd(current['cost_usd'])} at {amounts.usd(current['hourly_cost_usd'])} an hour"
+        )
     if current.get("notice"):
         rows["notice"] = str(current["notice"])
-    for gpu in seen.gpus:
+    for gpu in found.gpus:
         used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0
         busy = "" if gpu.use_percent is None else f"{gpu.use_percent:.0f} % busy, "
         rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
-    for disk in seen.disks:
+    for disk in found.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
-    rows |= watchdog_rows(seen.watchdog)
-    if seen.credentials_expire:
-        left_s = (seen.credentials_expire - now).total_seconds()
+    rows |= watchdog_rows(found.watchdog)
+    if found.credentials_expire:
+        left_s = (found.credentials_expire - now).total_seconds()
         rows["credentials"] = (
-            f"for {ui.seconds(left_s)} more" if left_s > 0 else "EXPIRED; run: fab install --renew"
+            f"expire in {amounts.duration(left_s)}" if left_s > 0 else "EXPIRED; run: fab install --renew"
         )
     if run.get("stop_hook"):
         rows["after the run"] = str(run["stop_hook"])
@@ -107,19 +113,19 @@ def status_rows(seen: Look, now: datetime) -> list[dict[str, str]]:
 
 
 def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
-    """What ends the box by itself, when, and what it did."""
+    """What switches the box off, when, and what it did."""
     if not watchdog:
         return {}
     rows = {}
     if not watchdog.get("running"):
-        rows["watchdog"] = "NOT RUNNING: nothing turns this box off; fab install or fab run starts it"
+        rows["watchdog"] = "NOT RUNNING: nothing switches this box off; start it: fab install, or fab run"
     elif not watchdog.get("action"):
-        rows["watchdog"] = "can only stop the worker: no MUSICGEN_STOP_HOOK is set"
+        rows["watchdog"] = "can only stop the worker; MUSICGEN_STOP_HOOK is not set"
     if (left_s := watchdog.get("left_s")) is None:
-        rows["deadline"] = "none is armed"
+        rows["deadline"] = "none"
     else:
-        then = "the box then goes off" if watchdog.get("action") else "the worker is then stopped"
-        rows["deadline"] = f"in {ui.seconds(max(0, left_s))}; {then}"
+        then = "then the box switches off" if watchdog.get("action") else "then the worker is stopped"
+        rows["deadline"] = f"in {amounts.duration(max(0, left_s))}; {then}"
     if acted := watchdog.get("acted"):
         rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"
     return rows
@@ -137,7 +143,7 @@ def state(run: Mapping[str, Any], status: Mapping[str, Any]) -> str:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object, of which the last line will do; empty if it is none."""
+    """The JSON object that the text or its last line is; empty if there is none."""
     for candidate in (text, (text.strip().splitlines() or [""])[-1]):
         try:
             found = jsonlib.loads(candidate)
@@ -149,5 +155,5 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _expiry(text: str) -> datetime | None:
-    found = re.search(r'"([0-9][^"]*)Z"', text)
-    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None
+    found = re.search(r'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)"', text)
+    return timestamps.parse(found[1]) if found else None

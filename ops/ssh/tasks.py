@@ -1,6 +1,6 @@
-"""What makes a function of fabfile.py a task: it is given the box that is meant, whatever way it was named.
+"""`box_task` makes a function of fabfile.py a Fabric task whose first argument is the box.
 
-A Fabric task without -H would run on the user's own machine; one of ours never does. The tasks of one
+A plain Fabric task without -H runs on the user's own machine; a box task never does. The tasks of one
 `fab a b c` share a connection. Connects to nothing by itself.
 """
 
@@ -15,10 +15,10 @@ from fabric.main import program as fab
 from ops import boxes, ui
 from ops.settings import Settings
 from ops.ssh import address
-from ops.ssh.address import Address, address_now
+from ops.ssh.address import Address, current_host
 from ops.ssh.box import Box
 
-# What Fabric shall give as the user when -H has none, instead of the local login name.
+# The user that Fabric takes when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"
 CONFIG = {"user": NO_USER, "run": {"in_stream": False, "encoding": "utf-8"}}
 
@@ -36,7 +36,7 @@ def box_task(**options: Any) -> Callable[[Body], Body]:
         def task(context: Any, *args: Any, **kwargs: Any) -> Any:
             return ui.one_line_errors(lambda: body(_box(context), *args, **kwargs))()
 
-        # Fabric takes -H, -i, -S and -t after a task, too.
+        # No short flags: Fabric accepts its own -H, -i, -S and -t after a task, too.
         made = fabric.task(auto_shortflags=False, pre=[_one_box], **options)(task)
         _names.add(made.name.replace("_", "-"))
         return cast(Body, made)
@@ -44,20 +44,20 @@ def box_task(**options: Any) -> Callable[[Body], Body]:
     return decorate
 
 
-def no_task_is_a_box() -> None:
-    """End with one line where `-H $RUNPOD_HOST` with an empty variable has taken the only task for a box."""
-    core = getattr(fab, "core", None)  # none where fab does not run, as in a test
+def refuse_task_as_box() -> None:
+    """End with one line if -H took the only task for a box: an empty variable, as in `-H $EMPTY status`."""
+    core = getattr(fab, "core", None)  # absent where fab does not run, as in a test
     if core and not core.unparsed and _dash_h() in _names:
         _check_dash_h(None)
 
 
 def _dash_h() -> str:
-    """What -H was given."""
+    """The value of -H."""
     return str(fab.core[0].args.hosts.value or "")
 
 
 def _check_dash_h(_: Any) -> None:
-    """Before each task: Fabric makes a connection of -H before ours begins, and fails with a traceback."""
+    """Runs before each task: from a malformed -H, Fabric would make a connection and end with a traceback."""
     ui.one_line_errors(lambda: address.given(_dash_h(), _names))()
 
 
@@ -71,17 +71,17 @@ def _box(context: Any) -> Box:
     link = _link(found, settings, context.config)
     key = (link.user, link.host, link.port)
     if key not in _boxes:
-        known = boxes.load(found.id) if found.id and not given else None  # -H means what it says
-        _boxes[key] = Box(link, _pin_file(found, link), ui.say, lambda: address_now(known, settings))
+        known = boxes.load(found.id) if found.id and not given else None  # with -H, its address stays
+        _boxes[key] = Box(link, _pin_file(found, link), ui.say, lambda: current_host(known, settings))
     return _boxes[key]
 
 
 def _given(context: Any) -> Address | None:
-    """The address of -H, which Fabric has made a connection of; None without one."""
+    """The address of -H, of which Fabric has made `context`; None without -H."""
     given = address.given(_dash_h(), _names)
     if given is None:
         return None
-    port = given.port or context.port  # which ~/.ssh/config may have for its name, as the user
+    port = given.port or context.port  # from ~/.ssh/config, if the host is in it; so is the user
     known = boxes.find(given.host, port)
     user = given.user or (None if context.user == NO_USER else context.user)
     return Address(given.host, user, port, known.key_file if known else None, known.id if known else None)
@@ -90,7 +90,7 @@ def _given(context: Any) -> Address | None:
 def _link(found: Address, settings: Settings, config: Any) -> fabric.Connection:
     keys: dict[str, Any] = {}
     if found.key_file:
-        # Only this key: an agent that hangs, or offers six others first, is not asked.
+        # Only this key: an SSH agent may hang, or offer six others first.
         keys = {
             "key_filename": [str(Path(found.key_file).expanduser())],
             "allow_agent": False,
@@ -104,6 +104,6 @@ def _link(found: Address, settings: Settings, config: Any) -> fabric.Connection:
 
 def _pin_file(found: Address, link: fabric.Connection) -> Path:
     known = boxes.find(link.host, link.port)
-    # A port of RunPod's passes from pod to pod: a key belongs to a box, not to an address.
+    # By box, not by address: RunPod gives the same port to one pod after another.
     name = found.id or (known.id if known else f"{link.host}_{link.port}".replace(":", "_"))
     return boxes.folder_of(name.replace(":", "_").lstrip("_")) / "known_hosts"

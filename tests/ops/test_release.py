@@ -169,23 +169,23 @@ def test_a_commit_is_pinned_by_its_whole_hash(checkout):
 
 def test_changes_that_no_commit_has_are_refused(checkout):
     (checkout / "worker" / "new.py").write_text("")
-    with pytest.raises(BadInput, match="changes that no commit has"):
+    with pytest.raises(BadInput, match="uncommitted changes"):
         release.from_git(checkout, checkout / "prompts.txt", "https://example.com/x.git")
 
 
 @pytest.mark.parametrize("who", ["me:ghp_planted", "ghp_planted", "x-access-token:ghp_planted"])
 def test_an_address_with_credentials_is_refused_and_not_repeated(checkout, who):
-    with pytest.raises(BadInput, match="holds credentials") as caught:
+    with pytest.raises(BadInput, match="contains credentials") as caught:
         release.from_git(checkout, checkout / "prompts.txt", f"https://{who}@example.com/x.git")
     assert "ghp_planted" not in str(caught.value)
 
 
 def test_with_git_the_list_must_be_the_repository_s(checkout, tmp_path):
     (tmp_path / "mine.txt").write_text("loud ; 5 ; loud\n")
-    with pytest.raises(BadInput, match=r"the list is the repository's prompts\.txt"):
+    with pytest.raises(BadInput, match=r"the job list is the repository's prompts\.txt"):
         release.from_git(checkout, tmp_path / "mine.txt", "https://example.com/x.git")
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path):
-    with pytest.raises(BadInput, match="no git checkout"):
+    with pytest.raises(BadInput, match="not a git checkout"):
         release.from_git(tmp_path, tmp_path / "prompts.txt", "https://example.com/x.git")

@@ -9,7 +9,7 @@ from ops import boxes
 from ops.boxes import Known
 from ops.settings import Settings
 from ops.ssh import address
-from ops.ssh.address import Address, address_now
+from ops.ssh.address import Address, current_host
 from ops.ssh.link import NoAnswer, OtherKey
 from tests.ops.aws.accounts import new_account
 from tests.ops.ssh.connect import connected, opened
@@ -94,18 +94,18 @@ def machine(tmp_path, monkeypatch):
 
 def test_aws_knows_the_new_address_and_the_box_is_kept_with_it(machine):
     found = boto3.client("ec2").describe_instances(InstanceIds=[machine.id])["Reservations"][0]["Instances"]
-    assert address_now(machine, Settings.load()) == found[0]["PublicIpAddress"] != machine.host
+    assert current_host(machine, Settings.load()) == found[0]["PublicIpAddress"] != machine.host
     assert boxes.current().host == found[0]["PublicIpAddress"]
 
 
 def test_machine_that_aws_does_not_know_has_no_address(machine):
     gone = replace(machine, id="i-0123456789abcdef0")
-    assert address_now(gone, Settings.load()) is None
+    assert current_host(gone, Settings.load()) is None
 
 
 def test_aws_that_does_not_answer_is_no_other_error(machine):
     broken = Settings.load(env={"AWS_ACCESS_KEY_ID": "half"})
-    assert address_now(machine, broken) is None
+    assert current_host(machine, broken) is None
 
 
 def test_box_that_has_moved_is_connected_to_where_it_is(box, tmp_path):

@@ -30,11 +30,11 @@ def test_keys_of_the_user_are_no_settings_of_the_worker():
     assert not {"AKIA", "s", "t", "p"} & set(found.values())
 
 
-def test_what_a_launch_told_the_machine_stays_and_a_pod_forgets_what_is_no_longer_set():
+def test_what_a_launch_set_on_the_machine_stays_and_a_pod_forgets_what_is_no_longer_set():
     before = "HOURLY_COST_USD='0.4'\nAWS_DEFAULT_REGION='us-east-1'\nHF_TOKEN='old'\n"
-    kept = secrets.merged(before, {}, configure.names_of_ours("ec2"))
+    kept = secrets.merged(before, {}, configure.managed_names("ec2"))
     assert kept == "HOURLY_COST_USD='0.4'\nAWS_DEFAULT_REGION='us-east-1'\n"
-    assert secrets.merged(before, {}, configure.names_of_ours("runpod")) == ""
+    assert secrets.merged(before, {}, configure.managed_names("runpod")) == ""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_a_launch_told_the_machine_stays_and_a_pod_forgets_what_is_no_longe
 )
 def test_place_for_songs_is_a_bucket_or_the_box_s_own_folder(env, place):
     found = given(**env)
-    assert {name: found[name] for name in found if name in configure._PLACE} == place
+    assert {name: found[name] for name in found if name in configure._OUTPUT} == place
 
 
 def test_botocore_reads_what_is_pushed_while_it_runs(tmp_path):

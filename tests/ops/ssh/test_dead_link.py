@@ -28,7 +28,7 @@ RELEASE = release.bundle(
 # Each phase, and a word of the command in whose middle the link dies.
 PHASES = {
     "deploy": ("tar -xzf", lambda box: phases.deploy(box, RELEASE, print)),
-    "settings": ("mktemp", lambda box: phases.give(box, SETTINGS, print)),
+    "settings": ("mktemp", lambda box: phases.send_settings(box, SETTINGS, print)),
     "install": ("install.sh", lambda box: phases.install(box, SETTINGS, print)),
     "validate": ("check.py", phases.validate),
     "run": ("session.sh start", lambda box: phases.run(box, SETTINGS, print)),
@@ -39,7 +39,7 @@ PHASES = {
 def test_dead_link_is_one_line_and_the_phase_then_works(box, tmp_path, monkeypatch, phase):
     monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
     monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
-    monkeypatch.setattr(session, "_FIRST_S", 0)
+    monkeypatch.setattr(session, "_SETTLE_S", 0)
     word, do = PHASES[phase]
     python = box.box_home / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

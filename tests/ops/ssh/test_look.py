@@ -30,7 +30,7 @@ def test_network_rate_is_the_difference_without_loopback():
     assert look.network_rates(f"{one}\n{two}") == {"eth0": (3000, 20)}
 
 
-def test_system_tells_cpu_memory_disk_and_the_busiest(box, tmp_path):
+def test_system_shows_cpu_memory_disk_and_the_busiest(box, tmp_path):
     with connected(box, tmp_path) as conn:
         found, busiest = look.system(conn)
     assert {"CPU", "memory"} <= {row["what"] for row in found}
@@ -51,5 +51,5 @@ def test_system_log_gives_each_line_once(box, tmp_path):
 
 def test_box_without_a_gpu_is_one_line(box, tmp_path):
     (box.bin / "nvidia-smi").write_text("#!/bin/bash\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
-    with connected(box, tmp_path) as conn, pytest.raises(UserError, match=r"no GPU answers .*has failed"):
+    with connected(box, tmp_path) as conn, pytest.raises(UserError, match=r"no GPU found .*has failed"):
         look.gpus(conn)

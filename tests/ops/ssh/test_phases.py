@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.ssh.phases import Finding, marked, would_fail
+from ops.ssh.phases import Finding, finding_rows, would_fail
 from ops.ssh.terminal import ssh_command
 from tests.fakes import box as boxes
 from tests.ops.ssh.connect import connected
@@ -29,7 +29,7 @@ HF_TOKEN = f"hf_{secrets.token_hex(17)}"
 
 
 class Spy:
-    """Looks at every command line of this machine until it is reported to end."""
+    """Looks at every command line of this machine until it is stopped."""
 
     def __init__(self, secrets):
         self.secrets = secrets
@@ -158,7 +158,7 @@ def test_history_of_a_shell_there_knows_no_secret(whole):
     assert not [secret for secret in spy.secrets if secret in history]
 
 
-def test_status_tells_how_it_ended(whole):
+def test_status_shows_how_it_ended(whole):
     fab, _, _, _ = whole
     done = fab("status", "--json")
     (row,) = json.loads(done.stdout)
@@ -193,9 +193,9 @@ def test_logs_of_a_box_that_is_gone_come_from_the_bucket(whole):
 def test_marks_are_those_that_the_console_has(monkeypatch):
     findings = [Finding("gpu", True, "fine", ""), Finding("disk", False, "full", "free it")]
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "cp1252"))
-    assert [row[""] for row in marked(findings)] == ["ok", "NO"]
+    assert [row[""] for row in finding_rows(findings)] == ["ok", "NO"]
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-    assert [row[""] for row in marked(findings)] == ["\u2713", "\u2717"]
+    assert [row[""] for row in finding_rows(findings)] == ["\u2713", "\u2717"]
 
 
 def test_warning_stops_nothing():

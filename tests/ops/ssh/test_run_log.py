@@ -14,7 +14,7 @@ import pytest
 from ops.settings import Settings
 from ops.ssh import link as links
 from ops.ssh import run_log
-from ops.ssh.run_log import BoxGone
+from ops.ssh.run_log import BoxGone, LogQuery
 from tests.fakes import s3
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
@@ -30,7 +30,8 @@ LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
 def quick(monkeypatch):
     monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
     monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
-    monkeypatch.setattr(run_log, "PAUSES_S", (0.1, 0.2))
+    monkeypatch.setattr(run_log, "RETRY_AFTER_S", (0.1, 0.2))
+    monkeypatch.setattr(run_log, "POLL_S", 0.05)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_log_that_does_not_exist_yet_is_waited_for(box, run, tmp_path):
     with connected(box, tmp_path) as conn:
         writer = threading.Timer(0.3, write, (run, [b"late\n"], 0))
         writer.start()
-        assert run_log.follow(conn, str(run), got.extend, print, poll_s=0.1) == 0
+        assert run_log.follow(conn, str(run), got.extend, print) == 0
     assert got == b"late\n"
 
 
@@ -85,7 +86,7 @@ def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tm
         timers = [threading.Timer(at_s, act) for at_s, act in spoilers]
         for timer in timers:
             timer.start()
-        code = run_log.follow(conn, str(run), got.extend, reported.append, poll_s=0.05)
+        code = run_log.follow(conn, str(run), got.extend, reported.append)
         writer.join()
         for timer in timers:
             timer.join()
@@ -135,7 +136,7 @@ def test_ctrl_c_that_python_drops_inside_a_library_ends_the_following_all_the_sa
 
     def take(_):
         unraisable = sys.unraisablehook
-        sys.unraisablehook = lambda _: None  # where Python tells of what it drops
+        sys.unraisablehook = lambda _: None  # where Python reports what it drops
         Closed()
         sys.unraisablehook = unraisable
 
@@ -150,7 +151,7 @@ def test_ctrl_c_on_a_dead_link_returns_within_a_second(box, run, tmp_path, monke
         conn.run("true")
         threading.Timer(0.3, link.stall).start()
         with ctrl_c_after(0.8) as sent, pytest.raises(KeyboardInterrupt):
-            run_log.follow(conn, str(run), print, print, poll_s=0.1)
+            run_log.follow(conn, str(run), print, print)
         conn.close()
         assert time.monotonic() - sent[0] < 1
 
@@ -161,7 +162,7 @@ def test_box_that_stays_away_is_gone(box, run, tmp_path, monkeypatch):
         conn.run("true")
         threading.Timer(0.3, box.stop).start()
         with pytest.raises(BoxGone):
-            run_log.follow(conn, str(run), print, print, poll_s=0.1)
+            run_log.follow(conn, str(run), print, print)
 
 
 @pytest.mark.parametrize("read", [run_log.follow, lambda *them: run_log.read_to_end(*them[:3])])
@@ -179,14 +180,14 @@ def test_reader_that_went_away_is_no_lost_connection(box, run, tmp_path, read):
 # --- where to begin
 
 
-def begin(box, tmp_path, **where):
+def start(box, tmp_path, **query):
     with connected(box, tmp_path) as conn:
-        return run_log.beginning(conn, **where)
+        return run_log.find_start(conn, LogQuery(**query))
 
 
 def test_lines_back_are_counted_in_bytes(box, run, tmp_path):
     (run / "log").write_text("".join(LINES), "utf-8")
-    folder, at = begin(box, tmp_path, lines="3")
+    folder, at = start(box, tmp_path, lines="3")
     assert folder == str(run)
     assert (run / "log").read_bytes()[at:].decode() == "".join(LINES[-3:])
 
@@ -194,28 +195,28 @@ def test_lines_back_are_counted_in_bytes(box, run, tmp_path):
 @pytest.mark.parametrize(("since", "first"), [("2026-11-22T19:54:00Z", 4), ("2026-11-22T19:54:30Z", 5)])
 def test_since_begins_at_the_first_line_of_that_time(box, run, tmp_path, since, first):
     (run / "log").write_text("".join(LINES), "utf-8")
-    _, at = begin(box, tmp_path, since=since, lines="1")
+    _, at = start(box, tmp_path, since=since, lines="1")
     assert (run / "log").read_bytes()[at:].decode() == "".join(LINES[first:])
 
 
 def test_run_is_chosen_by_the_end_of_its_id(box, run, tmp_path):
     older = run.parent / "20261121T000000Z-cd34"
     older.mkdir()
-    assert begin(box, tmp_path, run="cd34")[0] == str(older)
-    assert begin(box, tmp_path)[0] == str(run)
+    assert start(box, tmp_path, run="cd34")[0] == str(older)
+    assert start(box, tmp_path)[0] == str(run)
     with pytest.raises(BadInput, match="there is no run ffff"):
-        begin(box, tmp_path, run="ffff")
+        start(box, tmp_path, run="ffff")
 
 
 def test_box_without_runs_says_what_to_do(box, tmp_path):
-    with pytest.raises(BadInput, match="nothing ever ran here; run: fab run"):
-        begin(box, tmp_path)
+    with pytest.raises(BadInput, match="there was no run on this box yet; start one: fab run"):
+        start(box, tmp_path)
 
 
 @pytest.mark.parametrize("where", [{"lines": "x"}, {"run": "$(id)"}])
 def test_nonsense_is_refused(box, tmp_path, where):
     with pytest.raises(BadInput):
-        begin(box, tmp_path, **where)
+        start(box, tmp_path, **where)
 
 
 def test_since_is_a_span_or_a_time():
@@ -271,11 +272,11 @@ def place(s3_url):
     return place
 
 
-def test_run_that_was_followed_is_told_when_its_box_goes_and_no_other(
+def test_run_that_was_followed_is_shown_when_its_box_goes_and_no_other(
     box, tmp_path, place, monkeypatch, capfdbinary
 ):
     monkeypatch.setattr(run_log, "GONE_AFTER_S", 0.2)
-    monkeypatch.setattr(run_log, "PAUSES_S", (0.1,))
+    monkeypatch.setattr(run_log, "RETRY_AFTER_S", (0.1,))
     run = box.root / "state" / MINE
     run.mkdir(parents=True)
     (run.parent / "current").symlink_to(MINE)
@@ -283,11 +284,11 @@ def test_run_that_was_followed_is_told_when_its_box_goes_and_no_other(
     with connected(box, tmp_path) as conn:
         conn.run("true")
         threading.Timer(0.3, box.stop).start()
-        assert run_log.show(conn, settings, run="", lines="1", since="", once=False) == 3
+        assert run_log.show(conn, settings, LogQuery(lines="1")) == 3
     assert capfdbinary.readouterr().out.decode() == f"the end of {MINE}\n"
 
 
-def test_newest_run_is_told_where_none_was_followed(place):
+def test_newest_run_is_shown_where_none_was_followed(place):
     assert run_log.last_run(place).run_id == OTHER
     assert run_log.last_run(place, "ab12").exit_code == 3
 

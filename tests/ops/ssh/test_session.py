@@ -12,7 +12,8 @@ import pytest
 
 from ops import release
 from ops.repository import ROOT
-from ops.ssh import session, ship, status
+from ops.ssh import session, ship
+from ops.ssh.status import read_status
 from tests.ops.ssh.connect import connected
 
 REQUIREMENTS = release.as_shipped((ROOT / "requirements" / "worker.txt").read_bytes())
@@ -29,7 +30,7 @@ def works(box, body):
 @pytest.fixture
 def conn(box, tmp_path, monkeypatch):
     """A connection to a box that is deployed to and installed."""
-    monkeypatch.setattr(session, "_FIRST_S", 0)
+    monkeypatch.setattr(session, "_SETTLE_S", 0)
     scripts = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").glob("*.sh")}
     files = scripts | {"prompts.txt": b"rain ; 1 ; rain\n", "requirements/worker.txt": REQUIREMENTS}
     works(box, "exit 1")
@@ -95,7 +96,7 @@ def test_ctrl_c_ends_the_following_within_a_second_and_not_the_worker(waiting, b
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        assert next(line for line in process.stderr if b"the worker goes on" in line)
+        assert next(line for line in process.stderr if b"the worker keeps running" in line)
         assert time.monotonic() - began < 1  # Python itself then takes its time to end
         assert process.wait(10) == 0
     assert list(box.root.glob("state/2*/exit_code")) == []
@@ -123,10 +124,10 @@ def test_worker_that_ends_at_once_is_no_start(fab, box, conn):
     assert fab("logs").returncode == 2
 
 
-def test_watchdog_is_started_once_and_status_tells_of_it(conn):
-    assert not status.seen(conn).watchdog["running"]
+def test_watchdog_is_started_once_and_status_shows_it(conn):
+    assert not read_status(conn).watchdog["running"]
     assert [session.guard(conn), session.guard(conn)] == [True, False]
-    assert status.seen(conn).watchdog["running"]
+    assert read_status(conn).watchdog["running"]
 
 
 def test_run_on_an_environment_that_was_not_finished_is_refused(fab, box, conn):

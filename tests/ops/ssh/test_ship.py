@@ -84,7 +84,7 @@ def test_environment_that_is_not_made_from_the_requirements_is_noticed_each_time
 def test_broken_stream_leaves_the_current_release_and_the_next_try_works(conn, box):
     good = send(conn).release
     broken = Release("feedfacebeef", packed().archive[:-40])
-    with pytest.raises(UserError, match="did not take the release"):
+    with pytest.raises(UserError, match="could not unpack the release"):
         ship.send(conn, broken)
     assert releases(box) == [good.id]
     assert send(conn, more="x = 1\n").release.id in releases(box)
@@ -107,7 +107,7 @@ def releases(box):
 
 
 def _age(box):
-    """Make every release look a minute older: they are reported apart by the second."""
+    """Make every release look a minute older: they are told apart by the second."""
     for release in (box.root / "releases").iterdir():
         seen = release.stat().st_mtime
         os.utime(release, (seen - 60, seen - 60))

@@ -6,7 +6,7 @@ import pytest
 
 from ops.ssh import look
 from ops.ssh.look import Disk, Gpu
-from ops.ssh.status import Look, seen, status_rows
+from ops.ssh.status import BoxStatus, read_status, status_rows
 from tests.ops.ssh.connect import connected
 
 NOW = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
@@ -25,7 +25,7 @@ STATUS = {
 
 
 def rows(run=RUN, status=STATUS, watchdog=None, keys=None):
-    found = Look(
+    found = BoxStatus(
         run=run,
         status=status,
         watchdog=watchdog or {},
@@ -42,11 +42,11 @@ def test_running_worker_shows_songs_speed_time_left_and_cost():
     assert found["songs"] == "4 of 10 done, 1 failed"
     assert found["  x_5c0ffee0.wav"] == "25 %"
     assert found["speed"] == "3.25 s of audio per second"
-    assert found["left"] == "10 min 0 s"
+    assert found["time left"] == "10 min 0 s"
     assert found["cost"] == "$0.43 at $0.86 an hour"
     assert found["GPU 0"] == "L40S: 51 % busy, 9.0 of 45.0 GB"
     assert found["disk /workspace"] == "70.0 GB free of 100.0"
-    assert found["deadline"] == "in 2 h 0 min; the box then goes off"
+    assert found["deadline"] == "in 2 h 0 min; then the box switches off"
 
 
 def test_status_of_an_older_run_is_not_shown_as_this_one_s():
@@ -57,22 +57,22 @@ def test_status_of_an_older_run_is_not_shown_as_this_one_s():
     ("code", "shown"),
     [(0, "ended with exit code 0 (done)"), (75, "ended with exit code 75 (interrupted)")],
 )
-def test_ended_run_says_how(code, shown):
+def test_ended_run_shows_how_it_ended(code, shown):
     assert rows(run=RUN | {"running": False, "exit_code": code})["state"] == shown
 
 
-def test_box_that_nothing_watches_says_so():
+def test_box_without_a_watchdog_is_shown_as_such():
     found = rows(watchdog={"running": False, "left_s": None, "action": None})
-    assert found["watchdog"].startswith("NOT RUNNING: ") and found["deadline"] == "none is armed"
+    assert found["watchdog"].startswith("NOT RUNNING: ") and found["deadline"] == "none"
 
 
 def test_deadline_of_a_box_that_cannot_go_off_is_the_worker_s():
     found = rows(watchdog={"running": True, "left_s": 60, "action": None})
     assert found["watchdog"].startswith("can only stop the worker")
-    assert found["deadline"] == "in 1 min 0 s; the worker is then stopped"
+    assert found["deadline"] == "in 1 min 0 s; then the worker is stopped"
 
 
-def test_what_the_watchdog_did_is_told():
+def test_what_the_watchdog_did_is_shown():
     acted = {"acted_at": "2026-11-22T19:00:00Z", "detail": "no worker ran for 1800 s"}
     found = rows(watchdog={"running": True, "left_s": None, "action": "/off", "acted": acted})
     assert found["watchdog acted"] == "2026-11-22T19:00:00Z: no worker ran for 1800 s"
@@ -80,14 +80,14 @@ def test_what_the_watchdog_did_is_told():
 
 def test_expired_credentials_come_with_their_remedy():
     left = rows(keys=datetime(2026, 11, 22, 21, 0, tzinfo=UTC))["credentials"]
-    assert left == "for 1 h 0 min more"
+    assert left == "expire in 1 h 0 min"
     gone = rows(keys=datetime(2026, 11, 22, 19, 0, tzinfo=UTC))["credentials"]
     assert gone == "EXPIRED; run: fab install --renew"
 
 
-def test_box_with_nothing_on_it_still_tells_of_gpu_and_disk(box, tmp_path):
+def test_box_with_nothing_on_it_still_shows_gpu_and_disk(box, tmp_path):
     with connected(box, tmp_path) as conn:
-        found = seen(conn)
+        found = read_status(conn)
         (gpu,) = look.gpus(conn)
     assert (found.run, found.status, found.credentials_expire) == ({}, {}, None)
     assert found.gpus == [gpu] and gpu.name == "NVIDIA L40S"
