@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# First boot of an EC2 worker, as root: a death date, then the code, then the worker as a service.
+# First boot of an EC2 worker, as root: arm the deadline, fetch the code, start the worker as a service.
 # `inv launch` puts the values in capitals above this text and sends both as user data (under 16 KB).
-# No secrets: the machine's role opens the bucket. Its log goes to the console and, at the end, to the bucket.
+# No secrets: the machine's role opens the bucket. The log goes to the console and, at the end, to the bucket.
 #
-# Whatever fails, the machine goes off: after $FAILED_GRACE_MIN minutes, for a look over SSH.
+# If anything fails, the machine switches off after $FAILED_GRACE_MIN minutes, in which SSH still works.
 
-# --- the death date, before anything can fail
+# --- the deadline, before anything can fail
 lifetime_min=$(((${MUSICGEN_LIFETIME_S:-3600} + 59) / 60))
 left_min=$(((${MUSICGEN_DEADLINE:-0} - $(date +%s) + 59) / 60))
 if [ "$left_min" -lt 1 ] || [ "$left_min" -gt "$lifetime_min" ]; then
-  left_min=$lifetime_min # this machine's clock is wrong: the lifetime counts from here
+  left_min=$lifetime_min # this machine's clock is wrong: the lifetime starts now
 fi
 shutdown -P "+$left_min" "musicgen: the lifetime given at launch is over"
 
@@ -33,19 +33,19 @@ finish() {
   local code="$1"
   set +e
   if [ "$code" -ne 0 ]; then
-    echo "error: bootstrap failed (exit $code in line $line); this machine goes off in $FAILED_GRACE_MIN minutes"
+    echo "error: bootstrap failed (exit $code in line $line); this machine switches off in $FAILED_GRACE_MIN minutes"
     [ "$left_min" -lt "$FAILED_GRACE_MIN" ] || shutdown -P "+$FAILED_GRACE_MIN" "musicgen: bootstrap failed"
   fi
-  sleep 1 # tee and logger are behind
+  sleep 1 # tee and logger are still writing
   keep_log
   exit "$code"
 }
-# EXIT, as an unset variable or `exit` passes ERR by; only ERR knows the line.
+# EXIT, as neither an unset variable nor `exit` triggers ERR; ERR, as only it has the line.
 line="?"
 trap 'line=$LINENO' ERR
 trap 'finish $?' EXIT
 
-echo "--- death date: $(date -u -d "@$MUSICGEN_DEADLINE" '+%Y-%m-%d %H:%M:%S UTC'), off in $left_min min at most"
+echo "--- deadline: $(date -u -d "@$MUSICGEN_DEADLINE" +%Y-%m-%dT%H:%M:%SZ), in at most $left_min min"
 for name in deadline lifetime_end; do
   echo "$MUSICGEN_DEADLINE" > "$home/$name.tmp"
   mv "$home/$name.tmp" "$home/$name"
@@ -53,7 +53,7 @@ done
 printf '%s\n' '#!/bin/sh' 'exec systemctl poweroff' > "$home/power_off"
 chmod 0755 "$home/power_off"
 
-# --- a reboot forgets `shutdown -P`; this timer does not, and fires at once if its time passed meanwhile
+# --- a reboot cancels `shutdown -P`, not this timer, which fires at once if its time has passed
 cat > /etc/systemd/system/musicgen-deadline.service << 'UNIT'
 [Unit]
 Description=The lifetime given at launch is over
@@ -64,7 +64,7 @@ ExecStart=/bin/systemctl poweroff
 UNIT
 cat > /etc/systemd/system/musicgen-deadline.timer << UNIT
 [Unit]
-Description=Death date of this machine
+Description=Deadline of this machine
 
 [Timer]
 OnCalendar=$(date -u -d "@$MUSICGEN_DEADLINE" '+%Y-%m-%d %H:%M:%S UTC')
@@ -97,11 +97,11 @@ fi
 ln -sfn "releases/$CODE_ID" "$root/current.tmp"
 mv -T "$root/current.tmp" "$root/current"
 
-# --- what the worker is told; 0600, as the user may add keys of their own
+# --- the worker's settings; 0600, as the user may add keys of their own
 (umask 077 && printf '%s' "$WORKER_ENV" > "$home/worker.env.tmp")
 mv "$home/worker.env.tmp" "$home/worker.env"
 
-# --- the services; the unit's first run is the one that `inv launch` named, after a reboot it is another
+# --- the services; the unit's first run has the id of `inv launch`, a run after a reboot another
 cat > "$home/start_worker" << SCRIPT
 #!/usr/bin/env bash
 options=($WORKER_OPTIONS)
@@ -110,7 +110,7 @@ exec bash "$root/current/remote/worker_run.sh" "\${options[@]}"
 SCRIPT
 cat > /etc/systemd/system/musicgen-watchdog.service << UNIT
 [Unit]
-Description=Stops this machine when it is idle, stuck or over its deadline
+Description=Switches this machine off when it is idle, stuck or past its deadline
 
 [Service]
 ExecStart=/bin/bash $root/current/remote/watchdog.sh run
@@ -131,7 +131,7 @@ OnFailure=musicgen-failed.service
 [Service]
 ExecStart=/bin/bash $home/start_worker
 Environment=MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home HOME=/root
-# These have had their stop hook, or must not have one (fab stop, a spot notice).
+# With these codes the stop hook has run, or must not run (fab stop, a spot notice).
 SuccessExitStatus=1 2 4 75
 KillMode=mixed
 TimeoutStopSec=150
@@ -142,17 +142,17 @@ WantedBy=multi-user.target
 UNIT
 cat > /etc/systemd/system/musicgen-failed.service << UNIT
 [Unit]
-Description=The worker could not run, so this machine goes off
+Description=The worker could not run, so this machine switches off
 
 [Service]
 Type=oneshot
-# Not if the run says why the machine stays on: keep-alive, fab stop, a spot notice.
+# Not where the run has a reason to stay on: keep-alive, fab stop, a spot notice.
 ExecStart=/bin/sh -c 'grep -qs "^skipped" $root/state/current/stop_hook || shutdown -P +$FAILED_GRACE_MIN'
 UNIT
 systemctl daemon-reload
 systemctl enable --now musicgen-watchdog.service
 
-# --- Python's packages: at once if the image has them
+# --- Python packages: done at once if the image has them
 echo "--- install"
 bash "$root/current/remote/install.sh"
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Phase 3 on the box: check all that a run needs, before it costs anything.
+"""Phase 3 on the box: check everything that a run needs, before it costs anything.
 
     python3 remote/check.py [--timeout SECONDS]
 
-Prints one JSON list of {"name", "ok": true | false | "warn", "detail", "remedy"}, always with all names of
-GROUPS in that order. Exit code 1 if one is false.
-Takes the box's places from env.sh and the settings from worker.env. Each group of checks is a process of its
-own, in the worker's environment if there is one, with a time limit: a driver or a network disk that hangs
-makes a failed check, not a hanging one.
-Writes one small object to the bucket and a file to each disk, and removes them. Never prints a secret.
+Prints one JSON list of {"name", "ok": true | false | "warn", "detail", "remedy"}, with all names of GROUPS in
+that order. Exit code 1 if one is false.
+Takes the paths from env.sh and the settings from worker.env. Each group of checks is a process of its own,
+in the worker's environment if there is one, with a time limit: if a driver or a network disk hangs, the
+check has failed. Writes one small object to the bucket and a file to each disk, and removes them.
+Prints no secret.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from check_result import Check, Checks, line
 
 REMOTE = Path(__file__).resolve().parent
 
-# The names that each process answers for, and what answers, in the order of the answer.
+# The checks that each process makes, and the function that makes them, in the order of the output.
 GROUPS: dict[str, tuple[list[str], Checks]] = {
     "tools": (["tools"], check_machine.check_tools),
     "variables": (["variables"], check_deployed.check_variables),
@@ -47,13 +47,13 @@ _SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD")
 
 
 def main() -> int:
-    """Gather all checks; with --group, answer for one group (how we call ourselves)."""
+    """Run all groups; with --group, which this script uses for its own processes, one of them."""
     parser = argparse.ArgumentParser(description="Check this box; prints a JSON list.")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each group of checks")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.group:
-        answer(arguments.group)
+        run_group(arguments.group)
         return 0
     env = box_environment()
     checks = [hidden(check, env) for check in gather(env, arguments.timeout)]
@@ -61,39 +61,40 @@ def main() -> int:
     return 1 if any(check.ok is False for check in checks) else 0
 
 
-def answer(group: str) -> None:
-    """Print each check of a group as soon as it is made."""
+def run_group(group: str) -> None:
+    """Print each check of a group as soon as it is done."""
     names, checks = GROUPS[group]
-    made = set()
+    done = set()
     try:
         for check in checks():
-            made.add(check.name)
+            done.add(check.name)
             print(json.dumps(check), flush=True)
-    except Exception as error:  # a check that breaks is a failed check
+    except Exception as error:  # a check that raises has failed
         for name in names:
-            if name not in made:
-                print(json.dumps(Check(name, False, f"the check broke: {line(error)}")), flush=True)
+            if name not in done:
+                print(json.dumps(Check(name, False, f"the check itself failed: {line(error)}")), flush=True)
 
 
 def box_environment() -> dict[str, str]:
-    """This process's environment with the box's places and all settings of worker.env."""
+    """This process's environment with the paths of env.sh and all settings of worker.env."""
     script = (
         '. "$1/env.sh"; take_deployed; root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME; set -a; '
         'if [ -r "$home/worker.env" ]; then . "$home/worker.env"; fi; '
         "MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home; env -0"
     )
-    told = subprocess.run(["bash", "-c", script, "bash", str(REMOTE)], capture_output=True, check=True).stdout
-    return dict(entry.split("=", 1) for entry in os.fsdecode(told).split("\0") if "=" in entry)
+    command = ["bash", "-c", script, "bash", str(REMOTE)]
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    return dict(entry.split("=", 1) for entry in os.fsdecode(printed).split("\0") if "=" in entry)
 
 
 def gather(env: dict[str, str], timeout_s: float) -> list[Check]:
-    """Every check, made side by side; one without an answer in time has failed."""
+    """Every check, the groups in parallel; one without a result in time has failed."""
     python = Path(env["MUSICGEN_BOX_HOME"]) / "venv" / "bin" / "python"
     interpreter = str(python) if os.access(python, os.X_OK) else sys.executable
     last = time.monotonic() + timeout_s
     running = {}
     for group in GROUPS:
-        # A file, not a pipe: whatever a hanging process has started would keep a pipe open.
+        # A file, not a pipe, which a child of a hanging process would keep open.
         out = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (read below)
         process = subprocess.Popen(
             [interpreter, "-B", str(REMOTE / "check.py"), "--group", group],
@@ -110,20 +111,20 @@ def gather(env: dict[str, str], timeout_s: float) -> list[Check]:
         while process.poll() is None and time.monotonic() < last:
             time.sleep(0.02)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # and not waited for: a hanging disk keeps it
-            silence = f"no answer within {timeout_s:g} s"
+            os.killpg(process.pid, signal.SIGKILL)  # not waited for, as a hanging disk may keep it
+            reason = f"no result within {timeout_s:g} s"
         else:
-            silence = f"the check ended without an answer (exit code {process.returncode})"
+            reason = f"the check ended without a result (exit code {process.returncode})"
         out.seek(0)
-        made = {check.name: check for check in (Check(*json.loads(text)) for text in out)}
+        done = {check.name: check for check in (Check(*json.loads(text)) for text in out)}
         out.close()
-        remedy = "try again; if it stays so, start this machine anew"
-        checks += [made.get(name) or Check(name, False, silence, remedy) for name in names]
+        remedy = "run it again; if it fails again, restart this machine"
+        checks += [done.get(name) or Check(name, False, reason, remedy) for name in names]
     return checks
 
 
 def hidden(check: Check, env: dict[str, str]) -> Check:
-    """The check without any value that could be a secret, whoever wrote it into an error."""
+    """The check without the value of any secret, which an error's text may contain."""
     secrets = [value for name, value in env.items() if _SECRET.search(name) and len(value) > 5]
     detail, remedy = check.detail, check.remedy
     for secret in secrets:

@@ -26,12 +26,12 @@ BUCKET = [
 
 
 def check_variables() -> Iterator[Check]:
-    """The settings that the worker gets. Names only: values may be secrets."""
+    """The settings that the worker gets. Prints names only: values may be secrets."""
     file = Path(os.environ["MUSICGEN_BOX_HOME"]) / "worker.env"
     redeploy = "set it in .env on your machine and run the install phase again"
     if not file.exists():
         yield Check(
-            "variables", False, f"there is no {file}", "run the install phase, which brings the settings"
+            "variables", False, f"there is no {file}", "run the install phase, which sends the settings"
         )
         return
     if file.stat().st_mode & 0o077:
@@ -39,7 +39,7 @@ def check_variables() -> Iterator[Check]:
         return
     keys = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if os.environ.get(name)]
     if len(keys) == 1:
-        yield Check("variables", False, f"{keys[0]} is set, its other half is not", redeploy)
+        yield Check("variables", False, f"{keys[0]} is set without its other half", redeploy)
     elif not _bucket() and not os.environ.get("MUSICGEN_OUTPUT"):
         yield Check("variables", "warn", "no MUSICGEN_S3_BUCKET: the songs stay on this box", redeploy)
     elif _bucket() and not os.environ.get("AWS_DEFAULT_REGION"):
@@ -53,24 +53,27 @@ def check_variables() -> Iterator[Check]:
 
 
 def check_bucket() -> Iterator[Check]:
-    """Who we are, and whether the bucket lets us do what the worker does."""
+    """Whose credentials these are, and whether they allow what the worker does in the bucket."""
     names = BUCKET
     if not _bucket():
-        yield from (Check(name, "warn", "no bucket is set") for name in names)
+        yield from (Check(name, "warn", "MUSICGEN_S3_BUCKET is not set") for name in names)
         return
     try:
         import boto3
         from botocore.config import Config
     except ImportError:
         for name in names:
-            yield Check(name, False, "boto3 is not in the worker's environment", "run the install phase")
+            yield Check(name, False, "boto3 is missing in the worker's environment", "run the install phase")
         return
 
     config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     session = boto3.session.Session()
     if session.get_credentials() is None:
         yield Check(
-            "credentials", False, "there are none", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
+            "credentials",
+            False,
+            "there are no credentials",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env",
         )
         yield from (Check(name, False, "no credentials") for name in names[1:])
         return
@@ -80,7 +83,9 @@ def check_bucket() -> Iterator[Check]:
         "credentials", lambda: _who(session, config), "correct the AWS keys in .env, or renew temporary ones"
     )
     yield tried(
-        "bucket_list", lambda: _listed(s3), "allow s3:ListBucket on the bucket; is its name and region right?"
+        "bucket_list",
+        lambda: _listed(s3),
+        "allow s3:ListBucket; are name and region of the bucket right?",
     )
     yield tried("bucket_write", lambda: _written(s3, place), "allow s3:PutObject on the prefix")
     yield tried("bucket_read", lambda: _read(s3, place), "allow s3:GetObject on the prefix")
@@ -96,7 +101,7 @@ def check_bucket() -> Iterator[Check]:
 
 
 def check_packages() -> Iterator[Check]:
-    """What is installed against requirements/worker.txt."""
+    """The installed packages against requirements/worker.txt."""
     file = Path(
         os.environ.get("MUSICGEN_REQUIREMENTS") or Path(__file__).parents[1] / "requirements" / "worker.txt"
     )
@@ -111,17 +116,17 @@ def check_packages() -> Iterator[Check]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            # A line with a marker may be for another system, or come with the image's torch.
+            # A line with a marker may be for another system, or a part of the image's torch.
             if not marker:
                 wrong.append(f"{name} {pin} is missing")
             continue
         n_pins += 1
-        # Of several lines for one package, markers choose one: any of them will do.
+        # Of several lines for one package, markers choose one; this accepts any.
         if found.split("+")[0] != pin and not marker:
             wrong.append(f"{name} is {found}, not {pin}")
     torch_only = len(wrong) == 1 and wrong[0].startswith("torch is ")
     if torch_only and os.environ.get("MUSICGEN_TORCH") == "image":
-        yield Check("packages", "warn", f"{wrong[0]}: the image's own, as MUSICGEN_TORCH asks")
+        yield Check("packages", "warn", f"{wrong[0]}: the image's own, because of MUSICGEN_TORCH=image")
     elif wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         yield Check("packages", False, "; ".join(wrong[:3]) + more, "run the install phase again")
@@ -140,7 +145,7 @@ def check_model() -> Iterator[Check]:
         yield Check(
             "model",
             there,
-            f"{model} {'is a folder' if there else 'is not there'}",
+            f"{model} {'is a folder' if there else 'does not exist'}",
             "" if there else "correct MUSICGEN_MODEL",
         )
         return
@@ -156,7 +161,7 @@ def check_model() -> Iterator[Check]:
         yield Check(
             "model",
             False,
-            f"{model} takes {need} GB, {free:.1f} GB are free in {hub}",
+            f"{model} needs {need} GB, {free:.1f} GB are free in {hub}",
             "take a larger disk or volume",
         )
     else:
@@ -196,38 +201,38 @@ def _written(s3: Any, place: dict[str, str]) -> str:
 
 def _read(s3: Any, place: dict[str, str]) -> str:
     if s3.get_object(**place)["Body"].read() != b"check":
-        raise ValueError("what was read is not what was written")
+        raise ValueError("the object read is not the one written")
     return "works"
 
 
 def _refused(s3: Any, place: dict[str, str]) -> str:
-    """A second conditional write must be refused: that is how two workers share a list."""
+    """A second conditional write must be refused: two workers share a list by it."""
     try:
         s3.put_object(**place, Body=b"again", IfNoneMatch="*")
     except s3.exceptions.ClientError as error:
         if error.response["Error"]["Code"] == "PreconditionFailed":
-            return "a second write was refused, as it must be"
+            return "a second write was refused, as it should be"
         raise
     raise ValueError("a conditional write overwrote an object")
 
 
 def _clock(s3: Any) -> Check:
-    """S3's clock is right; any answer of it shows it, a refusal too."""
+    """This clock against S3's, whose time is in every answer, also in a refusal."""
     try:
         answer = s3.list_objects_v2(Bucket=_bucket(), Prefix=_prefix(), MaxKeys=1)
     except s3.exceptions.ClientError as error:
         answer = error.response
     except Exception as error:
-        return Check("clock", "warn", f"S3 gave no time: {line(error)}")
+        return Check("clock", "warn", f"no answer from S3: {line(error)}")
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
     try:
         skew_s = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp())
     except (TypeError, ValueError):
-        return Check("clock", "warn", "S3 gave no time")
+        return Check("clock", "warn", "S3's answer had no time")
     ok: bool | str = False if skew_s > 600 else "warn" if skew_s > 10 else True
     return Check(
         "clock",
         ok,
         f"{skew_s:.0f} s from S3's",
-        "" if ok is True else "set this machine's clock; S3 refuses at 900 s",
+        "" if ok is True else "set this machine's clock; S3 refuses requests at 900 s",
     )

@@ -1,4 +1,4 @@
-"""Checks of the machine itself: programs, GPU, memory, disks, and what turns it off."""
+"""Checks of the machine itself: programs, GPU, memory, disks, and what switches it off."""
 
 import json
 import os
@@ -27,24 +27,24 @@ def check_tools() -> Iterator[Check]:
 
 
 def check_gpu_driver() -> Iterator[Check]:
-    """The GPU as the driver sees it."""
-    remedy = "rent a machine with a GPU, or start this one anew: a resumed pod can come back without its GPU"
+    """The GPU as the driver reports it."""
+    remedy = "rent a machine with a GPU, or restart this one: a resumed pod may have lost its GPU"
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True)
+        ran = subprocess.run(query, capture_output=True, text=True)
     except FileNotFoundError:
         yield Check("gpu_driver", _without_gpu(), "there is no nvidia-smi", remedy)
         return
-    lines = told.stdout.strip().splitlines()
-    if told.returncode or not lines:
-        detail = (told.stderr or told.stdout).strip().splitlines()
-        yield Check("gpu_driver", _without_gpu(), detail[0] if detail else "nvidia-smi names no GPU", remedy)
+    lines = ran.stdout.strip().splitlines()
+    if ran.returncode or not lines:
+        detail = (ran.stderr or ran.stdout).strip().splitlines()
+        yield Check("gpu_driver", _without_gpu(), detail[0] if detail else "nvidia-smi lists no GPU", remedy)
     else:
         yield Check("gpu_driver", True, "; ".join(lines))
 
 
 def check_torch() -> Iterator[Check]:
-    """The GPU as torch sees it: a real product, the precision that was asked for, memory."""
+    """The GPU as torch reports it: a real matrix product, the requested precision, memory."""
     names = TORCH
     try:
         import torch
@@ -55,12 +55,12 @@ def check_torch() -> Iterator[Check]:
     wanted = os.environ.get("MUSICGEN_DTYPE") or "auto"
     if not torch.cuda.is_available():
         remedy = (
-            f"this torch needs CUDA {torch.version.cuda}: take a machine with a newer driver, "
+            f"this torch needs CUDA {torch.version.cuda}: rent a machine with a newer driver, "
             "or set MUSICGEN_TORCH=image and install again"
             if torch.version.cuda
-            else "install the torch that is made for CUDA"
+            else "install a torch that is built for CUDA"
         )
-        yield Check("gpu_torch", _without_gpu(), f"torch {torch.__version__} sees no GPU", remedy)
+        yield Check("gpu_torch", _without_gpu(), f"torch {torch.__version__} finds no GPU", remedy)
         yield Check("matrix_product", *_product(torch, "cpu", torch.float32))
         half = wanted in ("fp16", "bf16")
         yield Check(
@@ -86,12 +86,12 @@ def check_torch() -> Iterator[Check]:
     enough = free >= need * GB
     detail = f"{free / GB:.1f} of {total / GB:.1f} GB free, {need} GB needed"
     yield Check(
-        "gpu_memory", enough, detail, "" if enough else "stop what uses the GPU, or take a larger one"
+        "gpu_memory", enough, detail, "" if enough else "stop what uses the GPU, or rent a larger one"
     )
 
 
 def check_memory() -> Iterator[Check]:
-    """RAM: the weights pass through it. A container's limit counts, not the host's memory."""
+    """RAM, through which the weights are loaded. In a container, its limit counts."""
     fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
     free = int(fields["MemAvailable"]) * 1024
     for limit, used in (
@@ -103,7 +103,10 @@ def check_memory() -> Iterator[Check]:
     need = max(MODEL_GB.get(model_name(), 8.5), 0.5)
     ok = True if free >= need * GB else "warn"
     yield Check(
-        "memory", ok, f"{free / GB:.1f} GB free, {need} GB useful", "" if ok is True else "take more RAM"
+        "memory",
+        ok,
+        f"{free / GB:.1f} GB free, {need} GB needed",
+        "" if ok is True else "rent a machine with more RAM",
     )
 
 
@@ -118,31 +121,33 @@ def check_disk_root() -> Iterator[Check]:
 
 
 def check_watchdog() -> Iterator[Check]:
-    """Whether this box ends by itself."""
-    told = subprocess.run(
+    """Whether something switches this box off."""
+    ran = subprocess.run(
         ["bash", str(Path(__file__).with_name("watchdog.sh")), "status"], capture_output=True, text=True
     )
-    status = json.loads(told.stdout)
+    status = json.loads(ran.stdout)
     if not status["running"]:
         yield Check(
             "watchdog",
             "warn",
-            "no watchdog runs: nothing turns this box off",
-            "stop it yourself when you are done",
+            "no watchdog is running: nothing switches this box off",
+            "switch it off yourself when you are done",
         )
     elif status["left_s"] is None:
-        yield Check("watchdog", "warn", "no deadline is armed; only the idle and progress limits hold")
+        yield Check("watchdog", "warn", "there is no deadline; only the idle and progress limits hold")
     else:
-        yield Check("watchdog", True, f"this box ends in {status['left_s'] / 3600:.1f} h at the latest")
+        yield Check(
+            "watchdog", True, f"this box switches off in {status['left_s'] / 3600:.1f} h at the latest"
+        )
 
 
 def _without_gpu() -> bool | str:
-    """A rehearsal needs no GPU; anything else would take days without one."""
+    """A rehearsal needs no GPU; any other model would take days without one."""
     return "warn" if model_name() == "rehearsal" else False
 
 
 def _product(torch: Any, device: str, dtype: Any) -> tuple[bool | str, str, str]:
-    """A product whose every element is known: a device that computes wrongly does not stay unseen."""
+    """A matrix product whose every element is known, which finds a device that computes wrongly."""
     n = 1024 if device == "cuda" else 256
     row = torch.arange(n, device=device, dtype=torch.float32).remainder(7)
     try:
@@ -150,17 +155,17 @@ def _product(torch: Any, device: str, dtype: Any) -> tuple[bool | str, str, str]
         found = (row.to(dtype).repeat(n, 1) @ torch.eye(n, device=device, dtype=dtype)).float().sum(1)
         right = bool(torch.all(found == row.sum()).item())
     except RuntimeError as error:
-        return False, line(error), "start this machine anew, or take another"
+        return False, line(error), "restart this machine, or rent another"
     took = f"{n} x {n} in {str(dtype).rpartition('.')[2]}, {time.monotonic() - began_s:.2f} s"
     return (
         right,
         took if right else f"{took}: wrong result",
-        "" if right else "take another machine: its GPU is faulty",
+        "" if right else "rent another machine: this GPU is faulty",
     )
 
 
 def _disk(name: str, folder: Path, fail_gb: float, warn_gb: float) -> Check:
-    """Free space, and a real write: a volume over its quota shows the free space of its whole cluster."""
+    """Free space, and a real write: a volume over its quota still reports the free space of its cluster."""
     folder = existing(folder)
     free = shutil.disk_usage(folder).free / GB
     try:
@@ -169,11 +174,11 @@ def _disk(name: str, folder: Path, fail_gb: float, warn_gb: float) -> Check:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return Check(name, False, f"{folder}: {error.strerror}", "free some space or take a larger disk")
+        return Check(name, False, f"{folder}: {error.strerror}", "free space or take a larger disk")
     ok: bool | str = False if free < fail_gb else "warn" if free < warn_gb else True
     return Check(
         name,
         ok,
         f"{free:.1f} GB free in {folder}",
-        "" if ok is True else "free some space or take a larger disk",
+        "" if ok is True else "free space or take a larger disk",
     )

@@ -1,4 +1,4 @@
-"""One line of what check.py answers, and what its checks share."""
+"""The result of one check of check.py, and what the checks share."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ MODEL_GB = {"rehearsal": 0.0, "musicgen-small": 2.5, "musicgen-medium": 8.5, "mu
 
 
 class Check(NamedTuple):
-    """One line of the answer; `ok` may be "warn": it will work, but look at it."""
+    """One check; `ok` may be "warn": the run will work, but see the detail."""
 
     name: str
     ok: bool | str
@@ -29,12 +29,12 @@ def model_name() -> str:
 
 
 def existing(path: Path) -> Path:
-    """The path or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def line(error: BaseException) -> str:
-    """One line on an error. An error of AWS gives its code alone: its text may quote the request."""
+    """One line on an error. Of an AWS error only the code: its text may quote the request."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict) and "Error" in answer:
         return f"{getattr(error, 'operation_name', 'AWS')}: {answer['Error'].get('Code')}"
@@ -43,8 +43,8 @@ def line(error: BaseException) -> str:
 
 
 def tried(name: str, what: Callable[[], str], remedy: str) -> Check:
-    """A check that is good if `what` returns its detail, and bad if it raises."""
+    """A check that has passed if `what` returns its detail, and failed if it raises."""
     try:
         return Check(name, True, what())
-    except Exception as error:  # botocore's errors have no base in common with the network's
+    except Exception as error:  # botocore's errors and the network's have no common base
         return Check(name, False, line(error), remedy)

@@ -1,27 +1,23 @@
 #!/usr/bin/env bash
-# This box's death date: an absolute time in a file on its own disk, which watchdog.sh watches.
+# This box's deadline: an absolute time in a file on its own disk, which watchdog.sh watches.
 #   MUSICGEN_LIFETIME_S=14400 [MUSICGEN_DEADLINE_S=7200] bash remote/deadline.sh arm
 #   bash remote/deadline.sh extend SECONDS | show
-# `arm` comes first at boot, and running it again changes nothing. The deadline may be earlier than the end of the
-# lifetime; `extend` moves it, never past that end. The last line of stdout is JSON. Exit code 1: nothing to extend.
+# `arm` comes first at boot; running it again changes nothing. The deadline may be earlier than the end of the
+# lifetime; `extend` moves it, never past that end. The last line of stdout is JSON. Exit codes: 1 nothing to
+# extend, 2 a wrong argument.
 set -euo pipefail
 
 release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 . "$release/remote/env.sh"
+. "$release/remote/state.sh"
 deadline=$MUSICGEN_BOX_HOME/deadline
 lifetime_end=$MUSICGEN_BOX_HOME/lifetime_end
 
-# --- epoch FILE: its time, nothing if it holds none
+# --- epoch FILE: the time in it; empty if there is none
 epoch() {
-  local at=
-  if [ -r "$1" ]; then read -r at < "$1" || true; fi
+  local at
+  at=$(first_line "$1")
   [[ $at =~ ^[0-9]{1,12}$ ]] && printf '%s' "$((10#$at))" || true
-}
-
-# --- write, then rename: the watchdog never reads half a number
-put() {
-  echo "$2" > "$1.tmp"
-  mv -T "$1.tmp" "$1"
 }
 
 show() {
@@ -36,36 +32,33 @@ arm() {
   local life_s=${MUSICGEN_LIFETIME_S:?seconds this box may live} first_s now end
   first_s=${MUSICGEN_DEADLINE_S:-$life_s}
   if ! [[ $life_s =~ ^[0-9]{1,9}$ && $first_s =~ ^[0-9]{1,9}$ ]]; then
-    echo "error: a lifetime of $life_s s and a deadline of $first_s s are no whole numbers; correct them" >&2
-    exit 2
+    fail 2 "a lifetime of $life_s s and a deadline of $first_s s are not whole numbers; correct them"
   fi
   # A reboot must not buy a second lifetime.
   if [ -z "$(epoch "$deadline")" ]; then
     now=$(date +%s)
     mkdir -p "$MUSICGEN_BOX_HOME"
-    [ -n "$(epoch "$lifetime_end")" ] || put "$lifetime_end" $((now + life_s))
+    [ -n "$(epoch "$lifetime_end")" ] || write_whole "$lifetime_end" $((now + life_s))
     end=$(epoch "$lifetime_end")
-    put "$deadline" $((now + first_s < end ? now + first_s : end))
+    write_whole "$deadline" $((now + first_s < end ? now + first_s : end))
   fi
   show
 }
 
 extend() {
   local at end new clipped=false
-  [[ ${1:-} =~ ^[0-9]{1,9}$ ]] || { echo "error: write: deadline.sh extend SECONDS" >&2 && exit 2; }
+  [[ ${1:-} =~ ^[0-9]{1,9}$ ]] || fail 2 "write: deadline.sh extend SECONDS"
   at=$(epoch "$deadline")
   end=$(epoch "$lifetime_end")
   if [ -z "$at" ] || [ -z "$end" ]; then
-    echo "error: no deadline is armed on this box; there is nothing to extend" >&2
-    exit 1
+    fail 1 "this box has no deadline; there is nothing to extend"
   fi
   if [ "$at" -ge "$end" ]; then
-    echo "error: the deadline is at the end of the lifetime given at launch already; start a new machine to go on" >&2
-    exit 1
+    fail 1 "the deadline is already at the end of the lifetime given at launch; rent a new machine to continue"
   fi
   new=$((at + $1))
   if [ "$new" -gt "$end" ]; then new=$end clipped=true; fi
-  put "$deadline" "$new"
+  write_whole "$deadline" "$new"
   show ",\"clipped\":$clipped"
 }
 
@@ -73,5 +66,5 @@ case ${1:-} in
   arm) arm ;;
   extend) shift && extend "$@" ;;
   show) show ;;
-  *) echo "error: write: deadline.sh arm | extend SECONDS | show" >&2 && exit 2 ;;
+  *) fail 2 "write: deadline.sh arm | extend SECONDS | show" ;;
 esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Where everything on this box lies. The other scripts source it; it changes no file.
-#   bash -s < remote/env.sh      says it as JSON, also on a box that has nothing of ours yet
-# What is set already wins over the platform's variables, and they over what is detected.
+# Where everything on this box is. The other scripts source it; it changes no file.
+#   bash -s < remote/env.sh      prints it as JSON, also on a box without a release
+# Variables that are set win over the platform's, and those over what is detected.
 
-# --- take_settings FILE NAMES [over]: export the assignments whose names match, if not set or if `over`
+# --- take_settings FILE NAMES [over]: export the assignments whose names match; `over`: also if they are set
 take_settings() {
   local line name value
   [ -r "$1" ] || return 0
@@ -17,7 +17,7 @@ take_settings() {
       \'*\' | \"*\") value=${value:1:${#value}-2} ;;
     esac
     export "$name=$value"
-  done < <(tr '\0' '\n' 2> /dev/null < "$1") # first: a file that may be there but not be opened is no error
+  done < <(tr '\0' '\n' 2> /dev/null < "$1") # first: covers a file that cannot be opened
 }
 
 # --- a systemd unit has no HOME
@@ -26,17 +26,17 @@ if [ -z "${HOME:-}" ]; then
   export HOME
 fi
 
-# --- the platform's variables: a session over SSH does not inherit them. RunPod writes /etc/rp_environment
-# without escaping, so it must not be sourced.
+# --- the platform's variables, which an SSH session does not inherit. RunPod writes /etc/rp_environment without
+# escaping, so it is not sourced.
 if [ -z "${MUSICGEN_PLATFORM_ENV:-}" ]; then
   MUSICGEN_PLATFORM_ENV=/etc/rp_environment
   [ -r "$MUSICGEN_PLATFORM_ENV" ] || MUSICGEN_PLATFORM_ENV=/proc/1/environ
 fi
-# Not its cache folders (UV_CACHE_DIR, PIP_CACHE_DIR): they lie on the slow network volume.
+# Not its cache folders (UV_CACHE_DIR, PIP_CACHE_DIR): they are on the slow network volume.
 take_settings "$MUSICGEN_PLATFORM_ENV" '@(RUNPOD_*|MUSICGEN_*|CUDA_*|NVIDIA_*|LD_LIBRARY_PATH)'
 take_settings "$MUSICGEN_PLATFORM_ENV" '@(UV|PIP)_*@(INDEX*|FIND_LINKS|CONSTRAINT|CERT|HOST)'
 
-# --- which kind of box
+# --- the kind of box
 if [ -z "${MUSICGEN_PLATFORM:-}" ]; then
   MUSICGEN_PLATFORM=other
   if [ -n "${RUNPOD_POD_ID:-}" ]; then
@@ -56,19 +56,25 @@ export MUSICGEN_BOX_ROOT="${MUSICGEN_BOX_ROOT:-$box_root}"
 export MUSICGEN_BOX_HOME="${MUSICGEN_BOX_HOME:-$box_home}"
 unset box_root box_home
 
-# --- weights are large and kept; packages are many small files, which a network volume is slow at
+# --- weights are few large files and kept; packages are many small files, slow on a network volume
 export HF_HOME="$MUSICGEN_BOX_ROOT/cache/huggingface"
 export XDG_CACHE_HOME="$MUSICGEN_BOX_HOME/cache"
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/uv}"
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/pip}"
 export UV_PYTHON_INSTALL_DIR="$MUSICGEN_BOX_HOME/python"
-# Images set it, and older hub clients then refuse to load without a package that they lack.
+# Images set it; older hub clients then fail without a package that they lack.
 unset HF_HUB_ENABLE_HF_TRANSFER
 
-# --- take_deployed: the plain settings of worker.env win over all, as what the user deployed last. Read as text,
-# never executed; its secrets are left to the worker's session.
+# --- take_deployed: the settings of worker.env win over all, as what the user deployed last. They are read as
+# text, never executed; only the worker's session gets the secrets.
 take_deployed() {
   take_settings "$MUSICGEN_BOX_HOME/worker.env" '@(MUSICGEN_!(BOX_*|PLATFORM*)|UV_*|PIP_*)' over
+}
+
+# --- fail CODE MESSAGE
+fail() {
+  echo "error: $2" >&2
+  exit "$1"
 }
 
 # --- use_scratch: TMPDIR on this box's own disk, unless only the root has room for a large wheel
@@ -85,7 +91,7 @@ use_scratch() {
   export TMPDIR
 }
 
-# --- run, not sourced: say it
+# --- run, not sourced: print it
 if ! (return 0 2> /dev/null); then
   python=$(python3 -c 'import platform; print("\"%s\"" % platform.python_version())' 2> /dev/null) || python=null
   printf '{"platform":"%s","root":"%s","home":"%s","user":"%s","python":%s}\n' \

@@ -3,10 +3,10 @@
 # `inv image` puts the values in capitals above this text and sends both as user data (under 16 KB).
 # No secrets: the machine's role opens the bucket. Takes about 20 minutes for musicgen-medium.
 #
-# Whatever happens, the machine goes off: its shutdown behaviour is stop, and `inv image` makes the image of
-# it if $RESULT_KEY in the bucket says ok, and always terminates it.
+# Whatever happens, the machine shuts down, which stops it. `inv image` makes the image if $RESULT_KEY in the
+# bucket has "ok": true, and always terminates the machine.
 
-# --- the end of this machine, before anything can fail
+# --- the deadline of this machine, before anything can fail
 shutdown -P "+${BUILD_LIMIT_MIN:-90}" "musicgen: the image took too long"
 
 set -euo pipefail
@@ -28,7 +28,7 @@ begin() {
   echo "--- $step"
 }
 
-# --- the answer to `inv image`, then off
+# --- the result for `inv image`, then shut down
 finish() {
   local code="$1" ok=false driver torch
   set +e
@@ -37,7 +37,7 @@ finish() {
   torch="$("$home/venv/bin/python" -c 'from importlib.metadata import version; print(version("torch"))' 2> /dev/null)"
   printf '{"schema":1,"ok":%s,"step":"%s","exit_code":%d,"driver":"%s","torch":"%s"}\n' \
     "$ok" "$step" "$code" "$driver" "$torch" > "$work/result.json"
-  sleep 1 # tee and logger are behind
+  sleep 1 # tee and logger are still writing
   python3 "$work/s3_object.py" put "$CODE_BUCKET" "$LOG_KEY" "$log"
   python3 "$work/s3_object.py" put "$CODE_BUCKET" "$RESULT_KEY" "$work/result.json"
   rm -rf "$work"
@@ -55,11 +55,11 @@ tar --extract --gzip --no-same-owner --file "$work/code.tar.gz" --directory "$re
 ln -sfn "releases/$CODE_ID" "$root/current"
 
 begin system
-# The driver fits the kernel it was built for: an update of either can leave a machine without a GPU.
+# The driver fits one kernel: after an update of either, the machine may have no GPU.
 dpkg-query --show --showformat '${Package}\n' \
   | { grep -E '^(nvidia|libnvidia|cuda|linux-(image|headers|modules|aws))' || true; } > "$work/held"
 [ ! -s "$work/held" ] || xargs apt-mark hold < "$work/held"
-# cloud-init's own updates may still hold apt's lock.
+# cloud-init's updates may still hold apt's lock.
 apt-get -o DPkg::Lock::Timeout=600 update
 apt-get -o DPkg::Lock::Timeout=600 --yes -o Dpkg::Options::=--force-confold upgrade
 apt-get -o DPkg::Lock::Timeout=600 --yes install git rsync tmux
@@ -68,7 +68,7 @@ begin install
 bash "$root/current/remote/install.sh"
 
 begin model
-# The weights stay in the cache that a worker on this image looks in; two seconds of music prove the GPU.
+# The weights stay in the cache of the worker on this image; two seconds of music test the GPU.
 # shellcheck source=remote/env.sh disable=SC1091
 source "$root/current/remote/env.sh"
 printf 'calm piano ; 2 ; image_test\n' > "$work/prompts.txt"
@@ -79,7 +79,7 @@ printf 'calm piano ; 2 ; image_test\n' > "$work/prompts.txt"
 )
 
 begin clean
-# A machine of this image gets its own code, settings and death date at its own first boot.
+# A machine of this image gets its own code, settings and deadline at its first boot.
 rm -rf "$root/releases" "$root/current" "$root/state" "$home/worker.env" "$home/tmp" "$home/cache"
 apt-get clean
 begin ready

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Phase 2 on the box: system packages, uv, and the worker's environment. Running it again is quick.
 #   bash remote/install.sh
-# The environment lies on the box's own disk: it is many small files. An image's torch is used if it is the pinned
-# version, which saves gigabytes; MUSICGEN_TORCH=image takes it whatever its version, =pinned never.
+# The environment is on the box's own disk, as it has many small files. The image's torch is used if it is the
+# pinned version, which saves gigabytes; with MUSICGEN_TORCH=image whatever its version, with =pinned never.
 # Indexes: PIP_* and UV_* variables of the environment, the platform or worker.env.
-# Each step says `--- step`; one that fails shows its last lines and ends this. The last line of stdout is JSON.
-# Exit codes: 1 a step failed, 2 a program cannot be had here, 4 another install or the worker is in the way.
+# Each step prints `--- STEP`; the first that fails prints its last lines. The last line of stdout is JSON.
+# Exit codes: 1 a step failed, 2 a program is missing and cannot be installed, 4 another install or the worker runs.
 set -euo pipefail
 
 release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -19,14 +19,9 @@ stamp=$MUSICGEN_BOX_HOME/venv.stamp
 log=$MUSICGEN_BOX_HOME/install.log
 range='>=3.11,<3.14' # the Pythons that the pins are made for
 
-fail() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
-# --- step NAME COMMAND...: its output goes to stdout and the log
+# --- step NAME COMMAND...: run it, with its output to stdout and the log
 step() {
-  local name=$1 own=$MUSICGEN_BOX_HOME/install.step code
+  local name=$1 own=$MUSICGEN_BOX_HOME/install.step code free
   shift
   echo "--- $name" | tee -a "$log"
   set +e
@@ -40,19 +35,20 @@ step() {
   [ "$code" -ne 0 ] || return 0
   tail -n 20 "$own" >&2
   if grep -qiE 'no space left on device|disk quota exceeded|os error (28|122)' "$own"; then
-    fail 1 "step '$name' failed: the disk is full; free some space or take a larger one: $(df -Ph "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT" | awk 'NR > 1 {printf "%s has %s free; ", $6, $4}')"
+    free=$(df -Ph "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT" | awk 'NR > 1 {printf "; %s has %s free", $6, $4}')
+    fail 1 "step '$name' failed: the disk is full$free; free some space or take a larger disk"
   fi
-  fail 1 "step '$name' failed (exit $code); its last lines are above, all of it in $log"
+  fail 1 "step '$name' failed (exit $code); its last lines are above, the whole log is $log"
 }
 
 make_folders() {
-  # Through one command, so that a full or read-only disk says so.
+  # One message for all, as when the disk is full or read-only.
   mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT/releases" "$MUSICGEN_BOX_ROOT/state" \
-    || fail 1 "cannot make the box's folders; is $MUSICGEN_BOX_ROOT or $MUSICGEN_BOX_HOME full, or another user's?"
+    || fail 1 "cannot create the box's folders; is $MUSICGEN_BOX_ROOT or $MUSICGEN_BOX_HOME full, or another user's?"
   chmod 700 "$MUSICGEN_BOX_HOME"
 }
 
-# --- what apt has to bring
+# --- the packages that apt has to install
 missing_packages() {
   local program
   for program in tmux rsync flock; do
@@ -64,7 +60,7 @@ missing_packages() {
 install_packages() {
   local as_root=()
   [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
-  # A fresh machine's own updates may still hold apt's lock.
+  # The updates of a fresh machine may still hold apt's lock.
   "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=600 -q update
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get -o DPkg::Lock::Timeout=600 -qy install --no-install-recommends "$@"
@@ -72,7 +68,7 @@ install_packages() {
 
 has_uv() { PATH=$PATH:$MUSICGEN_BOX_HOME/uv/bin command -v uv > /dev/null; }
 
-# A python3 of the image's own may come without pip; apt's is for the system's.
+# The image's own python3 may have no pip; apt's pip belongs to the system's Python.
 pip() {
   local program
   for program in python3 /usr/bin/python3; do
@@ -84,10 +80,10 @@ pip() {
   return 1
 }
 
-# --target: the image's own Python is left as it is, also where it refuses packages (PEP 668)
+# --target leaves the image's Python as it is, also where that refuses packages (PEP 668)
 install_uv() { pip install --quiet --upgrade --target "$MUSICGEN_BOX_HOME/uv" uv; }
 
-# --- the Python of the environment: the image's own, which may have torch, if the pins fit it
+# --- the Python of the environment: the image's own, which may have torch, if the pins are made for it
 find_python() {
   local program
   for program in python3 python3.13 python3.12 python3.11; do
@@ -99,7 +95,7 @@ find_python() {
   uv python find "$range" 2> /dev/null || true
 }
 
-# --- version of a package as a Python sees it, without loading it
+# --- version_of PYTHON PACKAGE, without importing it
 version_of() {
   "$1" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$2" 2> /dev/null || true
 }
@@ -118,7 +114,7 @@ choose_torch() {
   if [ -n "$pinned" ]; then echo "pinned $pinned"; else echo none; fi
 }
 
-# --- with the image's torch: its CUDA packages come with it, and everything else is pinned
+# --- the pins to install; not those of torch and its CUDA packages where the image's torch is used
 wanted() {
   case $torch in
     image*) grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' "$requirements" ;;
@@ -133,7 +129,7 @@ make_environment() {
   uv venv "${options[@]}" "$venv"
 }
 
-# Exactly the pins, which are complete: nothing is resolved, and what is no longer listed goes.
+# Exactly the pins, which are complete: nothing is resolved, and packages no longer listed are removed.
 fill_environment() {
   wanted > "$MUSICGEN_BOX_HOME/wanted.txt"
   uv pip sync --python "$venv/bin/python" "$MUSICGEN_BOX_HOME/wanted.txt"
@@ -145,22 +141,22 @@ try_environment() {
 
 make_folders
 exec 8>> "$MUSICGEN_BOX_HOME/install.lock"
-flock --nonblock 8 || fail 4 "another install is at work on this box; wait for it"
+flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
 : > "$log"
 use_scratch
-# uv reads neither pip's variables nor its lists with spaces
+# uv does not read pip's variables, nor lists with spaces
 if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"; fi
 if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$PIP_INDEX_URL}}"; fi
 if [ -n "${PIP_EXTRA_INDEX_URL:-}" ]; then export UV_INDEX="${UV_INDEX:-$PIP_EXTRA_INDEX_URL}"; fi
 [ "$(stat -c %d "$MUSICGEN_BOX_HOME")" = "$(stat -c %d "$(dirname "$UV_CACHE_DIR")" 2> /dev/null)" ] \
-  || export UV_LINK_MODE=copy # no links from one disk to another
+  || export UV_LINK_MODE=copy # hard links work only within one disk
 [ -r "$requirements" ] || fail 2 "there is no $requirements; deploy first"
 
 mapfile -t packages < <(missing_packages)
 if [ "${#packages[@]}" -gt 0 ]; then
   why=''
   command -v apt-get > /dev/null || why="there is no apt-get"
-  [ "$(id -u)" -eq 0 ] || sudo -n true 2> /dev/null || why="we are neither root nor may we sudo"
+  [ "$(id -u)" -eq 0 ] || sudo -n true 2> /dev/null || why="this user is not root and may not use sudo"
   [ -z "$why" ] || fail 2 "${packages[*]} missing, and $why; install by hand, then run this again"
   step "system packages: ${packages[*]}" install_packages "${packages[@]}"
 fi
@@ -177,7 +173,7 @@ choice="$(sha256sum < "$requirements") $python $("$python" -V) $torch"
 changed=false
 if [ "$(cat "$stamp" 2> /dev/null)" != "$choice" ] || ! "$venv/bin/python" -c '' 2> /dev/null; then
   changed=true
-  if run_is_on; then fail 4 "the worker is running and its environment would change; stop it first"; fi
+  if run_is_on; then fail 4 "the worker is running, and its environment would change; stop it first"; fi
   rm -f "$stamp"
   step "environment ($torch)" make_environment "$python"
   step "packages" fill_environment

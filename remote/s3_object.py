@@ -1,9 +1,9 @@
-"""Fetch or put one object of the bucket with the machine's own role, before anything is installed.
+"""Get or put one object of the bucket with the machine's own role, before anything is installed.
 
     python3 s3_object.py get BUCKET KEY FILE
     python3 s3_object.py put BUCKET KEY FILE
 
-Part of the user data, so it stands alone: Python's standard library, no boto3, no AWS CLI. Region from
+Part of the user data, so it needs only Python's standard library: no boto3, no AWS CLI. Region from
 AWS_DEFAULT_REGION; another S3 by AWS_ENDPOINT_URL; the role's credentials from the instance metadata
 (IMDSv2, at AWS_EC2_METADATA_SERVICE_ENDPOINT). Nothing secret is printed or put into an argument.
 """
@@ -19,8 +19,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-TRIES = 5  # a role given at launch can take some seconds to reach the machine
-# Never through a proxy: the metadata address means this machine.
+TRIES = 5  # a role given at launch may take some seconds to reach the machine
+# Never through a proxy, as the metadata address belongs to this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -82,17 +82,17 @@ def signed(
 
 
 def address(bucket: str, key: str, region: str) -> str:
-    """Where the object lies."""
+    """The URL of the object."""
     path = urllib.parse.quote(key)
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         return f"{endpoint.rstrip('/')}/{bucket}/{path}"
-    if "." in bucket:  # its name would not fit the certificate of *.s3
+    if "." in bucket:  # the certificate of *.s3 does not cover its name
         return f"https://s3.{region}.amazonaws.com/{bucket}/{path}"
     return f"https://{bucket}.s3.{region}.amazonaws.com/{path}"
 
 
 def transfer(verb: str, bucket: str, key: str, file: str) -> None:
-    """Move the object to or from the file."""
+    """Copy the object to the file, or the file to the object."""
     region = os.environ["AWS_DEFAULT_REGION"]
     url, method, body = address(bucket, key, region), {"get": "GET", "put": "PUT"}[verb], None
     if verb == "put":
@@ -101,7 +101,7 @@ def transfer(verb: str, bucket: str, key: str, file: str) -> None:
     sha256 = hashlib.sha256(body or b"").hexdigest()
     now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 (Ubuntu's Python may be 3.10)
     headers = signed(method, url, region, role_credentials(), sha256, now)
-    headers["content-type"] = "text/plain; charset=utf-8"  # urllib would call it a form
+    headers["content-type"] = "text/plain; charset=utf-8"  # urllib's default is a form
     with _open(url, headers, method, body, timeout=60) as answer:
         if verb == "get":
             with open(file, "wb") as target:  # noqa: PTH123
@@ -110,7 +110,7 @@ def transfer(verb: str, bucket: str, key: str, file: str) -> None:
 
 
 def main(verb: str, bucket: str, key: str, file: str) -> int:
-    """The exit code; tries again, as a new role is not known everywhere at once."""
+    """Try several times, as a new role is not valid everywhere at once; -> the exit code."""
     for left in reversed(range(TRIES)):
         try:
             transfer(verb, bucket, key, file)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Start, stop or look at the worker on this box. The last line of stdout is JSON.
+# Start or stop the worker on this box, or print its state. The last line of stdout is JSON.
 #   bash remote/session.sh start [--keep-alive] [-- WORKER_ARGUMENT...]
-#   bash remote/session.sh stop [--keep] [GRACE_S]    --keep: the box stays on
+#   bash remote/session.sh stop [--keep] [GRACE_S]    --keep: the box stays on afterwards
 #   bash remote/session.sh status
 # Exit codes: 0 done, 1 failed, 2 something is missing, 4 the worker is running already.
 set -euo pipefail
@@ -11,12 +11,7 @@ release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 take_deployed
 . "$release/remote/state.sh"
 
-fail() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
-# --- is_installed: install.sh came to its end for the requirements of this release
+# --- is_installed: install.sh has finished for the requirements of this release
 is_installed() {
   local wanted=${MUSICGEN_REQUIREMENTS:-$release/requirements/worker.txt} made_from=
   read -r made_from _ 2> /dev/null < "$MUSICGEN_BOX_HOME/venv.stamp" || true
@@ -27,20 +22,20 @@ start() {
   local keep=() id began_s=$SECONDS
   if [ "${1:-}" = --keep-alive ]; then keep=(--keep-alive) && shift; fi
   if [ "${1:-}" = -- ]; then shift; fi
-  is_installed || fail 2 "the environment for this release is missing or not complete; install it first"
+  is_installed || fail 2 "the environment for this release is missing or incomplete; install it first"
   [ -r "$release/prompts.txt" ] || fail 2 "there is no prompts.txt in $release; deploy it first"
   command -v tmux > /dev/null || fail 2 "tmux is missing; install it first"
   mkdir -p "$state_root"
 
-  # --- one start at a time, until its run holds the worker's lock
+  # --- one start at a time, until its run has the worker's lock
   exec 8>> "$MUSICGEN_BOX_HOME/start.lock"
-  flock --timeout 15 8 || fail 4 "another start is at work; wait for it"
+  flock --timeout 15 8 || fail 4 "another start is running; wait for it"
   if run_is_on; then
     status_json
     fail 4 "the worker is already running (run $(newest_run)); follow it, or stop it first"
   fi
 
-  # --- a run that has ended may still count down to the stop hook in the session
+  # --- the session of a run that has ended may still be counting down to the stop hook
   id=$(newest_run)
   settle "$id"
   if tmux has-session -t =worker 2> /dev/null; then
@@ -48,26 +43,26 @@ start() {
     tmux kill-session -t =worker 2> /dev/null || true
   fi
 
-  # A tmux server has the variables of whoever started it, so the box's places go along. They are no secrets.
-  # Several arguments: tmux runs them as they are, without a shell.
-  id=$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N2 -tx1 /dev/urandom | tr -d ' \n')
+  # A tmux server has the variables of whoever started it, so the paths, which are not secret, are passed on.
+  # As several arguments, which tmux runs without a shell.
+  id=$(new_run_id)
   tmux new-session -d -s worker -c / env "HOME=$HOME" "PATH=$PATH" \
     "MUSICGEN_PLATFORM=$MUSICGEN_PLATFORM" "MUSICGEN_PLATFORM_ENV=$MUSICGEN_PLATFORM_ENV" \
     "MUSICGEN_BOX_ROOT=$MUSICGEN_BOX_ROOT" "MUSICGEN_BOX_HOME=$MUSICGEN_BOX_HOME" \
     bash "$release/remote/worker_run.sh" --run-id "$id" "${keep[@]}" -- "$@" 8>&- \
     || fail 1 "tmux did not start the session; see its message above"
   until [ -e "$state_root/$id/exit_code" ] || grep -qs "^$id [0-9]* [0-9]" "$worker_run"; do
-    [ $((SECONDS - began_s)) -lt 10 ] || fail 1 "the session did not come up; see what is in it: tmux attach -t worker"
+    [ $((SECONDS - began_s)) -lt 10 ] || fail 1 "the session did not start the worker; see what it shows: tmux attach -t worker"
     sleep 0.1
   done
   status_json
 }
 
-# --- ended_within SECONDS: the run lets go of its lock
+# --- ended_within SECONDS: the run has released its lock in this time
 ended_within() {
-  local looks=$(($1 * 5 + 1))
+  local tries=$(($1 * 5 + 1))
   while run_is_on; do
-    [ $((looks--)) -gt 0 ] || return 1
+    [ $((tries--)) -gt 0 ] || return 1
     sleep 0.2
   done
 }
@@ -81,7 +76,7 @@ stop() {
   if [ -n "$stay" ] && [ -n "$id" ]; then touch "$state_root/$id/no_stop_hook"; fi
   if run_is_on; then
     needed=SIGINT
-    until read -r id wrapper worker < "$worker_run" && [ -n "$worker" ]; do # it is just starting
+    until read -r id wrapper worker < "$worker_run" && [ -n "$worker" ]; do # it is starting
       run_is_on || break
       sleep 0.1
     done
@@ -93,7 +88,7 @@ stop() {
     fi
     if [ "$needed" = SIGKILL ]; then
       kill -s KILL -- "-$worker" 2> /dev/null || true
-      # worker_run.sh writes the exit code, unless it is deaf as well
+      # worker_run.sh writes the exit code, unless it hangs, too
       if ! ended_within 5; then
         kill -s KILL "$wrapper" 2> /dev/null || true
         ended_within 2 || fail 1 "the worker cannot be killed; restart this box"

@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# What is known of the runs on this box: functions that the other scripts source after env.sh.
-# A run is on while worker_run.sh holds a lock on the box's own disk; the kernel lets go of it whatever happens,
-# and another box on the same network volume does not see it. Files appear whole: written aside, then renamed.
+# The state of the runs on this box: functions that the other scripts source after env.sh.
+# A run is on while worker_run.sh holds a lock on the box's own disk; the kernel releases it whatever happens, and
+# another box on the same network volume does not see it. Files appear whole: written aside, then renamed.
 
 state_root=$MUSICGEN_BOX_ROOT/state
 worker_lock=$MUSICGEN_BOX_HOME/worker.lock
 worker_run=$MUSICGEN_BOX_HOME/worker.run # RUN_ID, pid of worker_run.sh, pid of the worker
-# Tells this box from another on the same network volume; a resumed pod is still the same one.
+# Identifies this box on a shared network volume; a resumed pod has the same id.
 box_id=${RUNPOD_POD_ID:-$(hostname)}
 
 utc() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+utc_of() { date -u -d "@$1" +%Y-%m-%dT%H:%M:%SZ; } # EPOCH
+
+new_run_id() { echo "$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N2 -tx1 /dev/urandom | tr -d ' \n')"; }
 
 # --- write_whole FILE TEXT
 write_whole() {
   printf '%s\n' "$2" > "$1.tmp" && mv -T "$1.tmp" "$1"
 }
 
-# --- first_line FILE: nothing if there is none
+# --- first_line FILE: empty if there is none
 first_line() {
   local line=
   if [ -r "$1" ]; then read -r line < "$1" || true; fi
   printf '%s' "$line"
 }
 
-# --- json_string TEXT: quoted, or null for nothing
+# --- json_string TEXT: quoted, or null if it is empty
 json_string() {
   local text=$1
   if [ -z "$text" ]; then
@@ -39,7 +42,7 @@ run_is_on() {
   [ -e "$worker_lock" ] && ! flock --nonblock --shared "$worker_lock" true
 }
 
-# --- newest_run: the RUN_ID of the run that is on, else of the last; nothing if there was none
+# --- newest_run: the RUN_ID of the run that is on, else of the last; empty if there was none
 newest_run() {
   local id
   if run_is_on && read -r id _ 2> /dev/null < "$worker_run"; then
@@ -49,14 +52,14 @@ newest_run() {
   fi
 }
 
-# --- weights_mb: how much of models lies here, also of one that is still coming
+# --- weights_mb: the size of all models here, also of one that is being downloaded
 weights_mb() {
   local mb
   mb=$(du -sm "$HF_HOME" 2> /dev/null | cut -f 1)
   printf '%s' "${mb:-0}"
 }
 
-# --- settle RUN_ID: give an exit code to a run of this box that is gone without one
+# --- settle RUN_ID: write exit code 137 for a run of this box whose processes are gone without one
 settle() {
   local state=$state_root/$1
   [ -n "$1" ] && [ -d "$state" ] && [ ! -e "$state/exit_code" ] || return 0
@@ -66,7 +69,7 @@ settle() {
   write_whole "$state/exit_code" 137
 }
 
-# --- why_on STATE CODE: why the box stays on after the run in STATE ended with CODE; nothing if it goes off
+# --- why_on STATE CODE: why the box stays on after the run in STATE ended with CODE; empty if it switches off
 why_on() {
   local status=
   if [ -z "${MUSICGEN_STOP_HOOK:-}" ]; then
@@ -77,14 +80,14 @@ why_on() {
     echo "keep-alive"
   elif [ "$2" = 75 ] && [ -r "$1/status.json" ]; then
     status=$(< "$1/status.json")
-    # EC2 does not charge the first hour of a machine that it takes back, but would for one that ends itself.
+    # EC2 does not charge the first hour of a machine that it interrupts, but of one that ends itself.
     if [[ $status =~ \"notice\":\ ?\"[^\"]*takes\ this\ spot\ machine\ back ]]; then
       echo "EC2 takes this spot machine back by itself"
     fi
   fi
 }
 
-# --- status_json [MORE]: one line on the newest run; MORE is appended to the object
+# --- status_json [MORE]: the newest run as one line; MORE is appended to the object
 status_json() {
   local id state pid=null running=false code bytes=0 keep=false
   id=$(newest_run)

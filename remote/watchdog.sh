@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Turn this box off when its time is over: the deadline, too long without a worker, or a worker without progress.
+# Switch this box off at its deadline, after too long without a worker, or after too long without progress.
 #   bash remote/watchdog.sh run       in the foreground: a systemd service, a container's entrypoint
 #   bash remote/watchdog.sh start     the same, detached
 #   bash remote/watchdog.sh status    one line of JSON
 # It warns in its own log and in the run's, stops the worker gracefully, and then runs MUSICGEN_WATCHDOG_ACTION,
-# else the stop hook, again and again until the box is off. state/watchdog.json says why.
-# Settings are read anew at each look, as worker.env may come or change later; docs/box.md lists them.
-# Periods run on the clock that no one sets: a correction of the time neither ends a box early nor lets it live on.
-# Exit code 4: it is running already.
-set -uo pipefail # no -e: whatever fails, it goes on watching
+# else the stop hook, again and again until the box is off. state/watchdog.json has the reason.
+# Settings are read at each poll, as worker.env may appear or change later; docs/box.md lists them.
+# Periods are measured by the time since boot, so that setting the clock neither shortens nor lengthens them.
+# Exit code 4: it is already running.
+set -uo pipefail # no -e: whatever fails, it keeps watching
 
 release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 . "$release/remote/env.sh"
@@ -20,20 +20,20 @@ watchdog_is_on() {
   [ -e "$lock" ] && ! flock --nonblock --shared "$lock" true
 }
 
-# --- scripts: where the others lie; deploys may have deleted the release that we were started from
+# --- scripts: the folder of the others; a deploy may have deleted the release that this one was started from
 scripts() {
   if [ -d "$release/remote" ]; then echo "$release/remote"; else echo "$MUSICGEN_BOX_ROOT/current/remote"; fi
 }
 
-# --- say TEXT: to our log, and to the run's while it is on
-say() {
+# --- log_line TEXT: to the watchdog's log, and to the run's while it is on
+log_line() {
   local line
   line="--- $(utc) watchdog: $1"
   echo "$line" | tee -a "$log" >&2
   if run_is_on; then echo "$line" >> "$state_root/$(newest_run)/log"; fi
 }
 
-# --- settings as they are now, one a line; in a subshell, so that one taken back is gone
+# --- settings as they are now, one a line; in a subshell, so that a removed one is unset
 settings() (
   take_deployed
   whole() { if [[ $1 =~ ^[0-9]{1,9}$ ]]; then echo "$((10#$1))"; else echo "$2"; fi; }
@@ -56,15 +56,15 @@ read_settings() {
 }
 
 # --- the time since boot in ms
-look_at_clock() {
+read_clock() {
   local up
   read -r up _ < /proc/uptime
   now_ms=$((10#${up/./} * 10))
 }
 
-# --- due_ms: the deadline on the clock since boot, worked out when its file changes. A file that is gone or
-# broken changes nothing.
-look_at_deadline() {
+# --- due_ms: the deadline as time since boot, computed when its file changes. A missing or damaged file changes
+# nothing.
+read_deadline() {
   local at end
   at=$(first_line "$MUSICGEN_BOX_HOME/deadline")
   end=$(first_line "$MUSICGEN_BOX_HOME/lifetime_end")
@@ -78,14 +78,14 @@ look_at_deadline() {
   fi
 }
 
-look_at_worker() {
+read_progress() {
   local key='' text='' id
   if run_is_on; then
     on=1 idle_since_ms=$now_ms
     id=$(newest_run)
     if [ -r "$state_root/$id/status.json" ]; then text=$(< "$state_root/$id/status.json"); fi
     if [[ $text =~ \"progress\":\ ?([0-9]+) ]]; then key=${BASH_REMATCH[1]}; fi
-    # A model that is still coming is progress too; later the weights may grow for somebody else.
+    # A download of weights is progress, too, but only at the start: later they may be for another box.
     [[ -n $text && ! $text =~ \"state\":\ ?\"starting\" ]] || key+=" $(weights_mb)"
     if [ "$id $key" != "$progress" ]; then
       progress="$id $key" progress_at_ms=$now_ms
@@ -102,7 +102,7 @@ closer() {
 
 judge() {
   reason='' left_ms=0
-  # The checkpoint is made before the deadline, not after it: EC2's own shutdown does not wait.
+  # The worker needs its grace before the deadline: EC2's own shutdown does not wait.
   if [ -n "$deadline" ] && [ -n "$on$action" ]; then
     closer lifetime $((due_ms - now_ms - ${on:-0} * grace_s * 1000))
   fi
@@ -113,14 +113,14 @@ judge() {
     closer idle $((idle_limit_s * 1000 - (now_ms - idle_since_ms)))
   fi
   case $reason in
-    lifetime) why="its deadline is $(date -u -d "@$deadline" +%Y-%m-%dT%H:%M:%SZ)" ;;
+    lifetime) why="its deadline is $(utc_of "$deadline")" ;;
     no_progress) why="the worker made no progress for $(((now_ms - progress_at_ms) / 1000)) s" ;;
     idle) why="no worker ran for $(((now_ms - idle_since_ms) / 1000)) s" ;;
     *) why='' ;;
   esac
 }
 
-# --- once for each limit and time that MUSICGEN_WATCHDOG_WARN_S names, unless the limit itself is shorter
+# --- once for each limit and time in MUSICGEN_WATCHDOG_WARN_S, unless the limit itself is shorter
 warn() {
   local at_s limit_s=999999999 tightest=''
   case $reason in
@@ -132,7 +132,7 @@ warn() {
     if [ -z "$tightest" ] || [ "$at_s" -lt "$tightest" ]; then tightest=$at_s; fi
   done
   if [ -n "$tightest" ] && [ "$warned" != "$reason $tightest" ]; then
-    say "in $((left_ms / 1000)) s this box $(ending): $why"
+    log_line "in $((left_ms / 1000)) s this box $(ending): $why"
   fi
   warned="$reason $tightest"
 }
@@ -141,11 +141,11 @@ ending() {
   if [ -z "$action" ] || { [ "$reason" = no_progress ] && [ -n "$keep_alive" ]; }; then
     echo "stops its worker"
   else
-    echo "goes off"
+    echo "switches off"
   fi
 }
 
-account() {
+write_result() {
   write_whole "$state_root/watchdog.json" "$(
     printf '{"schema":1,"acted_at":%s,"reason":"%s","detail":%s,"run_id":%s,"stopped_with":%s,"action":%s,' \
       "$(json_string "$(utc)")" "$reason" "$(json_string "$why")" "$(json_string "$run_id")" \
@@ -155,24 +155,24 @@ account() {
 }
 
 act() {
-  local run_id='' stopped_with='' told code=null
+  local run_id='' stopped_with='' answer code=null
   [ -z "$on" ] || run_id=$(newest_run)
-  say "now this box $(ending): $why"
-  if [ "$(ending)" != "goes off" ]; then action=''; fi
+  log_line "now this box $(ending): $why"
+  if [ "$(ending)" != "switches off" ]; then action=''; fi
   mkdir -p "$state_root"
-  account null
+  write_result null
   if [ -n "$on" ]; then
-    told=$(bash "$(scripts)/session.sh" stop --keep "$grace_s" 9>&-)
-    if [[ $told =~ \"needed\":\"([A-Za-z]+)\" ]]; then stopped_with=${BASH_REMATCH[1]}; fi
+    answer=$(bash "$(scripts)/session.sh" stop --keep "$grace_s" 9>&-)
+    if [[ $answer =~ \"needed\":\"([A-Za-z]+)\" ]]; then stopped_with=${BASH_REMATCH[1]}; fi
   fi
   if [ -n "$action" ]; then
-    account null
+    write_result null
     RUN_ID=$run_id MUSICGEN_STATE_DIR=$state_root/$run_id \
       bash "$(scripts)/stop_hook.sh" "$reason" "$action" >> "$log" 2>&1 9>&-
     code=$?
-    say "the action ended with exit code $code"
+    log_line "the action ended with exit code $code"
   fi
-  account "$code"
+  write_result "$code"
 }
 
 run() {
@@ -181,28 +181,27 @@ run() {
   mkdir -p "$MUSICGEN_BOX_HOME"
   exec 9>> "$lock"
   if ! flock --timeout 2 9; then
-    echo "error: the watchdog is already running (pid $(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"))" >&2
-    exit 4
+    fail 4 "the watchdog is already running (pid $(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"))"
   fi
   write_whole "$MUSICGEN_BOX_HOME/watchdog.pid" "$$"
   if [ -n "${MUSICGEN_LIFETIME_S:-}" ]; then bash "$release/remote/deadline.sh" arm > /dev/null; fi
-  look_at_clock
+  read_clock
   idle_since_ms=$now_ms progress_at_ms=$now_ms
-  look_at_deadline
+  read_deadline
   if [ -n "$deadline" ]; then
-    say "watching; the deadline is $(date -u -d "@$deadline" +%Y-%m-%dT%H:%M:%SZ)"
+    log_line "watching; the deadline is $(utc_of "$deadline")"
   else
-    say "watching; no deadline is armed"
+    log_line "watching; there is no deadline"
   fi
   while :; do
     read_settings
-    look_at_clock
-    look_at_deadline
-    look_at_worker
+    read_clock
+    read_deadline
+    read_progress
     judge
     if [ -n "$reason" ] && [ "$left_ms" -le 0 ]; then
       act
-      # Give the action time to bite, then look again. What ended the box once ends it until it is off.
+      # Give the action time to switch the box off; if it is still on, act again.
       sleep "${MUSICGEN_WATCHDOG_RETRY_S:-60}" 9>&-
     elif [ -n "$reason" ]; then
       warn
@@ -227,14 +226,12 @@ start() {
   local began_s=$SECONDS
   if watchdog_is_on; then
     status
-    echo "error: the watchdog is already running" >&2
-    exit 4
+    fail 4 "the watchdog is already running"
   fi
   setsid bash "$release/remote/watchdog.sh" run > /dev/null 2>&1 < /dev/null &
   until watchdog_is_on; do
     if [ $((SECONDS - began_s)) -ge 10 ]; then
-      echo "error: the watchdog did not start; see $log" >&2
-      exit 1
+      fail 1 "the watchdog did not start; see $log"
     fi
     sleep 0.1
   done
@@ -245,5 +242,5 @@ case ${1:-} in
   run) run ;;
   start) start ;;
   status) status ;;
-  *) echo "error: write: watchdog.sh run | start | status" >&2 && exit 2 ;;
+  *) fail 2 "write: watchdog.sh run | start | status" ;;
 esac

@@ -1,37 +1,34 @@
 #!/usr/bin/env bash
-# One run of the worker in the foreground, with its state, its exit code and the stop hook after it.
+# One run of the worker in the foreground: its state, its exit code, and then the stop hook.
 #   bash remote/worker_run.sh [--run-id ID] [--keep-alive] [-- WORKER_ARGUMENT...]
-# session.sh runs it in tmux, a systemd unit as its ExecStart. The worker keeps the release that this script lies
-# in: `current` may move on. INT, TERM and HUP are handed on to the worker, which ends with a checkpoint.
+# session.sh runs it in tmux, a systemd unit as its ExecStart. The worker keeps the release that this script is
+# in, also when `current` changes. INT, TERM and HUP are passed to the worker, which ends with a checkpoint.
 # Exit code: the worker's; 4 if the worker is running already; 2 if it cannot start.
-set -uo pipefail # no -e: whatever fails, the exit code is written and the box goes off
+set -uo pipefail # no -e: whatever fails, the exit code is written and the box switches off
 
 release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 . "$release/remote/env.sh"
 take_deployed
+. "$release/remote/state.sh"
 
-run_id=$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N2 -tx1 /dev/urandom | tr -d ' \n')
+run_id=$(new_run_id)
 keep_alive=
 while [ $# -gt 0 ]; do
   case $1 in
     --run-id) run_id=${2:?--run-id needs an id} && shift 2 ;;
     --keep-alive) keep_alive=1 && shift ;;
     --) shift && break ;;
-    *) echo "error: $1 is no option; write: worker_run.sh [--run-id ID] [--keep-alive] [-- ARGUMENT...]" >&2 && exit 2 ;;
+    *) fail 2 "$1 is not an option; write: worker_run.sh [--run-id ID] [--keep-alive] [-- ARGUMENT...]" ;;
   esac
 done
 
 umask 077
-mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT/state" || exit 2
-. "$release/remote/state.sh"
+mkdir -p "$MUSICGEN_BOX_HOME" "$state_root" || exit 2
 
-# --- one worker on a box: the lock is ours until the worker has ended
+# --- one worker on a box: this script has the lock until the worker has ended
 exec 9>> "$worker_lock"
-if ! flock --timeout 2 9; then
-  echo "error: the worker is already running (run $(newest_run)); stop it first" >&2
-  exit 4
-fi
-# Before `current` names this run: one that has the lock and stands here is never taken for a lost one.
+flock --timeout 2 9 || fail 4 "the worker is already running (run $(newest_run)); stop it first"
+# Before `current` names this run, so that nobody takes it for a lost one.
 write_whole "$worker_run" "$run_id $$"
 settle "$([ ! -L "$state_root/current" ] || basename "$(readlink "$state_root/current")")"
 
@@ -43,7 +40,7 @@ write_whole "$state/release" "$release"
 ln -s "$run_id" "$state_root/current.$run_id" && mv -T "$state_root/current.$run_id" "$state_root/current"
 use_scratch
 
-# --- the worker, in a process group of its own; only it has the secrets of worker.env
+# --- the worker, in its own process group; only it has the secrets of worker.env
 become_worker() {
   exec 9>&-
   cd "$release" || exit 2
@@ -56,7 +53,7 @@ become_worker() {
   fi
   export MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home RUN_ID=$run_id MUSICGEN_STATE_DIR=$state
   export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-  # A relative folder would lie inside the release, which is deleted one day.
+  # A relative folder would be inside the release, which a later deploy deletes.
   case ${MUSICGEN_OUTPUT:-} in
     '') [ -n "${MUSICGEN_S3_BUCKET:-}" ] || export MUSICGEN_OUTPUT=$root/output ;;
     /* | s3://*) ;;
@@ -66,15 +63,15 @@ become_worker() {
 }
 
 worker_pid='' asked=''
-hand_on() {
+pass_on() {
   asked=$1
   [ -z "$worker_pid" ] || kill -s "$1" "$worker_pid" 2> /dev/null
 }
-trap 'hand_on INT' INT
-trap 'hand_on TERM' TERM HUP
+trap 'pass_on INT' INT
+trap 'pass_on TERM' TERM HUP
 
-# --- the hub's client draws its progress on terminals only: tell the log of weights while they come
-tell_of_weights() {
+# --- the hub's client shows its progress only on a terminal: log the progress of a download
+log_download() {
   local every_s=${MUSICGEN_TELL_S:-10} before now
   [[ $every_s =~ ^[1-9][0-9]{0,4}$ ]] || every_s=10
   before=$(weights_mb)
@@ -89,47 +86,47 @@ tell_of_weights() {
 }
 
 echo "--- $(utc) run $run_id of $release" >> "$state/log"
-set -m # job control: its own process group, and SIGINT not ignored as in a plain background job
+set -m # job control: its own process group, and SIGINT not ignored, as in a plain background job
 (become_worker "$@") >> "$state/log" 2>&1 < /dev/null &
 worker_pid=$!
 set +m
 write_whole "$worker_run" "$run_id $$ $worker_pid"
-[ -z "$asked" ] || hand_on "$asked"
-tell_of_weights 9>&- > /dev/null 2>&1 < /dev/null &
-teller_pid=$!
+[ -z "$asked" ] || pass_on "$asked"
+log_download 9>&- > /dev/null 2>&1 < /dev/null &
+logger_pid=$!
 
 while kill -0 "$worker_pid" 2> /dev/null; do
-  wait "$worker_pid" # a signal to us ends a wait early
+  wait "$worker_pid" # a signal ends the wait early
 done
 wait "$worker_pid"
 code=$?
-kill "$teller_pid" 2> /dev/null
-kill -KILL -- "-$worker_pid" 2> /dev/null # what it may have left behind holds the GPU's memory
+kill "$logger_pid" 2> /dev/null
+kill -KILL -- "-$worker_pid" 2> /dev/null # a child process may still hold GPU memory
 
-# --- the account: last line of the log, what happens next, and then the exit code
+# --- how it ended: what happens to the box, the last line of the log, then the exit code
 grace_s=${MUSICGEN_STOP_GRACE_S:-60}
 [[ $grace_s =~ ^[0-9]+$ ]] || grace_s=60
 stays=$(why_on "$state" "$code")
 if [ -n "$stays" ]; then
-  fate="skipped: $stays" said="this box stays on: $stays"
+  fate="skipped: $stays" fate_text="this box stays on: $stays"
 else
-  fate=pending said="this box goes off in $grace_s s"
+  fate=pending fate_text="this box switches off in $grace_s s"
 fi
 write_whole "$state/stop_hook" "$fate"
-echo "--- $(utc) the worker ended with exit code $code; $said" >> "$state/log"
+echo "--- $(utc) the worker ended with exit code $code; $fate_text" >> "$state/log"
 write_whole "$state/exit_code" "$code"
 exec 9>&-
 [ "$fate" = pending ] || exit "$code"
 
-# --- time for those who follow the log; a new run, `stop --keep` or a signal calls it off
+# --- time for those who follow the log; a new run, `stop --keep` or a signal cancels the stop hook
 trap 'asked=again' INT TERM HUP
 asked=''
 for ((waited_s = 0; waited_s < grace_s; waited_s++)); do
   sleep 1 &
   wait $!
-  if [ -n "$asked" ]; then fate="skipped: called off by a signal"; fi
+  if [ -n "$asked" ]; then fate="skipped: cancelled by a signal"; fi
   if [ -e "$state/no_stop_hook" ]; then fate="skipped: it was asked to stay on"; fi
-  if run_is_on; then fate="skipped: run $(newest_run) began"; fi
+  if run_is_on; then fate="skipped: run $(newest_run) started"; fi
   [ "$fate" = pending ] || break
 done
 if [ "$fate" = pending ]; then

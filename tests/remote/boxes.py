@@ -1,4 +1,4 @@
-"""A box whose root, home, HOME and tmux server are temporary folders, and whose worker does as it is told."""
+"""A box in temporary folders: root, home, HOME and tmux server; its worker does what its arguments say."""
 
 import hashlib
 import json

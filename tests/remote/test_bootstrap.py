@@ -183,7 +183,7 @@ def good(first_boot, release):
 # --- the way it should go
 
 
-def test_the_death_date_comes_before_everything_else(good):
+def test_the_deadline_comes_before_everything_else(good):
     assert good.calls[0].startswith("shutdown -P +60 ")
 
 
@@ -248,7 +248,7 @@ def test_the_log_goes_to_console_and_bucket(good):
     assert "--- bootstrap done" in good.text("console")
 
 
-# --- whatever fails, the machine goes off and says why
+# --- whatever fails, the machine switches off and the log has the reason
 
 
 def test_changed_code_is_not_run(first_boot, release):
@@ -283,7 +283,7 @@ def test_a_failure_never_lengthens_a_short_life(first_boot):
 
 
 @pytest.mark.parametrize("ends_in_s", [-86400, 86400])
-def test_a_wrong_clock_does_not_move_the_death_date_past_the_lifetime(first_boot, release, ends_in_s):
+def test_a_wrong_clock_does_not_move_the_deadline_past_the_lifetime(first_boot, release, ends_in_s):
     result = first_boot(release, lifetime_s=3600, ends_in_s=ends_in_s)
     assert result.calls[0].startswith("shutdown -P +60 ")
 

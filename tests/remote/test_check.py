@@ -130,7 +130,7 @@ def test_no_bucket_is_a_warning(asked, box):
 def test_half_a_key_is_named(asked, box):
     box.settings()
     _, detail, _ = asked("variables", AWS_ACCESS_KEY_ID="AKIA")["variables"]
-    assert detail == "AWS_ACCESS_KEY_ID is set, its other half is not"
+    assert detail == "AWS_ACCESS_KEY_ID is set without its other half"
 
 
 def test_settings_that_others_can_read_are_refused(asked, box):
@@ -157,14 +157,14 @@ def test_check_that_hangs_has_failed(checked, box):
     began = time.monotonic()
     checks, _ = checked(timeout_s=3, MUSICGEN_MODEL="rehearsal")
     assert time.monotonic() - began < 20
-    assert checks["gpu_driver"]["detail"] == "no answer within 3 s"
+    assert checks["gpu_driver"]["detail"] == "no result within 3 s"
     assert checks["matrix_product"]["ok"] is False and checks["tools"]["ok"] is True
 
 
 def test_check_that_crashes_has_failed(checked, box):
     fake_module(box, "torch", "import os; os._exit(9)")
     checks, _ = checked(MUSICGEN_MODEL="rehearsal")
-    assert checks["gpu_torch"]["detail"] == "the check ended without an answer (exit code 9)"
+    assert checks["gpu_torch"]["detail"] == "the check ended without a result (exit code 9)"
 
 
 def test_gpu_is_named_by_its_driver(asked, box):
@@ -212,10 +212,10 @@ def test_weights_that_are_to_come_need_room(asked):
     assert "2.5 GB" in detail
 
 
-def test_watchdog_and_its_deadline_are_told(asked, box):
+def test_watchdog_and_its_deadline_are_shown(asked, box):
     assert asked("watchdog")["watchdog"][0] == "warn"
     box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_S="7200")
-    assert asked("watchdog")["watchdog"] == (True, "this box ends in 2.0 h at the latest", "")
+    assert asked("watchdog")["watchdog"] == (True, "this box switches off in 2.0 h at the latest", "")
 
 
 @pytest.mark.parametrize(

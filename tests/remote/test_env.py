@@ -27,7 +27,7 @@ def environment(platform, **more):
     return basic | more
 
 
-def told(platform, stdin=False, **more):
+def printed(platform, stdin=False, **more):
     """What it says when it is run, from its file or from stdin as over SSH."""
     with ENV.open() as script:
         done = subprocess.run(
@@ -59,22 +59,22 @@ def sourced(platform, then="", **more):
     ],
 )
 def test_each_platform_has_its_places(platform, kind, root, home):
-    answer = told(platform, MUSICGEN_PLATFORM=kind)
+    answer = printed(platform, MUSICGEN_PLATFORM=kind)
     assert (answer["platform"], answer["root"], answer["home"]) == (kind, root, home)
 
 
 def test_pod_is_known_by_its_platforms_variables(platform):
     platform.write_text('export RUNPOD_POD_ID="abc"\n')
-    assert told(platform)["platform"] == "runpod"
+    assert printed(platform)["platform"] == "runpod"
 
 
 def test_places_that_are_set_win(platform):
-    answer = told(platform, MUSICGEN_BOX_ROOT="/a", MUSICGEN_BOX_HOME="/b")
+    answer = printed(platform, MUSICGEN_BOX_ROOT="/a", MUSICGEN_BOX_HOME="/b")
     assert (answer["root"], answer["home"]) == ("/a", "/b")
 
 
 def test_box_can_be_asked_before_anything_is_on_it(platform):
-    assert told(platform, stdin=True) == told(platform)
+    assert printed(platform, stdin=True) == printed(platform)
 
 
 def test_sourcing_says_nothing_and_changes_no_file(platform, tmp_path):

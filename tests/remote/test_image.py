@@ -1,4 +1,4 @@
-"""remote/image.sh, run for real but for the system's own commands: it tests itself, answers, goes off."""
+"""remote/image.sh, run for real but for the system's own commands: it tests itself, reports, shuts down."""
 
 import hashlib
 import io
@@ -123,7 +123,7 @@ def good(s3_server, tmp_path_factory):
     return build(s3_server, tmp_path_factory.mktemp("box"))
 
 
-def test_good_build_makes_music_answers_and_goes_off(good):
+def test_good_build_makes_music_reports_and_shuts_down(good):
     assert (good.code, good.answer["ok"], good.answer["driver"]) == (0, True, "570.1"), good.log
     assert good.answer["torch"]
     assert good.calls[0].startswith("shutdown -P +90 ") and good.calls[-1] == "shutdown -P now"
@@ -149,7 +149,7 @@ def test_image_keeps_packages_and_no_code_or_settings(good):
     ],
     ids=["checksum", "install", "gpu"],
 )
-def test_failure_is_named_answered_and_goes_off(s3_server, tmp_path, changed, step):
+def test_failure_is_named_reported_and_shuts_down(s3_server, tmp_path, changed, step):
     built = build(s3_server, tmp_path, **changed)
     assert built.code != 0 and (built.answer["ok"], built.answer["step"]) == (False, step)
     assert f"--- {step}" in built.log and built.calls[-1] == "shutdown -P now"

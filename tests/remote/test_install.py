@@ -171,7 +171,7 @@ def test_full_disk_is_said_in_one_line(bare):
     )
     done = bare.sh("install.sh")
     assert done.returncode == 1
-    assert "the disk is full; free some space or take a larger one" in done.stderr.splitlines()[-1]
+    assert "; free some space or take a larger disk" in done.stderr.splitlines()[-1]
 
 
 def test_environment_of_a_running_worker_is_left_alone(installed):

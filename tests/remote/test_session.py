@@ -196,7 +196,7 @@ def test_worker_deaf_to_the_first_signal_gets_the_second(box):
     assert (answer["needed"], answer["exit_code"]) == ("SIGTERM", 143)
 
 
-def test_stone_deaf_worker_is_killed_with_its_children(box):
+def test_worker_deaf_to_both_signals_is_killed_with_its_children(box):
     started = box.start("stone-deaf", "child")
     answer = box.json("session.sh", "stop", "0", MUSICGEN_STOP_TERM_S="0")
     assert (answer["needed"], answer["exit_code"]) == ("SIGKILL", 137)
@@ -220,23 +220,23 @@ def test_stopping_what_is_stopped_succeeds(box):
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "reason"),
     [
-        ("home/venv/bin/python", "the environment for this release is missing or not complete"),
-        ("home/venv.stamp", "the environment for this release is missing or not complete"),
+        ("home/venv/bin/python", "the environment for this release is missing or incomplete"),
+        ("home/venv.stamp", "the environment for this release is missing or incomplete"),
         ("root/current/prompts.txt", "there is no prompts.txt"),
     ],
 )
-def test_start_says_what_is_missing(box, missing, told):
+def test_start_says_what_is_missing(box, missing, reason):
     (box.home.parent / missing).unlink()
     done = box.sh("session.sh", "start")
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {told}")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {reason}")
 
 
 def test_environment_of_other_requirements_starts_nothing(box):
     (box.release / "requirements" / "worker.txt").write_text("songbird==2.0\n")
     done = box.sh("session.sh", "start")
-    assert done.returncode == 2 and "not complete; install it first" in done.stderr
+    assert done.returncode == 2 and "incomplete; install it first" in done.stderr
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "75"])
@@ -350,4 +350,4 @@ def test_log_ends_with_the_exit_code_and_the_fate_of_the_box(box):
     box.start("exit", "1")
     box.ended()
     last = (box.state / "log").read_text().splitlines()[-1]
-    assert last.endswith("the worker ended with exit code 1; this box goes off in 7 s")
+    assert last.endswith("the worker ended with exit code 1; this box switches off in 7 s")

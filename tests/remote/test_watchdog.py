@@ -38,7 +38,7 @@ def arm(box, lifetime_s, **more):
     return box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_S=str(lifetime_s), **more)
 
 
-def account(box):
+def acted(box):
     return json.loads((box.root / "state" / "watchdog.json").read_text())
 
 
@@ -48,8 +48,8 @@ def test_box_without_worker_goes_off_after_the_idle_limit(guarded):
     until(lambda: box.calls("off"))
     assert time.monotonic() - began > 0.7
     assert box.calls("off") == ["idle"]
-    until(lambda: account(box)["action_exit_code"] == 0)
-    assert account(box)["reason"] == "idle" and account(box)["run_id"] is None
+    until(lambda: acted(box)["action_exit_code"] == 0)
+    assert acted(box)["reason"] == "idle" and acted(box)["run_id"] is None
 
 
 def test_working_box_is_not_idle(guarded, box):
@@ -82,9 +82,9 @@ def test_worker_without_progress_is_stopped_and_the_box_goes_off(guarded, box):
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1", MUSICGEN_WATCHDOG_GRACE_S="10")
     until(lambda: box.calls("off"))
     assert box.ended() == "75\n"
-    until(lambda: account(box)["action_exit_code"] == 0)
-    told = account(box)
-    assert (told["reason"], told["run_id"], told["stopped_with"]) == ("no_progress", run_id, "SIGINT")
+    until(lambda: acted(box)["action_exit_code"] == 0)
+    result = acted(box)
+    assert (result["reason"], result["run_id"], result["stopped_with"]) == ("no_progress", run_id, "SIGINT")
     assert box.calls("off")[0] == "no_progress"
 
 
@@ -118,8 +118,8 @@ def test_stuck_worker_of_a_kept_alive_box_is_stopped_and_the_box_stays(guarded, 
     box.start()
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1", MUSICGEN_WATCHDOG_GRACE_S="10", MUSICGEN_KEEP_ALIVE="1")
     assert box.ended() == "75\n"
-    until(lambda: account(box)["stopped_with"])
-    assert account(box)["action"] is None and box.calls("off") == []
+    until(lambda: acted(box)["stopped_with"])
+    assert acted(box)["action"] is None and box.calls("off") == []
 
 
 def test_keep_alive_ends_with_the_lifetime(guarded, box):
@@ -135,7 +135,7 @@ def test_worker_is_stopped_in_time_for_the_deadline(guarded, box):
     guarded(MUSICGEN_WATCHDOG_GRACE_S="60")
     assert box.ended() == "75\n"
     assert time.time() < end - 30
-    assert account(box)["reason"] == "lifetime"
+    assert acted(box)["reason"] == "lifetime"
 
 
 def test_action_wins_over_the_stop_hook(guarded, box):

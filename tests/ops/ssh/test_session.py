@@ -135,7 +135,7 @@ def test_run_on_an_environment_that_was_not_finished_is_refused(fab, box, conn):
     done = fab("run")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "error: the environment for this release is missing or not complete; run: fab install"
+    assert last == "error: the environment for this release is missing or incomplete; run: fab install"
     assert not (box.root / "state" / "current").exists()
 
 
