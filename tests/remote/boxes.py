@@ -51,7 +51,7 @@ sys.exit(int(doing[doing.index("exit") + 1]))
 """
 
 
-def until(true: Callable[[], object], seconds: float = 10) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for a condition; fail if it does not come."""
     last = time.monotonic() + seconds
     while not true():

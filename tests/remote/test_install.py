@@ -110,7 +110,7 @@ def test_environment_has_what_is_pinned(bare):
 def test_second_install_changes_nothing(installed):
     made = (installed.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns
     again = installed.json("install.sh")
-    assert not again["changed"] and again["seconds"] < 5
+    assert not again["changed"]
     assert (installed.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns == made
 
 

@@ -123,7 +123,7 @@ def test_of_starts_at_once_one_wins(box):
         )
         for _ in range(3)
     ]
-    assert sorted(start.wait(30) for start in starts) == [0, 4, 4]
+    assert sorted(start.wait(60) for start in starts) == [0, 4, 4]
 
 
 def test_worker_outside_tmux_counts_as_running(box):
@@ -131,14 +131,14 @@ def test_worker_outside_tmux_counts_as_running(box):
     until(lambda: box.status()["pid"])
     assert box.sh("session.sh", "start").returncode == 4
     unit.send_signal(signal.SIGTERM)
-    unit.wait(10)
+    unit.wait(60)
 
 
 def test_stopped_unit_hands_its_signal_to_the_worker(box):
     unit = subprocess.Popen(box.command("worker_run.sh", "--", "quiet"), env=box.env)
     until(lambda: (box.state / "ready").exists())
     unit.send_signal(signal.SIGINT)
-    assert unit.wait(10) == 75
+    assert unit.wait(60) == 75
     assert (box.state / "exit_code").read_text() == "75\n"
 
 
@@ -185,7 +185,7 @@ def test_worker_keeps_the_release_it_was_started_from(box):
 
 def test_graceful_stop_needs_one_signal(box):
     box.start()
-    answer = box.json("session.sh", "stop", "10")
+    answer = box.json("session.sh", "stop", "60")
     assert (answer["needed"], answer["exit_code"], answer["running"]) == ("SIGINT", 75, False)
     assert "checkpoint written" in (box.state / "log").read_text()
 
@@ -255,11 +255,11 @@ def test_stop_hook_runs_after_a_worker_that_was_killed(box):
 
 
 def test_stop_hook_waits_for_those_who_follow(box):
-    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="2")
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="1")
     box.start("exit", "0")
-    box.ended()
-    assert box.status()["stop_hook"] == "pending" and box.calls() == []
     until(box.calls)
+    ended, called = (path.stat().st_mtime for path in (box.state / "exit_code", box.home / "hook.calls"))
+    assert called - ended > 0.9
 
 
 def test_stop_hook_may_be_named_within_the_release(box):
@@ -322,21 +322,22 @@ def test_interruption_without_spot_notice_ends_the_box(box):
 def test_box_stays_on_after_stop_with_keep(box):
     box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="0")
     box.start()
-    answer = box.json("session.sh", "stop", "--keep", "10")
+    answer = box.json("session.sh", "stop", "--keep", "60")
     assert answer["stop_hook"] == "skipped: it was asked to stay on" and box.calls() == []
 
 
-def test_stop_with_keep_calls_off_a_hook_that_counts_down(box):
-    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="2")
+def test_stop_with_keep_cancels_a_hook_that_counts_down(box):
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="600")
     box.start("exit", "0")
     box.ended()
+    assert box.status()["stop_hook"] == "pending"
     box.json("session.sh", "stop", "--keep")
     until(lambda: box.status()["stop_hook"] == "skipped: it was asked to stay on")
     assert box.calls() == []
 
 
-def test_new_run_calls_off_a_hook_that_counts_down(box):
-    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="2")
+def test_new_run_cancels_a_hook_that_counts_down(box):
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="600")
     box.start("exit", "0")
     box.ended()
     first = box.state

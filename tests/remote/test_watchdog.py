@@ -34,6 +34,11 @@ def guarded(box):
     return start
 
 
+def watching(box):
+    """Wait until the watchdog has read the deadline."""
+    until(lambda: "watching; the deadline is" in (box.home / "watchdog.log").read_text())
+
+
 def arm(box, lifetime_s, **more):
     return box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_S=str(lifetime_s), **more)
 
@@ -43,11 +48,11 @@ def acted(box):
 
 
 def test_box_without_worker_goes_off_after_the_idle_limit(guarded):
-    box = guarded(MUSICGEN_IDLE_LIMIT_S="1")
     began = time.monotonic()
+    box = guarded(MUSICGEN_IDLE_LIMIT_S="1")
     until(lambda: box.calls("off"))
-    assert time.monotonic() - began > 0.7
-    assert box.calls("off") == ["idle"]
+    assert time.monotonic() - began > 0.9
+    assert set(box.calls("off")) == {"idle"}
     until(lambda: acted(box)["action_exit_code"] == 0)
     assert acted(box)["reason"] == "idle" and acted(box)["run_id"] is None
 
@@ -61,12 +66,12 @@ def test_working_box_is_not_idle(guarded, box):
 
 def test_idle_time_counts_from_the_end_of_the_run(guarded, box):
     box.start()
-    guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    guarded(MUSICGEN_IDLE_LIMIT_S="2")
     time.sleep(1.2)
-    box.json("session.sh", "stop", "--keep", "5")
+    box.json("session.sh", "stop", "--keep", "60")
     until(lambda: box.calls("off"))
     ended, off = (path.stat().st_mtime for path in (box.state / "exit_code", box.home / "off.calls"))
-    assert off - ended > 0.7
+    assert off - ended > 1  # from its own start it would be 0.8 s
 
 
 @pytest.mark.parametrize("kept", ["setting", "option"])
@@ -126,7 +131,7 @@ def test_keep_alive_ends_with_the_lifetime(guarded, box):
     arm(box, 1)
     guarded(MUSICGEN_KEEP_ALIVE="1")
     until(lambda: box.calls("off"))
-    assert box.calls("off") == ["lifetime"]
+    assert set(box.calls("off")) == {"lifetime"}
 
 
 def test_worker_is_stopped_in_time_for_the_deadline(guarded, box):
@@ -151,7 +156,7 @@ def test_box_that_did_not_go_off_is_ended_again(guarded):
 
 def test_run_is_warned_before_it_is_stopped(guarded, box):
     box.start()
-    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="2", MUSICGEN_WATCHDOG_WARN_S="600 1")
+    guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="4", MUSICGEN_WATCHDOG_WARN_S="600 3")
     box.ended()
     log = (box.state / "log").read_text()
     warnings = [line for line in log.splitlines() if "watchdog: in " in line]
@@ -192,11 +197,11 @@ def test_second_watchdog_is_refused(guarded):
 
 
 def test_status_tells_limits_and_time_left(guarded, box):
-    arm(box, 1000)
+    arm(box, 5000)
     guarded(MUSICGEN_IDLE_LIMIT_S="70", MUSICGEN_NO_PROGRESS_LIMIT_S="80")
     status = box.json("watchdog.sh", "status")
     assert status["running"] and status["idle_limit_s"] == 70 and status["no_progress_limit_s"] == 80
-    assert 990 <= status["left_s"] <= 1000 and status["acted"] is None
+    assert 4900 <= status["left_s"] <= 5000 and status["acted"] is None
     assert str(status["pid"]) == (box.home / "watchdog.pid").read_text().strip()
 
 
@@ -224,30 +229,32 @@ def test_wrong_clock_does_not_end_a_box_that_has_time_left(guarded, box, tmp_pat
     )
     (fake / "date").chmod(0o755)
     box.env["PATH"] = f"{fake}:{box.env['PATH']}"
-    arm(box, 60)
+    arm(box, 600)
     guarded(**NEVER)
-    time.sleep(0.5)
+    watching(box)
     (tmp_path / "fast").touch()
     time.sleep(1)
     assert box.calls("off") == []
 
 
 def test_broken_deadline_file_changes_nothing(guarded, box):
-    arm(box, 2)
+    armed = arm(box, 3)
     guarded(**NEVER)
-    time.sleep(0.3)
+    watching(box)
     (box.home / "deadline").write_text("soon\n")
     (box.home / "lifetime_end").unlink()
-    time.sleep(0.3)
-    assert box.calls("off") == []
     until(lambda: box.calls("off"))
+    assert (box.home / "off.calls").stat().st_mtime > armed["deadline"] - 0.5
 
 
 def test_extended_deadline_holds(guarded, box):
-    arm(box, 3600, MUSICGEN_DEADLINE_S="2")
+    arm(box, 3600, MUSICGEN_DEADLINE_S="1800")
     guarded(**NEVER)
+    near = int(time.time()) + 5
+    (box.home / "deadline").write_text(f"{near}\n")
+    time.sleep(0.3)  # the watchdog reads it
     box.json("deadline.sh", "extend", "600")
-    time.sleep(2.2)
+    time.sleep(max(0, near - time.time()) + 0.5)
     assert box.calls("off") == []
 
 

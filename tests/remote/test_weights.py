@@ -34,7 +34,7 @@ def test_weights_come_with_progress_in_the_log_and_never_again(box, hub):
     box.settings(MUSICGEN_MODEL=MODEL, HF_ENDPOINT=hub.url, MUSICGEN_TELL_S="1")
 
     box.json("session.sh", "start")
-    until((box.state / "exit_code").exists, 30)
+    until((box.state / "exit_code").exists)
     assert box.ended() == "0\n"
     log = (box.state / "log").read_text()
     come = [
@@ -46,7 +46,7 @@ def test_weights_come_with_progress_in_the_log_and_never_again(box, hub):
 
     hub.asked.clear()
     box.json("session.sh", "start")
-    until((box.state / "exit_code").exists, 30)
+    until((box.state / "exit_code").exists)
     assert box.ended() == "0\n"
     assert not [path for method, path in hub.asked if method == "GET" and "/resolve/" in path]
     assert "fetching" not in (box.state / "log").read_text()

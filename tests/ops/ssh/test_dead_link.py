@@ -38,7 +38,6 @@ PHASES = {
 @pytest.mark.parametrize("phase", PHASES)
 def test_dead_link_is_one_line_and_the_phase_then_works(box, tmp_path, monkeypatch, phase):
     monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
-    monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
     monkeypatch.setattr(session, "_SETTLE_S", 0)
     word, do = PHASES[phase]
     python = box.box_home / "venv" / "bin" / "python"
@@ -55,6 +54,7 @@ def test_dead_link_is_one_line_and_the_phase_then_works(box, tmp_path, monkeypat
         def run(command, **options):
             if word in command and not dead:
                 dead.append(link.stall())
+                monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
             return asked(command, **options)
 
         monkeypatch.setattr(conn, "run", run)
@@ -63,4 +63,5 @@ def test_dead_link_is_one_line_and_the_phase_then_works(box, tmp_path, monkeypat
         ):
             do(conn)
         assert dead
+        monkeypatch.setattr(links, "DEAD_AFTER_S", 30)
         do(conn)

@@ -128,8 +128,8 @@ def test_silently_dead_link_is_noticed(box, tmp_path, link, monkeypatch, waiting
         link.stall()
         began = time.monotonic()
         with pytest.raises((LinkLost, OSError, EOFError, SSHException)):
-            conn.run("sleep 30") if waiting == "command" else sftp.stat("/")
-        assert time.monotonic() - began < 6
+            conn.run("sleep 60") if waiting == "command" else sftp.stat("/")
+        assert time.monotonic() - began < 30
 
 
 def test_limits_notice_a_dead_link_within_twenty_seconds():
@@ -138,7 +138,7 @@ def test_limits_notice_a_dead_link_within_twenty_seconds():
 
 def test_quiet_but_live_link_is_left_alone(box, tmp_path, link, monkeypatch):
     monkeypatch.setattr(links, "KEEPALIVE_S", 0.2)
-    monkeypatch.setattr(links, "DEAD_AFTER_S", 1.0)
+    monkeypatch.setattr(links, "DEAD_AFTER_S", 2.0)
     with connected(box, tmp_path, link.port) as conn:
-        assert conn.run("sleep 2; echo done").out == "done\n"
+        assert conn.run("sleep 3; echo done").out == "done\n"
         assert link.n_connections == 1
