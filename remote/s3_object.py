@@ -18,25 +18,35 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import NamedTuple
 
 TRIES = 5  # a role given at launch may take some seconds to reach the machine
 # Never through a proxy, as the metadata address belongs to this machine.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _open(url: str, headers: dict, method: str, body=None, opener=None, timeout: float = 5):  # type: ignore
-    ask = urllib.request.Request(url, data=body, headers=headers, method=method)  # noqa: S310 (ours)
-    return (opener.open if opener else urllib.request.urlopen)(ask, timeout=timeout)
+class Call(NamedTuple):
+    """One request to S3. `sha256`: of its body."""
+
+    method: str
+    url: str
+    region: str
+    sha256: str
+
+
+def _metadata(method: str, path: str, headers: dict[str, str]) -> str:
+    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
+    request = urllib.request.Request(f"{base}/latest/{path}", headers=headers, method=method)  # noqa: S310
+    with DIRECT.open(request, timeout=5) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def metadata(path: str, token: str | None = None) -> tuple[str, str]:
     """One value of the instance metadata."""
-    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
     if token is None:
-        ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
-        token = _open(f"{base}/latest/api/token", ttl, "PUT", opener=DIRECT).read().decode()
-    held = {"X-aws-ec2-metadata-token": token}
-    return _open(f"{base}/latest/{path}", held, "GET", opener=DIRECT).read().decode(), token
+        token = _metadata("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "300"})
+    return _metadata("GET", path, {"X-aws-ec2-metadata-token": token}), token
 
 
 def role_credentials() -> tuple[str, str, str]:
@@ -47,31 +57,24 @@ def role_credentials() -> tuple[str, str, str]:
     return found["AccessKeyId"], found["SecretAccessKey"], found["Token"]
 
 
-def signed(
-    method: str,
-    url: str,
-    region: str,
-    credentials: tuple[str, str, str],
-    payload_sha256: str,
-    now: datetime.datetime,
-) -> dict[str, str]:
+def signed(call: Call, credentials: tuple[str, str, str], now: datetime.datetime) -> dict[str, str]:
     """The headers of an S3 request (AWS Signature Version 4)."""
     access, secret, session = credentials
-    parts = urllib.parse.urlsplit(url)
+    parts = urllib.parse.urlsplit(call.url)
     stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     headers = {
         "host": parts.netloc,
-        "x-amz-content-sha256": payload_sha256,
+        "x-amz-content-sha256": call.sha256,
         "x-amz-date": stamp,
         "x-amz-security-token": session,
     }
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = "\n".join([method, parts.path, parts.query, lines, names, payload_sha256])
-    scope = f"{day}/{region}/s3/aws4_request"
+    request = "\n".join([call.method, parts.path, parts.query, lines, names, call.sha256])
+    scope = f"{day}/{call.region}/s3/aws4_request"
     digest = hashlib.sha256(request.encode()).hexdigest()
     key = ("AWS4" + secret).encode()
-    for part in (day, region, "s3", "aws4_request"):
+    for part in (day, call.region, "s3", "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
     signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
@@ -94,15 +97,17 @@ def address(bucket: str, key: str, region: str) -> str:
 def transfer(verb: str, bucket: str, key: str, file: str) -> None:
     """Copy the object to the file, or the file to the object."""
     region = os.environ["AWS_DEFAULT_REGION"]
-    url, method, body = address(bucket, key, region), {"get": "GET", "put": "PUT"}[verb], None
+    body = None
     if verb == "put":
         with open(file, "rb") as source:  # noqa: PTH123 (a log of some kilobytes)
             body = source.read()
     sha256 = hashlib.sha256(body or b"").hexdigest()
+    call = Call({"get": "GET", "put": "PUT"}[verb], address(bucket, key, region), region, sha256)
     now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 (Ubuntu's Python may be 3.10)
-    headers = signed(method, url, region, role_credentials(), sha256, now)
+    headers = signed(call, role_credentials(), now)
     headers["content-type"] = "text/plain; charset=utf-8"  # urllib's default is a form
-    with _open(url, headers, method, body, timeout=60) as answer:
+    request = urllib.request.Request(call.url, body, headers, method=call.method)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         if verb == "get":
             with open(file, "wb") as target:  # noqa: PTH123
                 while chunk := answer.read(1 << 20):

@@ -11,7 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,12 @@ class Box:
             channel = transport.open_session(timeout=15)
         except LOST:
             raise self._lost() from None
-        out, err = bytearray(), bytearray()
+        output = _Output(on_output)
         try:
             channel.settimeout(_POLL_S)
             channel.set_combine_stderr(on_output is not None)
             channel.exec_command(command)
-            _exchange(channel, stdin, out, err, on_output, time.monotonic() + limit_s)
+            _exchange(channel, stdin, output, time.monotonic() + limit_s)
         except _OverLimit:
             raise UserError(
                 f"the command did not finish within {limit_s:.0f} s; see what the box does: fab system"
@@ -156,9 +156,8 @@ class Box:
             channel.close()
         if channel.exit_status < 0:  # none came
             raise self._lost()
-        ran = CommandResult(
-            channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-        )
+        out, err = (part.decode("utf-8", "replace") for part in (output.out, output.err))
+        ran = CommandResult(channel.exit_status, out, err)
         if _PTY_ONLY in ran.out + ran.err:
             raise BadInput(
                 f"{self.label} is RunPod's proxied SSH, which takes no commands; "
@@ -225,14 +224,21 @@ class _OverLimit(Exception):
     """The command took longer than its limit."""
 
 
-def _exchange(
-    channel: paramiko.Channel,
-    stdin: bytes,
-    out: bytearray,
-    err: bytearray,
-    on_output: OnOutput | None,
-    until_s: float,
-) -> None:
+@dataclass
+class _Output:
+    """What a command has printed so far."""
+
+    on_output: OnOutput | None
+    out: bytearray = field(default_factory=bytearray)
+    err: bytearray = field(default_factory=bytearray)
+
+    def add(self, block: bytes) -> None:
+        self.out += block
+        if self.on_output and block:
+            self.on_output(block)
+
+
+def _exchange(channel: paramiko.Channel, stdin: bytes, output: _Output, until_s: float) -> None:
     """Send a command its input and read its output until it has ended."""
     sent, ended = 0, False
     if not stdin:
@@ -250,7 +256,7 @@ def _exchange(
             if sent >= len(stdin) and not channel.closed:
                 channel.shutdown_write()
         while channel.recv_stderr_ready():
-            err += channel.recv_stderr(_BLOCK)
+            output.err += channel.recv_stderr(_BLOCK)
         if sent < len(stdin) and not channel.recv_ready():
             continue
         try:
@@ -258,11 +264,9 @@ def _exchange(
         except TimeoutError:
             continue
         ended = not block
-        out += block
-        if on_output and block:
-            on_output(block)
+        output.add(block)
     while not channel.status_event.wait(_POLL_S) or channel.recv_stderr_ready():
         if time.monotonic() > until_s:
             raise _OverLimit
         while channel.recv_stderr_ready():
-            err += channel.recv_stderr(_BLOCK)
+            output.err += channel.recv_stderr(_BLOCK)

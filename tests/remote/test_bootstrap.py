@@ -332,7 +332,8 @@ def test_the_signature_is_the_one_that_botocore_makes(monkeypatch):
     spec.loader.exec_module(s3_object)
     url = "https://bucket.s3.us-east-1.amazonaws.com/al%20bum/code/x.tar.gz"
     now, body = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
-    ours = s3_object.signed("GET", url, "us-east-1", ("AKIA", "secret", "token"), body, now)
+    call = s3_object.Call("GET", url, "us-east-1", body)
+    ours = s3_object.signed(call, ("AKIA", "secret", "token"), now)
     request = AWSRequest("GET", url, headers={"X-Amz-Content-SHA256": body})
     request.context["timestamp"] = ours["x-amz-date"]
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None), raising=False)
