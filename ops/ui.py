@@ -25,8 +25,6 @@ R = TypeVar("R")
 
 INTERRUPTED = 75
 
-seconds, usd = amounts.duration, amounts.usd  # for ops/ssh
-
 # A block of text may end in the middle of a character.
 _characters = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -3,11 +3,11 @@
 import email.utils
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,9 @@ def check_bucket() -> Iterator[Check]:
         yield from (Check(name, False, "no credentials") for name in names[1:])
         return
     s3 = session.client("s3", config=config)
-    place = {"Bucket": _bucket(), "Key": _prefix() + f".check-{uuid.uuid4().hex}"}
+    # Below claims/, where the worker's policy allows a delete; of this box, so that the next check
+    # overwrites what a killed one left.
+    place = {"Bucket": _bucket(), "Key": f"{_prefix()}claims/.check-{platform.node()}"}
     yield tried(
         "credentials", lambda: _who(session, config), "correct the AWS keys in .env, or renew temporary ones"
     )

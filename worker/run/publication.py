@@ -53,7 +53,8 @@ class Publication:
             if self._replaced is not None and _describes(self._replaced, digest):
                 self._put_record(self._replaced, etag)  # else its maker was quicker to put it back
             else:
-                self._store.delete(self._key)  # a WAV of something else: our record is not its
+                # A WAV of something else: our record is not its. Emptied, as a worker may delete none.
+                self._put_record(b"", etag)
         return False
 
     def _own_record_last(self) -> None:

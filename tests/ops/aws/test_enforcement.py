@@ -6,6 +6,8 @@ moto takes a condition on LIST for fulfilled and every other for not: conditions
 
 import json
 import os
+import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,6 +164,16 @@ def test_marks_are_made_renewed_and_deleted(songs, folder):
 
 def test_place_is_found_writable(songs):
     songs.check_writable()
+
+
+def test_check_of_the_box_finds_all_that_the_worker_may_do(worker):
+    bucket, _, prefix = PLACE.removeprefix("s3://").partition("/")
+    settings = {"MUSICGEN_S3_BUCKET": bucket, "MUSICGEN_S3_PREFIX": prefix}
+    command = [sys.executable, "-B", str(ROOT / "remote" / "check.py"), "--group", "bucket"]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
+    checks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(checks) == 7
+    assert [check for check in checks if check[1] is not True] == []
 
 
 def test_code_can_be_read(songs):
