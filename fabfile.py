@@ -61,9 +61,23 @@ def validate(box: Box, json: bool = False) -> None:
         raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
 
 
-@box_task(help={"keep_alive": _KEEP, "only": _ONLY}, iterable=["only"])
-def run(box: Box, keep_alive: bool = False, only: list[str] | None = None) -> None:
-    """Phase 4: start the worker; it goes on without us.
+@box_task(
+    help={
+        "keep_alive": _KEEP,
+        "only": _ONLY,
+        "start_over": "Begin songs again that were begun with other settings",
+        "verify": "Compare every finished song with its record's checksum first",
+    },
+    iterable=["only"],
+)
+def run(
+    box: Box,
+    keep_alive: bool = False,
+    only: list[str] | None = None,
+    start_over: bool = False,
+    verify: bool = False,
+) -> None:
+    """Phase 4: start the worker, which keeps running.
 
     Example: fab run --only dance_test
     """
@@ -71,7 +85,9 @@ def run(box: Box, keep_alive: bool = False, only: list[str] | None = None) -> No
 
     settings = Settings.load()
     phases.checked_release(settings)
-    phases.run(box, settings, ui.say, keep_alive=keep_alive, only=only or ())
+    arguments = [f"--only={name}" for name in only or ()]
+    arguments += ["--start-over"] * start_over + ["--verify"] * verify
+    phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=arguments)
 
 
 @box_task(help={"prompts": _PROMPTS, "force": _FORCE, "use_my_keys": _OWN_KEYS, "keep_alive": _KEEP})

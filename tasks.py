@@ -225,7 +225,7 @@ def launch(
 @task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
 @ui.one_line_errors
 def status(c: Context, region: str = "", json: bool = False) -> None:
-    """Show our AWS machines and what they cost.
+    """Show this project's AWS machines and costs.
 
     Also what they left behind. Exit code 1 when one is past its deadline.
     Example: inv status
@@ -245,7 +245,7 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
 )
 @ui.one_line_errors
 def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
-    """Print a run's log, its machine gone or not.
+    """Print a run's log, also of a terminated machine.
 
     Example: inv logs --lines 50
     """
@@ -268,7 +268,7 @@ def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
 def kill_all(
     c: Context, region: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
 ) -> None:
-    """End all our AWS machines and leftovers.
+    """End this project's AWS machines and leftovers.
 
     Lists them again until nothing is left; exit code 1 if something stays.
     Example: inv kill-all --dry-run

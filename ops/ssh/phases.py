@@ -109,12 +109,12 @@ def would_fail(findings: Sequence[Finding]) -> list[str]:
 
 
 def run(
-    box: Box, settings: Settings, report: Report, *, keep_alive: bool = False, only: Sequence[str] = ()
+    box: Box, settings: Settings, report: Report, *, keep_alive: bool = False, arguments: Sequence[str] = ()
 ) -> Run:
-    """Phase 4: send settings and credentials as they are now, and start the worker."""
+    """Phase 4: send settings and credentials as they are now, and start the worker with these arguments."""
     send_settings(box, settings, report)
     session.guard(box)
-    started = session.start(box, keep_alive=keep_alive, arguments=[f"--only={name}" for name in only])
+    started = session.start(box, keep_alive=keep_alive, arguments=arguments)
     if started.exit_code:
         raise UserError(
             f"run {started.run_id} ended at once, exit code {started.exit_code}; see why: fab logs"
