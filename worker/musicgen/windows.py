@@ -53,11 +53,6 @@ def n_columns(length: int, n_codebooks: int) -> int:
     return length + n_codebooks
 
 
-def n_steps(windows: list[Window], n_codebooks: int) -> int:
-    """Columns to generate over all windows: known in advance, there is no end token."""
-    return sum(n_columns(w.length, n_codebooks) - w.carried - 1 for w in windows)
-
-
 def unmade(n_codebooks: int, n_frames: int) -> NDArray[np.int16]:
     """The tokens of a song that is not begun: [n_codebooks, n_frames] of TO_GENERATE."""
     return np.full((n_codebooks, n_frames), TO_GENERATE, np.int16)

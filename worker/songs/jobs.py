@@ -129,15 +129,6 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
     return jobs
 
 
-def write(jobs: Iterable[Job]) -> str:
-    """The prompts file that parses to these jobs."""
-    lines = (
-        " ; ".join([job.prompt, f"{job.seconds:g}", job.name, *(f"{k}={v}" for k, v in job.options.items())])
-        for job in jobs
-    )
-    return "".join(line + "\n" for line in lines)
-
-
 def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
     """The jobs with these names (`NAME` or `NAME_HASH[.wav]`), in file order; all if none is named."""
     wanted = [name.removesuffix(".wav") for name in only]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.worker.musicgen.plan_steps import n_steps
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song
 from worker.musicgen import windows
 from worker.musicgen.scheduler import Scheduler, WindowDone, Work
@@ -103,7 +104,7 @@ def test_every_step_of_the_plan_is_made_once_and_no_more():
     lengths = [100, 40, 71, 3, 55]
     bench.run(*lengths)
     moved = sum(len(running) for _, running in bench.logged("step"))
-    assert moved == sum(windows.n_steps(windows.plan(n, 40, 30), K) for n in lengths)
+    assert moved == sum(n_steps(windows.plan(n, 40, 30), K) for n in lengths)
 
 
 def test_a_finished_slot_is_refilled_before_the_next_step():
