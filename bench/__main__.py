@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from bench.cases import CASES, Bench, Row
+from bench.cases import CASES, Bench, Figure
 from bench.report import write_report
 from ops import repository
 
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     bench = Bench(arguments.size, arguments.device, arguments.repetitions, arguments.frames, arguments.slots)
-    rows: list[Row] = []
+    rows: list[Figure] = []
     for name in arguments.only:
         for row in getattr(bench, name)():
             rows.append(row)
@@ -49,7 +49,7 @@ def main() -> None:
     write_report()
 
 
-def line(row: Row) -> str:
+def line(row: Figure) -> str:
     """One figure as text."""
     goal = f", at least {row.at_least:g}" if row.at_least is not None else ""
     v = row.value

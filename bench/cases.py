@@ -26,7 +26,7 @@ STEPS_300_S = 15_048
 
 
 @dataclass(frozen=True)
-class Row:
+class Figure:
     """One figure. `at_least` is what it is held against; `note` what must be known to read it."""
 
     case: str
@@ -48,7 +48,7 @@ class Bench:
         self._loaded.model.to(self.device)
         self._shape = Shape.of(self._loaded.model.decoder)
 
-    def songs(self) -> Iterator[Row]:
+    def songs(self) -> Iterator[Figure]:
         """Equally long songs: the engine, and transformers one by one, batched, and static."""
         n, frames = self.slots, self.frames
         prompts = [f"song number {i}" for i in range(n)]
@@ -76,14 +76,16 @@ class Bench:
         exact = f"tokens equal to transformers': {'all' if equal else 'NOT all'}"
         for name in sides:
             who = f"engine, fp32, {n} slots" if name == "engine" else f"transformers, {name}"
-            yield Row("songs", who, "frames/s", Spread.of(rate[name]), note=exact if name == "engine" else "")
+            yield Figure(
+                "songs", who, "frames/s", Spread.of(rate[name]), note=exact if name == "engine" else ""
+            )
         for name, goal in (("one by one", 20.0), ("batched", 2.5), ("static cache", None)):
             ratio = Spread.of(ratios(rate["engine"], rate[name]))
-            yield Row("songs", f"engine against transformers {name}", "x", ratio, goal)
+            yield Figure("songs", f"engine against transformers {name}", "x", ratio, goal)
         audio = Spread.of([r / FRAME_RATE for r in rate["engine"]])
-        yield Row("songs", "engine, seconds of audio per second, early in the window", "x", audio)
+        yield Figure("songs", "engine, seconds of audio per second, early in the window", "x", audio)
 
-    def mixed(self) -> Iterator[Row]:
+    def mixed(self) -> Iterator[Figure]:
         """A list of 32 songs of mixed lengths, end to end, against batches of 16 in list order."""
         rng = random.Random(0)
         # 1 to 8 s at an eighth.
@@ -100,9 +102,11 @@ class Bench:
         took = interleaved({"transformers": batches, "engine": engine}, self.repetitions)
         ratio = Spread.of(ratios(rates(1, took["engine"]), rates(1, took["transformers"])))
         note = f"32 songs of 6 to 50 frames (1 to 8 s at an eighth), {sum(lengths)} in all, seed 0"
-        yield Row("mixed", f"engine, fp32, {self.slots} slots, against batches of 16", "x", ratio, 4.0, note)
+        yield Figure(
+            "mixed", f"engine, fp32, {self.slots} slots, against batches of 16", "x", ratio, 4.0, note
+        )
 
-    def late(self) -> Iterator[Row]:
+    def late(self) -> Iterator[Figure]:
         """One step near column 1000 of the window."""
         step = theirs.LateStep(self._loaded, LATE, PROMPT_TOKENS)
         stepper = self._late_stepper(self.slots)
@@ -119,13 +123,15 @@ class Bench:
         engine()
         took = interleaved({"one by one": one, "engine": engine}, self.repetitions)
         fast, slow = rates(4 * self.slots, took["engine"]), rates(4, took["one by one"])
-        yield Row("late", "transformers, one by one, column 1000", "frames/s", Spread.of(slow))
-        yield Row("late", f"engine, fp32, {self.slots} slots, column 1000", "frames/s", Spread.of(fast))
-        yield Row("late", "engine against transformers one by one", "x", Spread.of(ratios(fast, slow)), 15.0)
+        yield Figure("late", "transformers, one by one, column 1000", "frames/s", Spread.of(slow))
+        yield Figure("late", f"engine, fp32, {self.slots} slots, column 1000", "frames/s", Spread.of(fast))
+        yield Figure(
+            "late", "engine against transformers one by one", "x", Spread.of(ratios(fast, slow)), 15.0
+        )
         hours = Spread.of([rate * 3600 / STEPS_300_S for rate in fast])
-        yield Row("late", "300 s songs per hour, at this column's speed", "songs/h", hours)
+        yield Figure("late", "300 s songs per hour, at this column's speed", "songs/h", hours)
 
-    def bound(self) -> Iterator[Row]:
+    def bound(self) -> Iterator[Figure]:
         """The share of the measured compute bound that a step of 32 slots reaches."""
         slots = 32
         self._engine.slots = slots
@@ -141,15 +147,15 @@ class Bench:
         peak = roofline.gemm_flops(self.device, torch.float32)
         took = [seconds(engine) for _ in range(self.repetitions)]
         self._engine.slots = self.slots
-        yield Row("bound", "fp32 matrix product 2048³", "GFLOP/s", Spread.of([peak / 1e9]))
+        yield Figure("bound", "fp32 matrix product 2048³", "GFLOP/s", Spread.of([peak / 1e9]))
         bandwidth = roofline.read_bandwidth(self.device)
-        yield Row("bound", "memory, read once", "GB/s", Spread.of([bandwidth / 1e9]))
+        yield Figure("bound", "memory, read once", "GB/s", Spread.of([bandwidth / 1e9]))
         share = Spread.of([100 * 4 * needed / t / peak for t in took])
         note = f"{needed / 1e9:.1f} GFLOP in the linear layers of a step"
-        yield Row("bound", "share of the fp32 compute bound, 32 slots", "%", share, 60.0, note)
-        yield Row("bound", "engine, fp32, 32 slots", "frames/s", Spread.of(rates(4 * slots, took)))
+        yield Figure("bound", "share of the fp32 compute bound, 32 slots", "%", share, 60.0, note)
+        yield Figure("bound", "engine, fp32, 32 slots", "frames/s", Spread.of(rates(4 * slots, took)))
 
-    def half(self) -> Iterator[Row]:
+    def half(self) -> Iterator[Figure]:
         """bf16 on a CPU that has it natively."""
         if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
             return
@@ -164,10 +170,10 @@ class Bench:
         took = interleaved(sides, self.repetitions)
         fast = rates(32 * self.frames, took["engine"])
         ratio = Spread.of(ratios(fast, rates(self.frames, took["one by one"])))
-        yield Row("half", "engine, bf16, 32 slots", "frames/s", Spread.of(fast))
-        yield Row("half", "engine, bf16, against transformers fp32 one by one", "x", ratio, 45.0)
+        yield Figure("half", "engine, bf16, 32 slots", "frames/s", Spread.of(fast))
+        yield Figure("half", "engine, bf16, against transformers fp32 one by one", "x", ratio, 45.0)
 
-    def codec(self) -> Iterator[Row]:
+    def codec(self) -> Iterator[Figure]:
         """EnCodec of 30 s, at once and in chunks; and of 300 s with its peak memory."""
         tokens = np.random.default_rng(0).integers(0, 2048, (4, 1500)).astype(np.int16)
         codes = torch.from_numpy(tokens.astype(np.int64))[None, None].to(self.device)
@@ -181,16 +187,16 @@ class Bench:
             {"at once": at_once, "chunked": lambda: self._engine.decode(tokens)}, self.repetitions
         )
         for name, times in took.items():
-            yield Row("codec", f"30 s of audio, {name}", "s", Spread.of(times))
+            yield Figure("codec", f"30 s of audio, {name}", "s", Spread.of(times))
         # At once 300 s would take 11 GB: a fifth of it shows how memory grows.
         for name, length_s in (("chunked", 300), ("at once", 60)):
             wall, peak = _codec_process(name, length_s * FRAME_RATE)
-            yield Row("codec", f"{length_s} s of audio, {name}", "s", Spread.of([wall]))
+            yield Figure("codec", f"{length_s} s of audio, {name}", "s", Spread.of([wall]))
             goal = "under 0.7" if name == "chunked" else ""
             what = f"{length_s} s of audio, {name}, extra memory"
-            yield Row("codec", what, "GB", Spread.of([peak]), note=goal)
+            yield Figure("codec", what, "GB", Spread.of([peak]), note=goal)
 
-    def busy(self) -> Iterator[Row]:
+    def busy(self) -> Iterator[Figure]:
         """How full the slots are: 40 songs of 10 to 300 s on 8 slots, the rehearsal model."""
         rng = random.Random(0)
         lengths = [rng.uniform(10, 300) for _ in range(40)]
@@ -202,8 +208,8 @@ class Bench:
         used = engine.occupancy
         held, running = 100 * used.held / used.offered, 100 * used.running / used.offered
         note = f"{used.steps} steps, {sum(lengths) / took:.0f} s of audio per second (tiny model)"
-        yield Row("busy", "slots with a song", "%", Spread.of([held]), 95.0, note)
-        yield Row("busy", "slots moving a column, filling left out", "%", Spread.of([running]))
+        yield Figure("busy", "slots with a song", "%", Spread.of([held]), 95.0, note)
+        yield Figure("busy", "slots moving a column, filling left out", "%", Spread.of([running]))
 
     def _stepper(self) -> Stepper:
         with torch.inference_mode():

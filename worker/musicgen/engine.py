@@ -39,9 +39,9 @@ from worker.engine import (
 from worker.errors import BadInput, UserError
 from worker.musicgen import codec, device, pretrained, windows
 from worker.musicgen.attention import best
-from worker.musicgen.model import Cache, Model, Place, Shape
+from worker.musicgen.model import Cache, Model, Placement, Shape
 from worker.musicgen.pretrained import Pretrained
-from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Work
+from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Windowing, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
 from worker.songs.checkpoint_file import OtherSettings, Unusable
 
@@ -69,13 +69,13 @@ class Engine:
         stride_s: float = windows.STRIDE_S,
     ):
         """As `load`, of a checkpoint that is loaded already, which is not changed."""
-        hf, place = loaded.model, device.choose_device(device_name)
+        hf, chosen = loaded.model, device.choose_device(device_name)
         shape = Shape.of(hf.decoder)
         self._name, self._revision, self._tokenizer = loaded.name, loaded.revision, loaded.tokenizer
         # fp32 on every device: T5 overflows in fp16, and both are a small part of the time.
-        self._text_encoder = hf.text_encoder.to(place)
-        self._projection = hf.enc_to_dec_proj.to(place) if hasattr(hf, "enc_to_dec_proj") else None
-        self._encodec = hf.audio_encoder.to(place)
+        self._text_encoder = hf.text_encoder.to(chosen)
+        self._projection = hf.enc_to_dec_proj.to(chosen) if hasattr(hf, "enc_to_dec_proj") else None
+        self._encodec = hf.audio_encoder.to(chosen)
         self.sample_rate: int = self._encodec.config.sampling_rate
         self.hop: int = self._encodec.config.hop_length
         self.n_codebooks, self._special = shape.n_codebooks, shape.vocabulary
@@ -83,17 +83,17 @@ class Engine:
         if not 0 < self.stride < self.window:
             raise BadInput(f"stride {stride_s:g} s must be over 0 and under the window of {window_s:g} s")
 
-        if n_threads := device.threads_for(place, shape.hidden):
+        if n_threads := device.threads_for(chosen, shape.hidden):
             torch.set_num_threads(n_threads)
-        precision = device.choose_dtype(dtype, place, shape.hidden)
+        precision = device.choose_dtype(dtype, chosen, shape.hidden)
         self._n_columns = windows.n_columns(self.window, shape.n_codebooks)
-        attention = best(shape.head, precision, place)
-        self._model = Model(hf.decoder, Place(place, precision), attention, self._n_columns)
+        attention = best(shape.head, precision, chosen)
+        self._model = Model(hf.decoder, Placement(chosen, precision), attention, self._n_columns)
         self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, precision)
-        self.slots = device.choose_slots(slots, self._bytes_each, place)
+        self.slots = device.choose_slots(slots, self._bytes_each, chosen)
         self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
-        self._put_off: list[Work] = []  # out of memory: begun, and without a slot for now
+        self._waiting: list[Work] = []  # begun, but without a slot since memory ran out
         self._may_begin = True
         self._sampling = Sampling()
         self.occupancy = Occupancy()
@@ -120,12 +120,12 @@ class Engine:
 
     def describe(self) -> dict[str, str | int | float]:
         """What a record holds of the engine."""
-        place = self._model.place
+        where = self._model.placement.device
         return {
             "model": self._name,
             "revision": self._revision,
-            "device": torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "cpu",
-            "precision": device.dtype_name(place.dtype),
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+            "precision": device.dtype_name(self._model.placement.dtype),
             "attention": self._model.attention.name,
             "slots": self.slots,
             "window_s": self.window * self.hop / self.sample_rate,
@@ -177,21 +177,13 @@ class Engine:
         Out of memory, it goes on with half the slots.
         """
         self._sampling = sampling
-        self._scheduler, self._put_off, self._may_begin = None, [], True
+        self._scheduler, self._waiting, self._may_begin = None, [], True
         with _Ahead(self._works(songs), self._encode) as ahead:
             while True:
                 try:
-                    self._scheduler = Scheduler(
-                        self._empty_stepper(sampling),
-                        ahead.text_of,
-                        self._special,
-                        self.window,
-                        self.stride,
-                        self.window
-                        if self._model.place.device.type == "cuda"
-                        else max(_CPU_CHUNK, self.slots),
-                    )
-                    self._scheduler.occupancy = self.occupancy = Occupancy()
+                    stepper = self._empty_stepper(sampling)
+                    self._scheduler = Scheduler(stepper, ahead.text_of, self._windowing())
+                    self.occupancy = self._scheduler.occupancy
                     new = takewhile(lambda _: self._may_begin, ahead)
                     for event in self._scheduler.run(chain(self._begun(), new)):
                         yield self._unfinished(event.work) if isinstance(event, WindowDone) else event
@@ -199,12 +191,12 @@ class Engine:
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
-                    self._put_off = [*self._fewer_slots(), *self._put_off]
+                    self._waiting = [*self._fewer_slots(), *self._waiting]
 
     def unfinished(self) -> list[Unfinished]:
         """The songs in work, with every token made so far. For between two events of `stream`."""
-        in_work = self._scheduler.in_work() if self._scheduler else []
-        return [self._unfinished(work) for work in [*in_work, *self._put_off]]
+        in_slots = self._scheduler.in_progress() if self._scheduler else []
+        return [self._unfinished(work) for work in [*in_slots, *self._waiting]]
 
     def begin_no_more(self) -> None:
         """Finish the songs in work, and begin none, not even one that was taken ahead."""
@@ -218,15 +210,15 @@ class Engine:
         torch.cuda.empty_cache()
 
     def _begun(self) -> Iterator[Work]:
-        while self._put_off:
-            yield self._put_off.pop(0)
+        while self._waiting:
+            yield self._waiting.pop(0)
 
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.
 
         Raises Abandoned when `go_on`, asked for every 5 s of audio, says no.
         """
-        with _beside(self._model.place.device):
+        with _beside(self._model.placement.device):
             return codec.decode(self._encodec, tokens, go_on=go_on)
 
     def joins(self, seconds: float) -> list[float]:
@@ -270,12 +262,17 @@ class Engine:
     def _encode(self, song: Song) -> Tensor:
         """The prompt's text states, alone and so without padding: [n_text, hidden], on the CPU."""
         # Short, so on all of a CPU's cores: at the start every slot waits for it.
-        beside = _beside(self._model.place.device, one_core=False)
+        beside = _beside(self._model.placement.device, one_core=False)
         with beside, torch.inference_mode():
-            inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.place.device)
+            inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.placement.device)
             states = self._text_encoder(**inputs).last_hidden_state
             projected: Tensor = self._projection(states) if self._projection else states
             return projected[0].cpu()
+
+    def _windowing(self) -> Windowing:
+        on_cpu = self._model.placement.device.type == "cpu"
+        chunk = max(_CPU_CHUNK, self.slots) if on_cpu else self.window
+        return Windowing(self.window, self.stride, chunk)
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
         """The stepper with all slots empty. It is kept: its cache is most of the memory."""
@@ -289,9 +286,9 @@ class Engine:
         """Halve the slots; -> what was in work, to be gone on with."""
         if self.slots == 1:
             needed = 0 if self._stepper else self._bytes_each
-            free = device.free_bytes(self._model.place.device) or 0
+            free = device.free_bytes(self._model.placement.device) or 0
             raise device.no_room(max(needed - free, 0))
-        works = self._scheduler.in_work() if self._scheduler else []
+        works = self._scheduler.in_progress() if self._scheduler else []
         self._scheduler = self._stepper = None
         torch.cuda.empty_cache()
         self.slots //= 2
@@ -339,12 +336,12 @@ class _Ahead:
 
 
 @contextmanager
-def _beside(place: torch.device, one_core: bool = True) -> Iterator[None]:
+def _beside(device: torch.device, one_core: bool = True) -> Iterator[None]:
     """Work in another thread, beside generation: on a GPU in a stream of its own, on a CPU on one core."""
     if threading.current_thread() is threading.main_thread():
         yield
-    elif place.type == "cuda":
-        with torch.cuda.stream(torch.cuda.Stream(place)):  # type: ignore[no-untyped-call]
+    elif device.type == "cuda":
+        with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
             yield
     elif not one_core:
         yield

@@ -51,8 +51,8 @@ class Shape:
 class Norm:
     """Layer normalisation over the last dimension."""
 
-    def __init__(self, module: torch.nn.LayerNorm, place: "Place"):
-        self._weight, self._bias = place.put(module.weight), place.put(module.bias)
+    def __init__(self, module: torch.nn.LayerNorm, placement: "Placement"):
+        self._weight, self._bias = placement.put(module.weight), placement.put(module.bias)
         self._eps = module.eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -63,16 +63,19 @@ class Norm:
 class Layer:
     """One decoder layer's fused weights."""
 
-    def __init__(self, layer: MusicgenDecoderLayer, place: "Place"):
+    def __init__(self, layer: MusicgenDecoderLayer, placement: "Placement"):
         own, text = layer.self_attn, layer.encoder_attn
-        self.norm = Norm(layer.self_attn_layer_norm, place)
-        self.qkv = place.pack(own.q_proj.weight, own.k_proj.weight, own.v_proj.weight)
-        self.out = place.pack(own.out_proj.weight)
-        self.text_norm = Norm(layer.encoder_attn_layer_norm, place)
-        self.text_query, self.text_out = place.pack(text.q_proj.weight), place.pack(text.out_proj.weight)
-        self.text_kv = place.pack(text.k_proj.weight, text.v_proj.weight)
-        self.mlp_norm = Norm(layer.final_layer_norm, place)
-        self.up, self.down = place.pack(layer.fc1.weight, gelu=True), place.pack(layer.fc2.weight)
+        self.norm = Norm(layer.self_attn_layer_norm, placement)
+        self.qkv = placement.pack(own.q_proj.weight, own.k_proj.weight, own.v_proj.weight)
+        self.out = placement.pack(own.out_proj.weight)
+        self.text_norm = Norm(layer.encoder_attn_layer_norm, placement)
+        self.text_query, self.text_out = (
+            placement.pack(text.q_proj.weight),
+            placement.pack(text.out_proj.weight),
+        )
+        self.text_kv = placement.pack(text.k_proj.weight, text.v_proj.weight)
+        self.mlp_norm = Norm(layer.final_layer_norm, placement)
+        self.up, self.down = placement.pack(layer.fc1.weight, gelu=True), placement.pack(layer.fc2.weight)
 
     def mlp(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden], to be added."""
@@ -80,8 +83,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and in what precision the weights live."""
+class Placement:
+    """Device and precision of the weights and the cache."""
 
     device: torch.device
     dtype: torch.dtype
@@ -95,6 +98,15 @@ class Place:
         return pack(self.put(*weights), gelu)
 
 
+@dataclass(frozen=True)
+class CacheSize:
+    """How much a cache holds at first; texts may grow beyond `n_text`."""
+
+    slots: int
+    n_columns: int
+    n_text: int  # tokens
+
+
 class Cache:
     """Keys and values of every slot: of the song so far, and of its text.
 
@@ -102,23 +114,21 @@ class Cache:
     text_keys, ...      [layers, slots, heads, n_text, head]; text_lengths [slots]
     """
 
-    def __init__(
-        self, shape: Shape, slots: int, n_columns: int, n_text: int, place: Place, attention: Attention
-    ):
-        def blank(size: tuple[int, ...]) -> Tensor:
-            # What is never read need not be zero, and so takes no memory until it is written.
-            there = torch.empty(size, dtype=place.dtype, device=place.device)
-            return there.zero_() if attention.reads_masked else there
+    def __init__(self, shape: Shape, size: CacheSize, placement: Placement, attention: Attention):
+        def blank(dimensions: tuple[int, ...]) -> Tensor:
+            # Memory that is never read need not be zeroed, and takes no space until it is written.
+            tensor = torch.empty(dimensions, dtype=placement.dtype, device=placement.device)
+            return tensor.zero_() if attention.reads_masked else tensor
 
-        self.slots = slots
-        sizes = [
-            (slots if i == 0 else 2 * slots, shape.n_heads, n_columns, shape.head)
+        self.slots = slots = size.slots
+        layers = [
+            (slots if i == 0 else 2 * slots, shape.n_heads, size.n_columns, shape.head)
             for i in range(shape.n_layers)
         ]
-        text = (shape.n_layers, slots, shape.n_heads, n_text, shape.head)
-        self.keys, self.values = [blank(size) for size in sizes], [blank(size) for size in sizes]
+        text = (shape.n_layers, slots, shape.n_heads, size.n_text, shape.head)
+        self.keys, self.values = [blank(layer) for layer in layers], [blank(layer) for layer in layers]
         self.text_keys, self.text_values = blank(text).zero_(), blank(text).zero_()
-        self.text_lengths = torch.ones(slots, dtype=torch.int64, device=place.device)
+        self.text_lengths = torch.ones(slots, dtype=torch.int64, device=placement.device)
 
     @staticmethod
     def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
@@ -141,16 +151,18 @@ class Cache:
 class Model:
     """The decoder's forward pass: `step` for one column of all slots, `fill` for many columns of one."""
 
-    def __init__(self, decoder: MusicgenForCausalLM, place: Place, attention: Attention, n_columns: int):
+    def __init__(
+        self, decoder: MusicgenForCausalLM, placement: Placement, attention: Attention, n_columns: int
+    ):
         inner = decoder.model.decoder
-        self.shape, self.place, self.attention = Shape.of(decoder), place, attention
-        self._layers = [Layer(layer, place) for layer in inner.layers]
-        self._norm = Norm(inner.layer_norm, place)
-        self._heads = place.pack(*(head.weight for head in decoder.lm_heads))
-        self._embedding = place.put(*(embedding.weight for embedding in inner.embed_tokens))
+        self.shape, self.placement, self.attention = Shape.of(decoder), placement, attention
+        self._layers = [Layer(layer, placement) for layer in inner.layers]
+        self._norm = Norm(inner.layer_norm, placement)
+        self._heads = placement.pack(*(head.weight for head in decoder.lm_heads))
+        self._embedding = placement.put(*(embedding.weight for embedding in inner.embed_tokens))
         n_tokens = self.shape.vocabulary + 1  # and the special one
-        self._offsets = torch.arange(self.shape.n_codebooks, device=place.device) * n_tokens
-        self._positions = place.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
+        self._offsets = torch.arange(self.shape.n_codebooks, device=placement.device) * n_tokens
+        self._positions = placement.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
         self._mask_attention = Sdpa()
 
     def step(self, tokens: Tensor, position: Tensor, bucket: int, cache: Cache) -> tuple[Tensor, Tensor]:
@@ -161,7 +173,7 @@ class Model:
         """
         shape, slots = self.shape, cache.slots
         x = self._embed(tokens) + self._positions[position]
-        row = torch.arange(2 * slots, device=self.place.device)
+        row = torch.arange(2 * slots, device=self.placement.device)
         column = position.repeat(2)
         reach = self.attention.reach(column + 1, bucket)
         text_reach = self.attention.reach(cache.text_lengths, cache.n_text)
@@ -188,7 +200,7 @@ class Model:
         shape, n = self.shape, len(tokens)
         end = start + n
         x = (self._embed(tokens) + self._positions[start:end])[None]  # [1, then 2, n, hidden]
-        columns = torch.arange(end, device=self.place.device)
+        columns = torch.arange(end, device=self.placement.device)
         causal = columns <= columns[start:, None]
         text_reach = self._mask_attention.reach(cache.text_lengths[slot : slot + 1], cache.n_text)
         for i, layer in enumerate(self._layers):
@@ -220,7 +232,9 @@ class Model:
         n_text = len(states)
         if n_text > cache.n_text:
             cache.grow_text(2 * n_text)
-        for i, (keys, values) in enumerate(self._text(states.to(self.place.device, self.place.dtype))):
+        for i, (keys, values) in enumerate(
+            self._text(states.to(self.placement.device, self.placement.dtype))
+        ):
             cache.text_keys[i, slot, :, :n_text], cache.text_values[i, slot, :, :n_text] = keys, values
         cache.text_lengths[slot] = n_text
 

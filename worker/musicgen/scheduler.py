@@ -77,24 +77,29 @@ class Occupancy:
     running: int = 0  # by a song that moved a column
 
 
+@dataclass(frozen=True)
+class Windowing:
+    """How songs are cut into windows, and how fast a continued window is filled."""
+
+    window: int  # frames
+    stride: int  # frames
+    chunk: int  # known columns that are computed between two steps, at most
+
+
 class Scheduler:
     """Runs songs through a stepper's slots.
 
-    `encode`: a song's text states, [n_text, hidden].
+    `encode` returns a song's text states, [n_text, hidden].
     """
 
     def __init__(
         self,
         stepper: Stepper,
         encode: Callable[[Song], Tensor],
-        special: int,
-        window: int,
-        stride: int,
-        chunk: int,
+        windowing: Windowing,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stepper, self._encode, self._special = stepper, encode, special
-        self._window, self._stride, self._chunk, self._clock = window, stride, chunk, clock
+        self._stepper, self._encode, self._windowing, self._clock = stepper, encode, windowing, clock
         self._slots: list[_Slot | None] = [None] * stepper.slots
         self._charged_at = clock()
         self.occupancy = Occupancy()
@@ -102,7 +107,7 @@ class Scheduler:
     def run(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
         """Generate all works; each is taken from the iterator only when there is a slot for it.
 
-        When closed or failing midway, `in_work` gives what there was.
+        When closed or failing midway, `in_progress` returns the songs that were in the slots.
         """
         self._charged_at = self._clock()
         for event in self._events(works):
@@ -125,7 +130,7 @@ class Scheduler:
                 if not slot.is_filling and not slot.steps_left:
                     yield from self._close(i, slot)
 
-    def in_work(self) -> list[Work]:
+    def in_progress(self) -> list[Work]:
         """The songs in the slots, with every token made so far."""
         for i, slot in self._held().items():
             if slot.n_columns:  # else all that it has is in its tokens
@@ -138,7 +143,7 @@ class Scheduler:
     def _admit(self, works: Iterator[Work]) -> Iterator[Finished | Failed]:
         for i in range(len(self._slots)):
             while self._slots[i] is None and (work := next(works, None)):
-                plan = windows.plan(work.tokens.shape[1], self._window, self._stride)
+                plan = windows.plan(work.tokens.shape[1], self._windowing.window, self._windowing.stride)
                 left = [window for window in plan if not _is_made(work.tokens, window)]
                 if not left:
                     yield Finished(work.song.key, work.tokens, work.generation_s)
@@ -157,7 +162,7 @@ class Scheduler:
     def _open(self, i: int, slot: _Slot) -> None:
         """Begin the slot's first window."""
         window, n_codebooks = slot.window, len(slot.work.tokens)
-        columns = windows.delayed(slot.work.tokens, window, self._special)
+        columns = windows.delayed(slot.work.tokens, window, self._stepper.special)
         drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
         slot.filled, slot.position = 0, windows.first_unmade(columns) - 1
         self._stepper.open(i, columns, windows.in_columns(drawn, window), slot.position)
@@ -170,7 +175,7 @@ class Scheduler:
         filling = next(((i, slot) for i, slot in held.items() if slot.is_filling), None)
         if filling:
             i, slot = filling
-            end = min(slot.filled + self._chunk, slot.position)
+            end = min(slot.filled + self._windowing.chunk, slot.position)
             self._stepper.fill(i, slot.filled, end)
             slot.filled = end
             if not slot.is_filling:

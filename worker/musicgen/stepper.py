@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine import TO_GENERATE, Sampling
-from worker.musicgen.model import Cache, Model
+from worker.musicgen.model import Cache, CacheSize, Model
 from worker.musicgen.sampling import guide, pick
 
 # Attention that is masked reads a whole bucket: finer ones read less, but are more CUDA graphs.
@@ -23,19 +23,19 @@ class Stepper:
     """`slots` windows in work. Not thread-safe."""
 
     def __init__(self, model: Model, slots: int, n_columns: int):
-        shape, place = model.shape, model.place
+        shape, device = model.shape, model.placement.device
         self.slots, self._n_columns, self._model = slots, n_columns, model
         self._sampling = Sampling()
-        self._special = shape.vocabulary
-        self._cache = Cache(shape, slots, n_columns, TEXT_ROOM, place, model.attention)
+        self.special = shape.vocabulary
+        self._cache = Cache(shape, CacheSize(slots, n_columns, TEXT_ROOM), model.placement, model.attention)
         # One column more than a window has: an idle slot looks at the one after its own.
         size = (slots, n_columns + 1, shape.n_codebooks)
-        self._columns = torch.full(size, self._special, dtype=torch.int64, device=place.device)
-        self._uniform = torch.zeros(size, device=place.device)
-        self._position = torch.zeros(slots, dtype=torch.int64, device=place.device)
-        self._running = torch.zeros(slots, dtype=torch.bool, device=place.device)
-        self._broken = torch.zeros(slots, dtype=torch.bool, device=place.device)
-        self._slot = torch.arange(slots, device=place.device)
+        self._columns = torch.full(size, self.special, dtype=torch.int64, device=device)
+        self._uniform = torch.zeros(size, device=device)
+        self._position = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._running = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._slot = torch.arange(slots, device=device)
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
 
     def reset(self, sampling: Sampling) -> None:
@@ -58,7 +58,7 @@ class Stepper:
         `position`: the last known column, which the first step feeds. Call `fill` for those before.
         """
         n = columns.shape[1]
-        self._columns[slot] = self._special
+        self._columns[slot] = self.special
         self._columns[slot, :n] = torch.from_numpy(columns.T.copy())
         self._uniform[slot, :n] = torch.from_numpy(uniform)
         self._position[slot] = position
@@ -88,7 +88,7 @@ class Stepper:
     def step(self, n_reached: int) -> None:
         """One column on for every running slot; no slot may be at or beyond column `n_reached`."""
         bucket = min(-(-n_reached // _BUCKET) * _BUCKET, self._n_columns)
-        if self._model.place.device.type != "cuda":
+        if self._model.placement.device.type != "cuda":
             self._advance(bucket)
         elif bucket not in self._graphs:
             # The first step of a bucket runs as it is: it warms up what a capture must not start.

@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from worker.musicgen.attention import Sdpa
-from worker.musicgen.model import Cache, Model, Place, Shape
+from worker.musicgen.model import Cache, CacheSize, Model, Placement, Shape
 
 pytestmark = pytest.mark.xdist_group("engine")
 
 SLOTS, N_COLUMNS, N_TEXT = 3, 48, 8
 N_KNOWN = 37
-PLACE = Place(torch.device("cpu"), torch.float32)
+SIZE = CacheSize(SLOTS, N_COLUMNS, N_TEXT)
+PLACEMENT = Placement(torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model(loaded):
-    return Model(loaded.model.decoder, PLACE, Sdpa(), N_COLUMNS)
+    return Model(loaded.model.decoder, PLACEMENT, Sdpa(), N_COLUMNS)
 
 
 def random(seed, *shape):
@@ -30,7 +31,7 @@ def tokens_of(seed, n=N_COLUMNS):
 
 def blank(model):
     """A cache whose slots all have a text."""
-    cache = Cache(model.shape, SLOTS, N_COLUMNS, N_TEXT, PLACE, model.attention)
+    cache = Cache(model.shape, SIZE, PLACEMENT, model.attention)
     for slot in range(SLOTS):
         model.set_text(random(slot, 3 + slot, model.shape.hidden), slot, cache)
     return cache
@@ -119,7 +120,7 @@ def test_shorter_text_after_a_longer_one_is_as_if_it_were_the_first(model, colum
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_slot_takes_the_bytes_that_are_reckoned_for_it(model, dtype):
-    cache = Cache(model.shape, SLOTS, N_COLUMNS, N_TEXT, Place(torch.device("cpu"), dtype), Sdpa())
+    cache = Cache(model.shape, SIZE, Placement(torch.device("cpu"), dtype), Sdpa())
     tensors = [*cache.keys, *cache.values, cache.text_keys, cache.text_values]
     n_bytes = Cache.n_bytes(model.shape, N_COLUMNS, N_TEXT, dtype)
     assert sum(tensor.nbytes for tensor in tensors) == SLOTS * n_bytes

@@ -11,7 +11,7 @@ import torch
 from tests.worker.musicgen.plan_steps import n_steps
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song
 from worker.musicgen import windows
-from worker.musicgen.scheduler import Scheduler, WindowDone, Work
+from worker.musicgen.scheduler import Scheduler, WindowDone, Windowing, Work
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -23,7 +23,7 @@ class Counting:
     """A stepper without a model: a token is its column's number. Logs what it is asked to do."""
 
     def __init__(self, slots):
-        self.slots, self.log, self.now_s = slots, [], 0.0
+        self.slots, self.special, self.log, self.now_s = slots, SPECIAL, [], 0.0
         self.columns, self.position, self.running = {}, {}, set()
         self.broken, self.at_step = set(), lambda _: None
 
@@ -62,14 +62,13 @@ class Counting:
         self.log.append(("step", n_reached, frozenset(self.running)))
 
 
-class Bench:
+class Rig:
     """A scheduler over a counting stepper, in windows of 40 frames with a stride of 30."""
 
     def __init__(self, slots=2, window=40, stride=30, chunk=4, encode=lambda song: None):
         self.stepper = Counting(slots)
-        self.scheduler = Scheduler(
-            self.stepper, encode, SPECIAL, window, stride, chunk, lambda: self.stepper.now_s
-        )
+        windowing = Windowing(window, stride, chunk)
+        self.scheduler = Scheduler(self.stepper, encode, windowing, lambda: self.stepper.now_s)
         self.taken = []
 
     def works(self, *lengths):
@@ -93,25 +92,25 @@ def of(kind, events):
 
 def test_40_songs_of_10_to_300_s_keep_8_slots_busy():
     lengths = sorted((50 * random.Random(i).randint(10, 300) for i in range(40)), reverse=True)
-    bench = Bench(slots=8, window=1500, stride=900, chunk=32)
-    assert len(of(Finished, bench.run(*lengths))) == 40
-    occupancy = bench.scheduler.occupancy
+    rig = Rig(slots=8, window=1500, stride=900, chunk=32)
+    assert len(of(Finished, rig.run(*lengths))) == 40
+    occupancy = rig.scheduler.occupancy
     assert occupancy.held / occupancy.offered >= 0.95
 
 
 def test_every_step_of_the_plan_is_made_once_and_no_more():
-    bench = Bench(slots=3)
+    rig = Rig(slots=3)
     lengths = [100, 40, 71, 3, 55]
-    bench.run(*lengths)
-    moved = sum(len(running) for _, running in bench.logged("step"))
+    rig.run(*lengths)
+    moved = sum(len(running) for _, running in rig.logged("step"))
     assert moved == sum(n_steps(windows.plan(n, 40, 30), K) for n in lengths)
 
 
 def test_a_finished_slot_is_refilled_before_the_next_step():
-    bench = Bench(slots=2)
-    bench.run(40, 10, 10, 10, 5)
+    rig = Rig(slots=2)
+    rig.run(40, 10, 10, 10, 5)
     free, left = 2, 5
-    for entry in bench.stepper.log:
+    for entry in rig.stepper.log:
         if entry[0] == "text":
             free, left = free - 1, left - 1
         elif entry[0] == "stop":
@@ -121,25 +120,25 @@ def test_a_finished_slot_is_refilled_before_the_next_step():
 
 
 def test_works_are_taken_only_when_there_is_a_slot():
-    bench = Bench(slots=2)
+    rig = Rig(slots=2)
     n_done = 0
-    for event in bench.scheduler.run(bench.works(*[10] * 9)):
+    for event in rig.scheduler.run(rig.works(*[10] * 9)):
         n_done += isinstance(event, Finished)
-        assert len(bench.taken) <= n_done + 2
+        assert len(rig.taken) <= n_done + 2
     assert n_done == 9
 
 
 def test_no_works_are_no_events():
-    assert Bench().run() == []
+    assert Rig().run() == []
 
 
 def test_step_reaches_beyond_every_running_slot():
-    bench = Bench(slots=3)
-    bench.stepper.at_step = lambda n_reached: seen.append(
-        n_reached - max(bench.stepper.position[slot] for slot in bench.stepper.running)
+    rig = Rig(slots=3)
+    rig.stepper.at_step = lambda n_reached: seen.append(
+        n_reached - max(rig.stepper.position[slot] for slot in rig.stepper.running)
     )
     seen = []
-    bench.run(90, 40, 15, 5)
+    rig.run(90, 40, 15, 5)
     assert set(seen) == {1}
 
 
@@ -147,31 +146,31 @@ def test_step_reaches_beyond_every_running_slot():
 
 
 def test_songs_are_whole():
-    for event in of(Finished, Bench(slots=3).run(100, 40, 71, 3, 55)):
+    for event in of(Finished, Rig(slots=3).run(100, 40, 71, 3, 55)):
         assert (event.tokens != TO_GENERATE).all()
 
 
 def test_end_of_every_window_is_told():
-    bench = Bench(slots=2)
+    rig = Rig(slots=2)
     made = [
         (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
-        for event in bench.scheduler.run(bench.works(100, 30))
+        for event in rig.scheduler.run(rig.works(100, 30))
         if isinstance(event, WindowDone)
     ]
     assert made == [("1", 30), ("0", 40), ("0", 70), ("0", 100)]
 
 
 def test_what_a_window_knows_is_brought_in_once_and_in_order():
-    bench = Bench(slots=2, chunk=4)
-    bench.run(100, 40)
-    assert [entry[1:] for entry in bench.logged("fill")] == [(0, 4), (4, 8), (8, 10)] * 2
+    rig = Rig(slots=2, chunk=4)
+    rig.run(100, 40)
+    assert [entry[1:] for entry in rig.logged("fill")] == [(0, 4), (4, 8), (8, 10)] * 2
 
 
 def test_others_wait_for_one_chunk_at_a_time():
-    bench = Bench(slots=4, chunk=4)
-    bench.run(100, 100, 95, 90, 40)
+    rig = Rig(slots=4, chunk=4)
+    rig.run(100, 100, 95, 90, 40)
     running, n_waited = set(), []
-    for entry in bench.stepper.log:
+    for entry in rig.stepper.log:
         if entry[0] == "start":
             running.add(entry[1])
             n_waited.append(0)
@@ -185,10 +184,10 @@ def test_others_wait_for_one_chunk_at_a_time():
 
 
 def test_a_slot_that_is_being_filled_does_not_move():
-    bench = Bench(slots=2, chunk=4)
+    rig = Rig(slots=2, chunk=4)
     filling = {}
-    bench.run(100, 40, 40)
-    for entry in bench.stepper.log:
+    rig.run(100, 40, 40)
+    for entry in rig.stepper.log:
         if entry[0] == "open":
             filling[entry[1]] = True
         elif entry[0] == "start":
@@ -198,28 +197,28 @@ def test_a_slot_that_is_being_filled_does_not_move():
 
 
 def test_a_song_goes_on_at_its_first_missing_column():
-    bench = Bench()
+    rig = Rig()
     work = Work(Song("a", "", 0.8, 0), windows.unmade(K, 40))
     work.tokens[:, :25] = 7
-    list(bench.scheduler.run(iter([work])))
-    assert bench.logged("open") == [(0, 25)]
+    list(rig.scheduler.run(iter([work])))
+    assert rig.logged("open") == [(0, 25)]
     assert (work.tokens[:, :25] == 7).all()
 
 
 def test_windows_that_are_made_are_skipped():
-    bench = Bench()
+    rig = Rig()
     work = Work(Song("a", "", 2.0, 0), windows.unmade(K, 100))
     work.tokens[:, :70] = 7
-    list(bench.scheduler.run(iter([work])))
-    assert len(bench.logged("open")) == 1
-    assert len(bench.logged("step")) == 30 + K - 1
+    list(rig.scheduler.run(iter([work])))
+    assert len(rig.logged("open")) == 1
+    assert len(rig.logged("step")) == 30 + K - 1
 
 
 def test_song_that_is_whole_already_takes_no_step():
-    bench = Bench()
+    rig = Rig()
     work = Work(Song("a", "", 0.8, 0), np.zeros((K, 40), np.int16), generation_s=5.0)
-    (event,) = bench.scheduler.run(iter([work]))
-    assert (event.key, event.generation_s, bench.stepper.log) == ("a", 5.0, [])
+    (event,) = rig.scheduler.run(iter([work]))
+    assert (event.key, event.generation_s, rig.stepper.log) == ("a", 5.0, [])
 
 
 # --- progress
@@ -227,7 +226,7 @@ def test_song_that_is_whole_already_takes_no_step():
 
 def test_progress_never_goes_back_and_ends_at_the_whole():
     told = {}
-    for event in of(Progress, Bench(slots=3).run(100, 40, 71, 3, 55)):
+    for event in of(Progress, Rig(slots=3).run(100, 40, 71, 3, 55)):
         for key, (n_done, n_frames) in event.frames.items():
             assert told.get(key, 0) <= n_done <= n_frames
             told[key] = n_done
@@ -235,11 +234,11 @@ def test_progress_never_goes_back_and_ends_at_the_whole():
 
 
 def test_progress_comes_at_least_every_50_steps():
-    bench, since = Bench(slots=1, window=1500, stride=900), []
+    rig, since = Rig(slots=1, window=1500, stride=900), []
     n_before = 0
-    for event in bench.scheduler.run(bench.works(1000)):
+    for event in rig.scheduler.run(rig.works(1000)):
         if isinstance(event, Progress):
-            since.append(len(bench.logged("step")) - n_before)
+            since.append(len(rig.logged("step")) - n_before)
             n_before += since[-1]
     assert max(since) <= 50
 
@@ -248,44 +247,44 @@ def test_progress_comes_at_least_every_50_steps():
 
 
 def test_shares_add_up_to_the_wall_clock():
-    bench = Bench(slots=3)
-    shares = [event.generation_s for event in of(Finished, bench.run(100, 40, 71, 3, 55))]
-    assert sum(shares) == pytest.approx(bench.stepper.now_s)
+    rig = Rig(slots=3)
+    shares = [event.generation_s for event in of(Finished, rig.run(100, 40, 71, 3, 55))]
+    assert sum(shares) == pytest.approx(rig.stepper.now_s)
 
 
 def test_songs_together_are_charged_alike():
-    shares = [event.generation_s for event in of(Finished, Bench(slots=4).run(20, 20, 20, 20))]
+    shares = [event.generation_s for event in of(Finished, Rig(slots=4).run(20, 20, 20, 20))]
     assert shares == pytest.approx([(20 + K - 1) * STEP_S / 4] * 4)
 
 
 def test_seconds_charged_before_are_kept():
-    bench = Bench(slots=1)
+    rig = Rig(slots=1)
     work = Work(Song("a", "", 0.2, 0), windows.unmade(K, 10), generation_s=100.0)
-    (done,) = of(Finished, bench.scheduler.run(iter([work])))
-    assert done.generation_s == pytest.approx(100 + bench.stepper.now_s)
+    (done,) = of(Finished, rig.scheduler.run(iter([work])))
+    assert done.generation_s == pytest.approx(100 + rig.stepper.now_s)
 
 
 def test_what_the_caller_does_between_events_is_not_charged():
-    bench, shares, away_s = Bench(slots=2), 0.0, 0.0
-    for event in bench.scheduler.run(bench.works(50, 40, 30)):
+    rig, shares, away_s = Rig(slots=2), 0.0, 0.0
+    for event in rig.scheduler.run(rig.works(50, 40, 30)):
         shares += event.generation_s if isinstance(event, Finished) else 0
-        bench.stepper.now_s += 1000
+        rig.stepper.now_s += 1000
         away_s += 1000
-    assert shares == pytest.approx(bench.stepper.now_s - away_s)
+    assert shares == pytest.approx(rig.stepper.now_s - away_s)
 
 
 def test_time_spent_on_a_step_that_was_interrupted_is_charged():
-    bench = Bench(slots=1)
+    rig = Rig(slots=1)
     steps = count()
 
     def interrupt(_):
         if next(steps) == 7:
             raise KeyboardInterrupt
 
-    bench.stepper.at_step = interrupt
+    rig.stepper.at_step = interrupt
     with pytest.raises(KeyboardInterrupt):
-        bench.run(40)
-    (work,) = bench.scheduler.in_work()
+        rig.run(40)
+    (work,) = rig.scheduler.in_progress()
     assert work.generation_s == pytest.approx(7 * STEP_S)
 
 
@@ -297,63 +296,63 @@ def test_prompt_that_cannot_be_encoded_fails_alone():
         if song.key == "1":
             raise ValueError("no such word\nand more")
 
-    events = Bench(encode=encode).run(40, 20, 30)
+    events = Rig(encode=encode).run(40, 20, 30)
     assert [(event.key, event.reason) for event in of(Failed, events)] == [("1", "ValueError: no such word")]
     assert {event.key for event in of(Finished, events)} == {"0", "2"}
 
 
 def test_seed_that_cannot_be_fails_alone():
-    bench = Bench()
+    rig = Rig()
     works = [Work(Song(str(seed), "", 0.2, seed), windows.unmade(K, 10)) for seed in (1, -1, 2)]
-    events = list(bench.scheduler.run(iter(works)))
+    events = list(rig.scheduler.run(iter(works)))
     assert [event.key for event in of(Failed, events)] == ["-1"]
     assert {event.key for event in of(Finished, events)} == {"1", "2"}
 
 
 def test_song_whose_logits_are_not_finite_fails_alone_and_says_why():
-    bench = Bench(slots=2)
-    bench.stepper.broken = {1}
-    events = bench.run(40, 40)
+    rig = Rig(slots=2)
+    rig.stepper.broken = {1}
+    events = rig.run(40, 40)
     (failed,) = of(Failed, events)
     assert failed.key == "1" and "overflows in this precision; use dtype bf16 or fp32" in failed.reason
     assert [event.key for event in of(Finished, events)] == ["0"]
 
 
 def test_song_whose_logits_are_not_finite_is_given_up_at_its_first_windows_end():
-    bench = Bench(slots=1)
-    bench.stepper.broken = {0}
-    bench.run(400)
-    assert len(bench.logged("step")) == 40 + K - 1
+    rig = Rig(slots=1)
+    rig.stepper.broken = {0}
+    rig.run(400)
+    assert len(rig.logged("step")) == 40 + K - 1
 
 
 def test_failed_songs_are_charged_too():
-    bench = Bench(slots=2)
-    bench.stepper.broken = {1}
-    events = bench.run(40, 40, 40)
+    rig = Rig(slots=2)
+    rig.stepper.broken = {1}
+    events = rig.run(40, 40, 40)
     shares = [event.generation_s for event in of((Failed, Finished), events)]
-    assert sum(shares) == pytest.approx(bench.stepper.now_s)
+    assert sum(shares) == pytest.approx(rig.stepper.now_s)
 
 
-# --- what is in work
+# --- songs in progress
 
 
-def interrupted(bench, at_step, *lengths):
-    """in_work after Ctrl-C before that step."""
+def interrupted(rig, at_step, *lengths):
+    """The songs in progress after Ctrl-C before that step."""
     steps = count()
 
     def interrupt(_):
         if next(steps) == at_step:
             raise KeyboardInterrupt
 
-    bench.stepper.at_step = interrupt
+    rig.stepper.at_step = interrupt
     with pytest.raises(KeyboardInterrupt):
-        bench.run(*lengths)
-    return bench.scheduler.in_work()
+        rig.run(*lengths)
+    return rig.scheduler.in_progress()
 
 
 @pytest.mark.parametrize("at_step", [0, 1, 5, 43, 44, 60])
-def test_in_work_has_every_token_made_so_far(at_step):
-    works = interrupted(Bench(slots=1, chunk=100), at_step, 100)
+def test_song_in_progress_has_every_token_made_so_far(at_step):
+    works = interrupted(Rig(slots=1, chunk=100), at_step, 100)
     made = (works[0].tokens != TO_GENERATE).sum(axis=1)
     n_first = 40 + K - 1
     in_second = max(0, at_step - n_first)
@@ -361,8 +360,8 @@ def test_in_work_has_every_token_made_so_far(at_step):
     assert made.tolist() == expected
 
 
-def test_in_work_are_the_songs_in_slots_alone():
-    works = interrupted(Bench(slots=2), 15, 10, 40, 40, 40)
+def test_songs_in_progress_are_those_in_slots_alone():
+    works = interrupted(Rig(slots=2), 15, 10, 40, 40, 40)
     assert Counter(work.song.key for work in works) == {"1": 1, "2": 1}
 
 
@@ -373,27 +372,27 @@ def test_song_that_was_interrupted_before_its_window_was_laid_out_is_unmade():
         if song.key == "1":
             raise KeyboardInterrupt
 
-    bench = Bench(slots=1, encode=encode)
+    rig = Rig(slots=1, encode=encode)
     with pytest.raises(KeyboardInterrupt):
-        bench.run(40, 40)
-    (work,) = bench.scheduler.in_work()
+        rig.run(40, 40)
+    (work,) = rig.scheduler.in_progress()
     assert work.song.key == "1"
     assert (work.tokens == TO_GENERATE).all()
 
 
 def test_song_that_was_interrupted_between_two_windows_has_the_first():
-    bench = Bench(slots=1)
-    opened, laid = bench.stepper.open, count()
+    rig = Rig(slots=1)
+    opened, laid = rig.stepper.open, count()
 
     def interrupt(*arguments):
         if next(laid) == 1:
             raise KeyboardInterrupt
         opened(*arguments)
 
-    bench.stepper.open = interrupt
+    rig.stepper.open = interrupt
     with pytest.raises(KeyboardInterrupt):
-        bench.run(100)
-    (work,) = bench.scheduler.in_work()
+        rig.run(100)
+    (work,) = rig.scheduler.in_progress()
     assert (work.tokens[:, :40] != TO_GENERATE).all() and (work.tokens[:, 40:] == TO_GENERATE).all()
 
 
@@ -402,7 +401,7 @@ def test_memory_that_runs_out_while_a_song_is_admitted_loses_no_song():
         if song.key == "1":
             raise torch.OutOfMemoryError("full")
 
-    bench = Bench(encode=encode)
+    rig = Rig(encode=encode)
     with pytest.raises(torch.OutOfMemoryError):
-        bench.run(40, 40)
-    assert [work.song.key for work in bench.scheduler.in_work()] == ["0", "1"]
+        rig.run(40, 40)
+    assert [work.song.key for work in rig.scheduler.in_progress()] == ["0", "1"]
