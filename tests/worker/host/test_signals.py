@@ -173,7 +173,7 @@ def test_nobody_listening_does_not_end_the_run(metadata):
         metadata.rebalance()
         until(lambda: interruption.drain_reason)
         metadata.interrupt()
-        assert interruption.wait(20)
+        assert interruption.wait(60)
         until(lambda: len(tried) == 2)
 
 

@@ -26,7 +26,7 @@ def test_spot_notice_ends_the_run_a_margin_before_the_machine_goes(metadata):
     with watched(metadata.url) as (interruption, said):
         assert not interruption.wait(0.2)
         metadata.interrupt(seconds=100)
-        assert interruption.wait(20)
+        assert interruption.wait(60)
         left_s = interruption.notice.deadline - time.monotonic()
         at = json.loads(metadata.paths["spot/instance-action"])["time"]
     assert 100 - MARGIN_S - 25 < left_s <= 100 - MARGIN_S
@@ -43,7 +43,7 @@ def test_rebalance_drains_and_a_notice_still_follows(metadata):
         until(lambda: len(metadata.requests) > n_before + 9)
         assert interruption.notice is None and len(said) == 1
         metadata.interrupt()
-        assert interruption.wait(20)
+        assert interruption.wait(60)
     assert said == [f"no new songs: {interruption.drain_reason}", f"stopping: {interruption.notice.reason}"]
 
 
@@ -52,7 +52,7 @@ def test_expired_token_is_renewed(metadata):
         until(lambda: len(metadata.requests) > 3)
         metadata.expire_tokens()
         metadata.interrupt()
-        assert interruption.wait(20)
+        assert interruption.wait(60)
 
 
 def test_one_token_serves_many_polls(metadata):
@@ -69,7 +69,7 @@ def test_machine_of_ec2_that_gives_no_answer_for_a_while_is_asked_on(metadata):
         until(lambda: len(metadata.requests) > n_before + 3 * spot_notice._TRIES)
         metadata.failing = False
         metadata.interrupt()
-        assert interruption.wait(20)
+        assert interruption.wait(60)
 
 
 def test_polling_ends_with_the_block(metadata):
@@ -96,7 +96,7 @@ def test_no_proxy_is_used(metadata, monkeypatch):
         monkeypatch.delenv("NO_PROXY", raising=False)
         metadata.interrupt()
         with watched(metadata.url) as (interruption, _):
-            assert interruption.wait(20)
+            assert interruption.wait(60)
         trap.settimeout(0)
         with pytest.raises(BlockingIOError):  # nobody called
             trap.accept()
@@ -194,4 +194,4 @@ def test_stand_in_runs_as_a_process_too(child, tmp_path):
     url = url_file.read_text("ascii")
     with watched(url) as (interruption, _):
         urllib.request.urlopen(urllib.request.Request(f"{url}/interrupt/120", method="POST")).close()
-        assert interruption.wait(20)
+        assert interruption.wait(60)

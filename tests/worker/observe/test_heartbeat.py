@@ -250,7 +250,7 @@ def test_slow_store_delays_neither_the_local_file_nor_the_end(run, folder, tmp_p
     store = Stubborn(open_store(str(tmp_path / "out")))
     heartbeat = beating(run, folder, store)
     run.plan()
-    assert store.entered.wait(10)
+    assert store.entered.wait(60)
     run.meter.alive(1000)
     wait_until(lambda: local(folder).progress > 1000)
     began = time.monotonic()
