@@ -4,6 +4,7 @@ operator's policy is enough for setup, image, launch, status and kill-all.
 moto takes a condition on LIST for fulfilled and every other for not: conditions are seen in test_policies.py.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -183,8 +184,11 @@ def test_code_can_be_read(songs):
 def test_worker_makes_a_whole_batch(worker, identities, tmp_path, monkeypatch, capfd):
     """As on a machine: the role's credentials from the instance metadata, the settings from worker.env.
 
-    Two windows, so that a checkpoint is written and removed as well.
+    Two windows, of a tenth of their length, so that a checkpoint is written and removed as well.
     """
+    from worker.musicgen import Engine  # here: it imports torch
+
+    monkeypatch.setattr(Engine, "load", functools.partial(Engine.load, window_s=3))
     lent = identities["worker"]
     role = {
         "AccessKeyId": lent["AWS_ACCESS_KEY_ID"],
@@ -192,7 +196,7 @@ def test_worker_makes_a_whole_batch(worker, identities, tmp_path, monkeypatch, c
         "Token": lent["AWS_SESSION_TOKEN"],
     }
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("calm piano ; 30.5 ; calm\nloud drums ; 1 ; loud\n", "utf-8")
+    prompts.write_text("calm piano ; 4 ; calm\nloud drums ; 1 ; loud\n", "utf-8")
     place = {"MUSICGEN_S3_BUCKET": BUCKET, "MUSICGEN_S3_PREFIX": "album"}
     price = {"HOURLY_COST_USD": "0.4", "MUSICGEN_PRICE_PAID_USD": "0.19"}
     run = {
@@ -205,7 +209,7 @@ def test_worker_makes_a_whole_batch(worker, identities, tmp_path, monkeypatch, c
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
     with imds.serving(role) as metadata:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
-        code = main(["--prompts", str(prompts)], dict(os.environ) | place | price | run)
+        code = main(["--prompts", str(prompts), "--stride", "1.8"], dict(os.environ) | place | price | run)
         assert code == 0, capfd.readouterr().err
         store = open_store(PLACE)
         there = store.list()
