@@ -1,7 +1,7 @@
 """python -m bench: measure the engine against transformers and against this machine's limits.
 
-Every comparison is interleaved in one process. Results go to bench/results/*.json; the table in
-docs/benchmarks.md is made anew from all of them.
+Every comparison is interleaved in one process. Results go to bench/results/*.json;
+docs/benchmarks.md is written from all of them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ops import repository
 
 
 def main() -> None:
-    """Run the cases, print each figure as it comes, and keep them."""
+    """Run the cases, print each figure, and write all of them to a file."""
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("--size", default="small", choices=("small", "medium", "large"))
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
@@ -58,7 +58,7 @@ def line(row: Figure) -> str:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What the figures were taken on."""
+    """The machine, versions and command that the figures come from."""
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""What is measured. Each case yields rows; a row says what must be reached, if anything."""
+"""The benchmark cases. Each yields figures, some with a goal."""
 
 import random
 import subprocess
@@ -21,13 +21,13 @@ from worker.musicgen.stepper import Stepper
 GREEDY = Sampling(greedy=True)
 FRAME_RATE = 50
 LATE = 1000
-# Frames of a 300 s song, specials of its 16 windows included.
+# Steps of a 300 s song: its frames, and three more for each of its 16 windows.
 STEPS_300_S = 15_048
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `at_least` is what it is held against; `note` what must be known to read it."""
+    """One measured figure. `at_least` is its goal; `note` is needed to read it."""
 
     case: str
     what: str
@@ -49,7 +49,7 @@ class Bench:
         self._shape = Shape.of(self._loaded.model.decoder)
 
     def songs(self) -> Iterator[Figure]:
-        """Equally long songs: the engine, and transformers one by one, batched, and static."""
+        """Songs of one length: the engine against transformers one by one, batched, static cache."""
         n, frames = self.slots, self.frames
         prompts = [f"song number {i}" for i in range(n)]
         made: dict[str, np.ndarray] = {}
@@ -132,7 +132,7 @@ class Bench:
         yield Figure("late", "300 s songs per hour, at this column's speed", "songs/h", hours)
 
     def bound(self) -> Iterator[Figure]:
-        """The share of the measured compute bound that a step of 32 slots reaches."""
+        """The share of the measured compute bound that a step with 32 slots reaches."""
         slots = 32
         self._engine.slots = slots
         stepper = self._stepper()
@@ -156,7 +156,7 @@ class Bench:
         yield Figure("bound", "engine, fp32, 32 slots", "frames/s", Spread.of(rates(4 * slots, took)))
 
     def half(self) -> Iterator[Figure]:
-        """bf16 on a CPU that has it natively."""
+        """bf16, on a CPU with native bf16."""
         if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
             return
         engine = Engine(self._loaded, device_name="cpu", dtype="bf16", slots=32)
@@ -174,7 +174,7 @@ class Bench:
         yield Figure("half", "engine, bf16, against transformers fp32 one by one", "x", ratio, 45.0)
 
     def codec(self) -> Iterator[Figure]:
-        """EnCodec of 30 s, at once and in chunks; and of 300 s with its peak memory."""
+        """EnCodec decoding of 30 s, at once and in chunks; and of longer songs with the peak memory."""
         tokens = np.random.default_rng(0).integers(0, 2048, (4, 1500)).astype(np.int16)
         codes = torch.from_numpy(tokens.astype(np.int64))[None, None].to(self.device)
         encodec = self._loaded.model.audio_encoder
@@ -188,7 +188,7 @@ class Bench:
         )
         for name, times in took.items():
             yield Figure("codec", f"30 s of audio, {name}", "s", Spread.of(times))
-        # At once 300 s would take 11 GB: a fifth of it shows how memory grows.
+        # 300 s at once would take 11 GB; 60 s show how memory grows.
         for name, length_s in (("chunked", 300), ("at once", 60)):
             wall, peak = _codec_process(name, length_s * FRAME_RATE)
             yield Figure("codec", f"{length_s} s of audio, {name}", "s", Spread.of([wall]))
@@ -224,7 +224,7 @@ class Bench:
         with torch.inference_mode():
             cache = stepper._cache
             for kept in (*cache.keys, *cache.values):
-                kept[:, :, : LATE + 128].zero_()  # memory is taken now, not while it is timed
+                kept[:, :, : LATE + 128].zero_()  # allocate the memory now, not while timing
             stepper._position[:] = LATE
         return stepper
 
@@ -244,7 +244,7 @@ class _Inference:
 
 
 def _codec_process(how: str, n_frames: int) -> tuple[float, float]:
-    """Seconds and extra GB at the peak, in a process of its own."""
+    """Seconds, and extra GB at the peak, measured in a separate process."""
     answer = subprocess.run(
         [sys.executable, "-m", "bench.codec_memory", how, str(n_frames)],
         cwd=ROOT,

@@ -1,9 +1,9 @@
-"""How long a deploy of many small files takes over a slow line. Prints one JSON line.
+"""Time a deploy of many small files over a slow connection. Prints one JSON line.
 
     python -m bench.deploy [--files 500] [--delay-ms 40]
 
-A real OpenSSH server on loopback behind a proxy that holds every byte back by `delay-ms` each way, so the
-round trip is twice that. First contact, key exchange and login count in. Needs sshd and tmux, no GPU.
+Runs a real OpenSSH server on loopback, behind a proxy that delays every byte by `delay-ms` in each
+direction. The time includes connecting, key exchange and login. Needs sshd and tmux, no GPU.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from tests.fakes.proxy import proxying
 
 
 def main() -> int:
-    """Ship a tree twice, the second time unchanged, each over a connection of its own."""
-    parser = argparse.ArgumentParser(description="Time a deploy over a slow line.")
+    """Deploy a tree twice, the second time unchanged, each over a new connection."""
+    parser = argparse.ArgumentParser(description="Time a deploy over a slow connection.")
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--delay-ms", type=float, default=40.0)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""MusicGen's real sizes with random weights: what a benchmark needs of a model but its taste."""
+"""Models of MusicGen's real sizes with random weights: as fast as the real ones."""
 
 from typing import Any
 

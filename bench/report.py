@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, made from every file in bench/results/."""
+"""Write docs/benchmarks.md from every file in bench/results/."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,20 @@ from ops.repository import ROOT
 HEAD = """# Benchmarks
 
 Made by `uv run inv bench`; do not edit. The model has MusicGen's real size and random weights. Every
-comparison is interleaved in one process; a ratio is taken within each repetition, and what stands
-here is the median with the least and greatest. How the engine works is in [engine.md](engine.md).
+comparison is interleaved in one process, and a ratio is taken within each repetition. The figures
+are medians with the least and greatest value. [engine.md](engine.md) explains how the engine works.
 """
 
 
 def write_report() -> None:
-    """Write the page anew."""
+    """Write the page."""
     results = sorted((ROOT / "bench" / "results").glob("*.json"))
     parts = [HEAD, *(section(path) for path in results)]
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), "utf-8", newline="\n")
 
 
 def section(path: Path) -> str:
-    """One model on one kind of device: a table for each case, as each was measured."""
+    """One model on one kind of device: a table for each case, with the machine it was measured on."""
     content = json.loads(path.read_text("utf-8"))
     parts = [f"## musicgen-{path.stem.partition('-')[0]}", ""]
     for case, m in content["measured"].items():
@@ -41,7 +41,7 @@ def section(path: Path) -> str:
 
 
 def row(r: dict[str, Any]) -> str:
-    """One figure's line."""
+    """One figure as a line of the table."""
     v, goal = r["value"], r["at_least"]
     spread = f"{v['least']:.3g} to {v['greatest']:.3g}, n = {v['n']}" if v["n"] > 1 else ""
     reached = "" if goal is None else "yes" if v["median"] >= goal else "no"

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: the ceiling that the engine's figures stand under."""
+"""This machine's measured limits (compute and memory bandwidth), to compare the engine with."""
 
 import torch
 
@@ -8,11 +8,11 @@ from worker.musicgen.model import Shape
 
 
 def gemm_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Multiply-add rate of a square matrix product, in FLOP/s: the best of ten, torch's own or ours."""
+    """FLOP/s of a square matrix product: the best of ten, by torch or by this project's kernel."""
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
-    ours = pack(b)
-    took = [seconds(multiply) for _ in range(10) for multiply in (lambda: a @ b, lambda: ours(a))]
+    packed = pack(b)
+    took = [seconds(multiply) for _ in range(10) for multiply in (lambda: a @ b, lambda: packed(a))]
     return 2 * size**3 / min(took)
 
 
@@ -23,8 +23,8 @@ def read_bandwidth(device: torch.device, n_bytes: int = 1 << 29) -> float:
 
 
 def step_flops(shape: Shape, ffn: int, slots: int) -> float:
-    """FLOPs of the linear layers in one step: cross-attention in the conditional half alone,
-    layer 0's self-attention in one half alone."""
+    """FLOPs of the linear layers in one step: cross-attention in the conditional half only, layer 0's
+    self-attention in one half only."""
     square = shape.hidden**2
     conditional = shape.n_layers * (4 * square + 2 * square + 2 * shape.hidden * ffn)
     unconditional = shape.n_layers * (4 * square + 2 * shape.hidden * ffn) - 4 * square

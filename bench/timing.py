@@ -1,4 +1,4 @@
-"""Interleaved timing: on a noisy machine only ratios taken within one repetition can be trusted."""
+"""Interleaved timing: on a noisy machine only ratios within one repetition are reliable."""
 
 import statistics
 import time
@@ -19,12 +19,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> "Spread":
-        """Of one figure for each repetition."""
+        """From one value for each repetition."""
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """Wall clock of one call, the device's work included."""
+    """Wall-clock seconds of one call, including the work on the GPU."""
     started = time.perf_counter()
     act()
     if torch.cuda.is_available():
@@ -33,7 +33,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def interleaved(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each side, A B C A B C ..., one figure for each repetition."""
+    """Seconds of each side, run in the order A B C A B C ...; one value for each repetition."""
     took: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name, act in sides.items():
@@ -47,5 +47,5 @@ def rates(units: float, took: list[float]) -> list[float]:
 
 
 def ratios(fast: list[float], slow: list[float]) -> list[float]:
-    """Pair by pair, how many times as fast."""
+    """For each pair, how many times as fast."""
     return [f / s for f, s in zip(fast, slow, strict=True)]

@@ -1,7 +1,7 @@
-"""What the run asks of an engine, whatever its model: songs in, finished songs and progress out.
+"""The interface between a run and the engine of any model: songs in, progress and finished songs out.
 
-The engine decides which songs are worked on together; the run never loops over prompts.
-Torch-free, so that both sides can import it.
+The engine decides which songs are generated together; the run never loops over prompts.
+Does not import torch, so that both sides can import it.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int16]  # [n_codebooks, n_frames], TO_GENERATE where there is none yet
+Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
 TO_GENERATE = -1
 Audio = NDArray[np.float32]  # [n_samples], mono
 
@@ -38,7 +38,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Progress:
-    """Frames made so far of each song in work: `{key: (n_done, n_frames)}`."""
+    """Frames generated so far of each song in progress: `{key: (n_done, n_frames)}`."""
 
     frames: Mapping[str, tuple[int, int]]
 
@@ -54,9 +54,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A song could not be generated; the others go on. `reason` is one line.
+    """A song could not be generated; the others continue. `reason` is one line.
 
-    `overflowed`: its numbers left the precision's range; a wider one may do.
+    `overflowed`: its logits became infinite or NaN; a precision with a wider range may work.
     """
 
     key: str
@@ -67,10 +67,10 @@ class Failed:
 
 @dataclass(frozen=True, eq=False)
 class Unfinished:
-    """A song as it stands: what is needed to go on with it, in another process too.
+    """A song in progress, with everything needed to resume it, in another process too.
 
-    Continued from a window boundary it becomes, byte for byte, the song it would have been (same
-    device, precision and slots); from anywhere else every token made so far is kept.
+    Resumed at a window boundary, it becomes byte for byte the song it would have been (same device,
+    precision and slots). Resumed anywhere else, it keeps every token generated so far.
     """
 
     song: Song
@@ -81,7 +81,7 @@ class Unfinished:
     revision: str
     window: int  # frames
     stride: int  # frames
-    resumed: int = 0  # how often it has been gone on with in another run
+    resumed: int = 0  # how often another run has resumed it
 
     @property
     def n_made(self) -> int:
@@ -93,7 +93,7 @@ Event = Progress | Unfinished | Finished | Failed
 
 
 def longest_first(songs: Iterable[Song]) -> list[Song]:
-    """Every song's number of steps is known: longest first leaves the fewest slots idle at the end."""
+    """Sort songs by length, longest first: this leaves the fewest slots idle at the end."""
     return sorted(songs, key=lambda song: -song.seconds)
 
 
@@ -103,36 +103,36 @@ class Engine(Protocol):
     sample_rate: int
 
     def describe(self) -> dict[str, str | int | float]:
-        """What a record holds of the engine: model, revision, device, precision, slots, window."""
+        """The engine's part of a song's record: model, revision, device, precision, slots, window."""
 
     def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Generator[Event, None, None]:
-        """Generate all songs, and go on with unfinished ones, taking each only when there is room.
+        """Generate songs and resume unfinished ones, taking each only when a slot is free.
 
-        An Unfinished comes whenever a song may be gone on with exactly from there, and right before
-        its Finished.
+        Yields an Unfinished at every point from which a song can be resumed exactly, and right
+        before its Finished.
         """
 
     def begin_no_more(self) -> None:
-        """Finish the songs in work, and begin none, not even one that was taken ahead."""
+        """Finish the songs in progress and begin no others, not even one that was taken ahead."""
 
     def close(self) -> None:
-        """Give its memory back; nothing can be done with it any more."""
+        """Free the memory; the engine cannot be used afterwards."""
 
     def unfinished(self) -> list[Unfinished]:
-        """The songs in work, with every token made so far. For between two events of `stream`."""
+        """The songs in progress, with every token generated so far. Call it between events of `stream`."""
 
     def check(self, song: Unfinished, sampling: Sampling) -> None:
-        """Raises OtherSettings or Unusable unless resuming it gives the song that was begun."""
+        """Raises OtherSettings or Unusable unless this engine would continue the same song."""
 
     def joins(self, seconds: float) -> list[float]:
-        """Where in a song of this length a window ends and the next goes on, in seconds."""
+        """The seconds at which a song of this length changes from one window to the next."""
 
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """Audio of a finished song; may be called from another thread while `stream` runs.
 
-        Asks `go_on` now and then, and raises Abandoned when it says no.
+        Calls `go_on` regularly and raises Abandoned when it returns False.
         """
 
 
 class Abandoned(Exception):
-    """Decoding was given up because it was asked to."""
+    """Decoding was stopped by its caller: `go_on` returned False."""

@@ -1,10 +1,10 @@
-"""What may be wrong with a finished song, as numbers and flags for its record.
+"""Measure possible defects of a finished song: numbers and flags for its record.
 
-A flagged song is kept and marked, never dropped. Everything is said of the song as its file holds
-it: audio with a peak over full scale is scaled down as a whole (worker/audio/wav.py), so it is here too.
-Any audio has a Quality, be it silence, one sample or full of NaN; what cannot be said is None.
-Goes through the audio in blocks: an hour takes some 220 MB beside the audio itself.
-Does not judge the music. Columns and thresholds are explained in docs/quality.md.
+A flagged song is kept, never dropped. All values describe the song as it is in its file: audio with
+a peak over full scale is scaled down as a whole (worker/audio/wav.py), and so it is here.
+Any audio has a Quality, also silence, a single sample or NaN; a value that is not defined is None.
+Reads the audio in blocks: an hour takes some 220 MB beside the audio itself.
+Does not judge the music. docs/quality.md explains columns and thresholds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,26 +18,26 @@ from scipy.signal import sosfilt
 
 from worker.engine import Audio
 
-SHORT_S = 0.1  # missing
+SHORT_S = 0.1  # missing seconds
 CLIPPED_SHARE = 1e-4  # of all samples
-SILENCE_DBFS = -60.0  # RMS of a step, without DC
+SILENCE_DBFS = -60.0  # RMS of a step (0.1 s), without DC
 LONG_SILENCE_S = 3.0
 SILENT_TAIL_S = 2.0
 QUIET_LUFS = -35.0
 LOUD_LUFS = -9.0
 SEAM_SCORE = 5.0
 
-_TICKS_PER_S = 50  # a tick is a frame of MusicGen's tokens: joins lie on its edges
-_STEP = 5  # ticks; BS.1770 moves its 0.4 s by 0.1 s
+_TICKS_PER_S = 50  # a tick is a frame of MusicGen's tokens, so windows join on its edges
+_STEP = 5  # ticks; BS.1770 advances its 0.4 s blocks by 0.1 s
 _GATE = 4  # steps
-_BLOCK = 100  # steps; about 10 s are worked on at once
+_BLOCK = 100  # steps; about 10 s are processed at once
 _NEAR_FULL_SCALE = 0.98
 
 _N_BANDS = 30
-_BAND_FLOOR = 1e-7  # -70 dB: what lies below is not heard
-_NEIGHBOUR_TICKS = 25  # 0.5 s each side of a place are compared
+_BAND_FLOOR = 1e-7  # -70 dB: lower levels are not audible
+_NEIGHBOUR_TICKS = 25  # 0.5 s on each side of a tick are compared
 _JOLT_TICKS = 3
-_JOIN_SURROUNDINGS = 100  # ticks around every join that say nothing of the song's own ways
+_JOIN_SURROUNDINGS = 100  # ticks on each side of a join that are left out of the reference
 _MIN_REFERENCE = 500  # ticks; 10 s
 
 Floats = NDArray[np.float64]
@@ -45,23 +45,23 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Quality:
-    """The quality columns of one song. Plain values, fit for JSON: None where there is no number."""
+    """The quality columns of one song, as JSON values; None where a value is not defined."""
 
     duration_s: float
-    peak_dbfs: float | None  # before scaling: over 0 the file was scaled down
+    peak_dbfs: float | None  # before scaling; over 0: the file was scaled down
     lufs: float | None  # BS.1770 integrated loudness of the mono file; None: silent, or under 0.4 s
     clipped_samples: int
     not_finite_samples: int
     silence_s: float
-    longest_silence_s: float  # but for the tail
+    longest_silence_s: float  # the tail not counted
     tail_silence_s: float
     seams_s: list[float]
-    seam_scores: list[float | None]  # of each of seams_s; None: too near an end, or nothing to compare with
+    seam_scores: list[float | None]  # for each of seams_s; None: near an end, or too short a song
     flags: list[str]
 
 
 def measure(audio: Audio, sample_rate: int, requested_s: float, joins_s: Sequence[float] = ()) -> Quality:
-    """The quality of float mono [n]; `joins_s` are the places where one window goes on from another."""
+    """The quality of float mono [n]; `joins_s`: the seconds at which one window continues another."""
     n_finite, peak = _finite_and_peak(audio, sample_rate)
     gain = 1 / max(peak, 1.0)
     tick = max(1, sample_rate // _TICKS_PER_S)
@@ -107,7 +107,7 @@ def _flags(song: Quality, silent: bool, n_samples: int, requested_s: float) -> I
         yield "short"
     if song.clipped_samples > CLIPPED_SHARE * n_samples:
         yield "clipped"
-    if silent:  # and so all that follows, which needs no saying
+    if silent:  # which implies the flags below
         yield "silent"
         return
     if song.longest_silence_s > LONG_SILENCE_S:
@@ -124,9 +124,9 @@ def _flags(song: Quality, silent: bool, n_samples: int, requested_s: float) -> I
 
 
 def _piece(audio: Audio, start: int, stop: int, gain: float) -> Audio:
-    """Samples [start, stop) as the file holds them; zeros before the first and after the last."""
+    """Samples [start, stop) as they are in the file; zeros before the first and after the last."""
     inside = audio[max(start, 0) : max(stop, 0)]
-    # in float64: the gain of absurdly loud audio is no float32
+    # in float64: the gain of extremely loud audio is too small for float32
     scaled = (np.where(np.isfinite(inside), inside, 0.0).astype(np.float64) * gain).astype(np.float32)
     return np.pad(scaled, (max(-start, 0), stop - max(start, 0) - len(inside)))
 
@@ -142,16 +142,16 @@ def _finite_and_peak(audio: Audio, sample_rate: int) -> tuple[int, float]:
 
 
 def _clipped(block: Audio) -> int:
-    """Samples near full scale that are exactly what the three before them were.
+    """The number of samples near full scale that equal the three samples before them.
 
-    Only a clamp makes such flat tops; the top of a wave is round, even that of the lowest bass.
+    Only a clamp makes such flat tops; the top of a wave is round, even of the lowest bass.
     """
     flat = (block[1:] == block[:-1]) & (np.abs(block[1:]) >= _NEAR_FULL_SCALE)
     return int((flat[:-2] & flat[1:-1] & flat[2:]).sum())
 
 
 def _silence(power: Floats) -> tuple[int, int, int]:
-    """Silent steps: all of them, the run at the end, and the longest of the other runs."""
+    """Numbers of silent steps: all, those at the end, and the longest of the other runs."""
     quiet = power < _power(SILENCE_DBFS)
     sounding = np.flatnonzero(~quiet)
     runs = np.diff(np.concatenate([[-1], sounding, [len(quiet)]])) - 1
@@ -159,10 +159,11 @@ def _silence(power: Floats) -> tuple[int, int, int]:
 
 
 class _KWeighting:
-    """BS.1770's two filters, fed step by step.
+    """BS.1770's two filters, applied block by block.
 
-    pyloudnorm's Meter takes the whole song, and 2.2 GB beside it for an hour at 32 kHz. So only its
-    coefficients are used (De Man's: the standard's, at any rate), with a state that is carried over.
+    pyloudnorm's Meter takes the whole song at once, and 2.2 GB beside it for an hour at 32 kHz. So
+    only its coefficients are used (De Man's, which fit the standard at any sample rate), with the
+    filter state carried over.
     """
 
     def __init__(self, sample_rate: int):
@@ -197,7 +198,7 @@ def _integrated(weighted: Floats) -> float | None:
 def _seam_scores(
     audio: Audio, gain: float, tick: int, sample_rate: int, joins_s: list[float]
 ) -> list[float | None]:
-    """How much more the song changes at each join than it does elsewhere: the largest of four scores."""
+    """How much more the song changes at each join than elsewhere: the largest of four scores."""
     bands, edges = _spectrogram(audio, gain, tick, sample_rate)
     places = [round(join * sample_rate / tick) for join in joins_s]
     scores = np.array([_strangeness(*kind, places) for kind in _changes(bands, edges)])
@@ -207,7 +208,7 @@ def _seam_scores(
 def _spectrogram(
     audio: Audio, gain: float, tick: int, sample_rate: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Level of each band in each tick, and the sharpest bend near the edge that each tick begins with.
+    """Level of each band in each tick, and the sharpest bend in the waveform near the tick's start.
 
     -> dB [n_ticks, n_bands], dB [n_ticks]; whole ticks only.
     """
@@ -231,26 +232,29 @@ def _spectrogram(
 def _changes(
     bands: NDArray[np.float32], edges: NDArray[np.float32]
 ) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Four kinds of change at the beginning of each tick, each with its least spread.
+    """Four kinds of change at the start of each tick, each with its least spread.
 
-    The least spread is what keeps a song that hardly changes at all, say one held tone, from being
-    measured against its own rounding.
+    The least spread keeps a song that hardly changes, such as one held tone, from being compared with
+    its own rounding errors.
     """
     after = _after_less_before(bands, _NEIGHBOUR_TICKS)
     known = after[np.isfinite(after).all(axis=1)]
     usual = np.median(np.abs(known), axis=0) + 0.3 if len(known) else np.float32(0.3)
-    yield np.sqrt(np.square(after / usual).mean(axis=1)), 0.5  # timbre: some bands, against their own ways
-    yield np.abs(after.mean(axis=1)) / (after.std(axis=1) + 1), 0.3  # level: all bands alike
+    yield (
+        np.sqrt(np.square(after / usual).mean(axis=1)),
+        0.5,
+    )  # timbre: bands, relative to their usual change
+    yield np.abs(after.mean(axis=1)) / (after.std(axis=1) + 1), 0.3  # level: all bands together
     yield np.abs(_after_less_before(bands, _JOLT_TICKS)).mean(axis=1), 0.5  # jolt: gaps and cuts
     around = np.full_like(edges, np.nan)
     if len(edges) > 20:
         widest = maximum_filter1d(edges, 9)  # +-4 ticks
         around[10:-10] = edges[10:-10] - np.maximum(widest[4:-16], widest[16:-4])
-    yield around, 1.0  # click: a bend sharper than any within 0.2 s
+    yield around, 1.0  # click: a bend sharper than any other within 0.2 s
 
 
 def _after_less_before(bands: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    """Mean dB of the n ticks from each on, less that of the n before it; NaN at both ends."""
+    """Mean dB of the n ticks from each tick on, minus that of the n before it; NaN at both ends."""
     change = np.full_like(bands, np.nan)
     if len(bands) > 2 * n:
         sums = np.cumsum(np.pad(bands, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
@@ -259,10 +263,10 @@ def _after_less_before(bands: NDArray[np.float32], n: int) -> NDArray[np.float32
 
 
 def _strangeness(change: NDArray[np.float32], least_spread: float, places: list[int]) -> Floats:
-    """Robust z of the largest change within a tick of each place, among all other places; or NaN.
+    """Robust z-score of the largest change within a tick of each place, relative to the rest; or NaN.
 
-    The spread is the wider one of the median deviation and the upper tail: in percussive music a
-    few places change far more than most, and a join that falls on a drum is none the worse.
+    The spread is the larger one of the median deviation and the upper tail: in percussive music a few
+    ticks change far more than most, and a join on a drum hit is not a defect.
     """
     known = np.isfinite(change)
     largest = maximum_filter1d(np.where(known, change, -np.inf), 3)

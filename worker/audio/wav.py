@@ -1,4 +1,4 @@
-"""A finished song as a WAV file: 16-bit PCM mono, exactly the asked length, never clipped."""
+"""A finished song as a WAV file: 16-bit PCM mono, exactly the requested length, never clipped."""
 
 import hashlib
 import wave
@@ -13,12 +13,12 @@ _FULL_SCALE = 32767
 
 
 class Unplayable(ValueError):
-    """The engine's audio cannot be a song. The text is one line."""
+    """The engine's audio cannot be written as a song. The text is one line."""
 
 
 @dataclass(frozen=True)
 class Wav:
-    """A WAV file that was written. `peak` is that of the float audio; over 1.0 it was scaled down."""
+    """A written WAV file. `peak` is the peak of the float audio; over 1.0 the song was scaled down."""
 
     path: Path
     n_samples: int
@@ -30,7 +30,7 @@ class Wav:
 def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav:
     """Trim float mono [n] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
 
-    A song whose peak is over 1.0 is scaled as a whole: clipping would distort, wrapping destroy.
+    A song with a peak over 1.0 is scaled down as a whole: clipping or wrapping would distort it.
     """
     n_samples = round(seconds * sample_rate)
     if len(audio) < n_samples:

@@ -1,9 +1,10 @@
-"""A request that a run should end, and what a run sees of it between two events.
+"""A request to end a run, as the run sees it between two events.
 
-    if interruption.notice:        # save what there is, and end by notice.deadline
-    if interruption.no_new_songs:  # finish the songs in progress, begin none
+    if interruption.notice:        # save the songs in progress, and end by notice.deadline
+    if interruption.no_new_songs:  # finish the songs in progress, begin no others
 
-Written by signal handlers (worker/host/signals.py) and by the spot poll (worker/host/spot_notice.py).
+Set by signal handlers (worker/host/signals.py) and by polling for spot notices
+(worker/host/spot_notice.py).
 """
 
 import time
@@ -15,19 +16,19 @@ _GLANCE_S = 0.1
 
 @dataclass(frozen=True)
 class Notice:
-    """Why the run must end, in one line, and when at the latest."""
+    """Why a run must end, in one line, and by when."""
 
     reason: str
     kind: Literal["signal", "spot"]
-    deadline: float | None = None  # time.monotonic() by which all must be kept; None: now
+    deadline: float | None = None  # time.monotonic() by which everything must be saved; None: at once
 
 
 class Interruption:
-    """What a run looks at between two events. Safe to share between threads; one that nobody
-    feeds never interrupts."""
+    """What a run checks between two events. Thread-safe. Never interrupts unless `end` or `drain` is
+    called."""
 
-    # No lock: a signal handler would wait for ever for one that its own thread holds. Each field
-    # has one writer.
+    # No lock: a signal handler would deadlock on one that its own thread holds. Each field has a
+    # single writer.
     def __init__(self) -> None:
         self._signal: Notice | None = None
         self._spot: Notice | None = None
@@ -35,7 +36,7 @@ class Interruption:
 
     @property
     def notice(self) -> Notice | None:
-        """The run must end. Once there it stays, but a later signal makes its deadline now."""
+        """Set when the run must end, and never unset. A later signal changes its deadline to now."""
         asked, spot = self._signal, self._spot
         if asked and spot:
             return Notice(f"{asked.reason}, and {spot.reason}", "spot")
@@ -43,24 +44,24 @@ class Interruption:
 
     @property
     def drain_reason(self) -> str | None:
-        """Why no song should be begun although the run may go on, in one line."""
+        """Why no song should begin while the songs in progress may finish, in one line."""
         return self._drain_reason
 
     @property
     def no_new_songs(self) -> bool:
-        """Begin no song: the run drains or ends."""
+        """True if no song should begin: the run drains or ends."""
         return self._drain_reason is not None or self.notice is not None
 
     @property
     def reason(self) -> str:
-        """Why the run ends or begins no song, in one line."""
+        """Why the run ends or begins no more songs, in one line."""
         notice = self.notice
         return f"stopped ({notice.reason if notice else self._drain_reason})"
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until there is a notice, at most this long; True if there is one."""
+        """Wait for a notice, `timeout_s` at most; True if there is one."""
         last_s = time.monotonic() + timeout_s
-        # In naps: on Windows a signal ends no longer wait.
+        # In short sleeps: on Windows a signal does not end a longer one.
         while self.notice is None and (left_s := last_s - time.monotonic()) > 0:
             time.sleep(min(left_s, _GLANCE_S))
         return self.notice is not None
@@ -73,5 +74,5 @@ class Interruption:
             self._spot = notice
 
     def drain(self, reason: str) -> None:
-        """Ask the run to begin no song."""
+        """Ask the run to finish the songs in progress and begin no others."""
         self._drain_reason = reason

@@ -1,4 +1,4 @@
-"""A temporary folder that goes even when its process is killed: the next one clears it away."""
+"""A temporary folder that is deleted even if its process is killed: by the next process."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ _LOCK = "lock"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder on the temporary disk, removed at the end; those of dead processes go first."""
+    """A new temporary folder, deleted at the end. Deletes the folders of dead processes first."""
     root = Path(tempfile.gettempdir())
     for left in root.glob(f"{_PREFIX}*"):
         _remove_if_dead(left)
@@ -28,7 +28,7 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def temporary_in_scratch() -> Iterator[None]:
-    """What anyone makes in the temporary folder meanwhile goes too, even when the process is killed."""
+    """Make a scratch folder the default temporary folder, so that all files in it are deleted too."""
     before = tempfile.tempdir
     with scratch_folder() as folder:
         tempfile.tempdir = str(folder)
@@ -42,7 +42,7 @@ def _locked_folder(root: Path) -> tuple[Path, FileLock]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
         lock = FileLock(folder / _LOCK)
-        # Between the making of the lock file and its locking, another start may take us for dead.
+        # Before the new lock file is locked, another process may take this one for dead and delete it.
         with suppress(FileNotFoundError):
             lock.acquire()
             if (folder / _LOCK).exists():
@@ -51,7 +51,7 @@ def _locked_folder(root: Path) -> tuple[Path, FileLock]:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    # Without a lock file its process may be about to make one: it is not ours to judge.
+    # Without a lock file it is something else's folder, or its process is about to create the file.
     if not (folder / _LOCK).is_file():
         return
     with suppress(OSError, Timeout), FileLock(folder / _LOCK).acquire(timeout=0):

@@ -4,10 +4,10 @@
         for event in engine.stream(songs, sampling):
             if interruption.notice: ...
 
-The first signal becomes a notice and raises nothing; the second raises KeyboardInterrupt, and leaves
-later ones to whoever had them before. Signals are handled only if the main thread enters the block.
-RunPod gives no notice: its stop is a SIGTERM to the container, some 5 s before SIGKILL, which the
-container's first process passes on to the worker.
+The first signal becomes a notice and raises nothing. The second raises KeyboardInterrupt and restores
+the earlier handlers. Signals are handled only if the main thread enters the block.
+RunPod gives no advance notice: its stop sends SIGTERM to the container, some 5 s before SIGKILL, and
+the container's first process passes the signal on to the worker.
 """
 
 import os
@@ -23,7 +23,7 @@ from types import FrameType
 from worker.host.notice import Interruption, Notice
 from worker.host.spot_notice import SpotNotices
 
-# One stop may arrive twice: sent to a whole process group, and handed on by the parent in it.
+# One stop may arrive twice: sent to the process group, and passed on by the parent process.
 _SAME_SIGNAL_S = 0.5
 
 _HANGUP = "the terminal is gone"
@@ -31,7 +31,7 @@ _SIGNALS = {
     "SIGINT": "Ctrl-C",
     "SIGTERM": "SIGTERM",
     "SIGHUP": _HANGUP,  # not on Windows
-    "SIGBREAK": "Ctrl-Break",  # on Windows alone
+    "SIGBREAK": "Ctrl-Break",  # on Windows only
 }
 
 
@@ -45,10 +45,10 @@ def listening(
     poll_s: float = 5.0,
     say: Callable[[str], None] = _to_stderr,
 ) -> Iterator[Interruption]:
-    """Listen for whatever may interrupt a run. `say` gets a line, in a thread of its own, for each.
+    """Listen for everything that may interrupt a run. Calls `say` with a line for each, in a thread.
 
-    EC2 is asked at AWS_EC2_METADATA_SERVICE_ENDPOINT, not at all if AWS_EC2_METADATA_DISABLED is
-    true, and no longer once it is clear that this is not an EC2 machine. Raises BadInput if that
+    Polls EC2's metadata at AWS_EC2_METADATA_SERVICE_ENDPOINT, unless AWS_EC2_METADATA_DISABLED is
+    true, and stops polling once it is clear that this is not an EC2 machine. Raises BadInput if that
     endpoint is not an http:// address.
     """
     spot = None
@@ -65,8 +65,10 @@ def listening(
 
 @contextmanager
 def _speaking(say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    """A `say` for signal handlers: one may interrupt a write to the very stream that `say` writes
-    to, or hold no lock that it takes. A SimpleQueue takes lines from a handler safely."""
+    """A `say` that signal handlers can call: it only puts the line into a queue, and a thread says it.
+
+    A handler may interrupt a write to the same stream, or a holder of the same lock; SimpleQueue is
+    safe against both."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
     def speak() -> None:
@@ -80,7 +82,7 @@ def _speaking(say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
         yield lines.put
     finally:
         lines.put(None)
-        speaker.join(1)  # no longer: the terminal may be stopped
+        speaker.join(1)  # not longer: the terminal may be stopped
 
 
 @contextmanager
@@ -90,8 +92,8 @@ def _handling_signals(interruption: Interruption, tell: Callable[[str], None]) -
         return
     names = {getattr(signal, name): text for name, text in _SIGNALS.items() if hasattr(signal, name)}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        del names[signal.SIGHUP]  # nohup means it
-    # The others also where they are ignored, as SIGINT is for a script's background job: stopping must work.
+        del names[signal.SIGHUP]  # nohup: ignore hangups
+    # Handle the others even if they are ignored (SIGINT, in a script's background job): stopping must work.
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in names}
     heard_s: float | None = None
 
@@ -103,7 +105,7 @@ def _handling_signals(interruption: Interruption, tell: Callable[[str], None]) -
     def hear(number: int, _frame: FrameType | None) -> None:
         nonlocal heard_s
         if heard_s is not None:
-            # A closing terminal may say so twice, and means no more than it did at first.
+            # A closing terminal may send SIGHUP twice; only the first counts.
             if time.monotonic() - heard_s < _SAME_SIGNAL_S or names[number] == _HANGUP:
                 return
             restore(hangup=False)

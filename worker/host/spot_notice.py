@@ -1,7 +1,7 @@
-"""EC2's spot notices, polled from instance metadata: a machine is taken back, or soon may be.
+"""Poll EC2's instance metadata for spot notices: interruption and rebalance recommendation.
 
-Ends nothing itself and powers nothing off: a machine that EC2 takes back in its first hour costs
-nothing, one that ended itself a minute before does.
+Does not end the run or power the machine off. A machine that EC2 takes back in its first hour is
+free; one that powered itself off a minute earlier is not.
 """
 
 import json
@@ -17,13 +17,13 @@ from worker import timestamps
 from worker.errors import BadInput
 from worker.host.notice import Interruption, Notice
 
-# Between EC2's time and ours: for the last checkpoint, the report and their uploads.
+# The run must end this long before EC2 takes the machine: for the checkpoints, the report, the uploads.
 MARGIN_S = 20.0
-# EC2 gives two minutes. A clock that is wrong must not make more of them.
+# EC2 gives two minutes; a wrong clock must not make it more.
 _LONGEST_NOTICE_S = 120.0
 _TIMEOUT_S = 2.0
-_TRIES = 3  # polls without an answer before this machine counts as none of EC2's
-_TOKEN_LIFE_S = 6 * 3600  # the longest there is
+_TRIES = 3  # polls without an answer after which this is not an EC2 machine
+_TOKEN_LIFE_S = 6 * 3600  # EC2's maximum
 
 
 class SpotNotices:
@@ -37,7 +37,7 @@ class SpotNotices:
     def polled(
         self, interruption: Interruption, tell: Callable[[str], None], poll_s: float
     ) -> Iterator[None]:
-        """Poll in a thread until the block ends; `tell` gets a line for each notice."""
+        """Poll in a thread until the block ends; call `tell` with a line for each notice."""
 
         def poll() -> None:
             self._poll(interruption, tell, poll_s)
@@ -46,10 +46,10 @@ class SpotNotices:
         try:
             yield
         finally:
-            self._over.set()  # a request under way ends by its timeout: nobody waits for it
+            self._over.set()  # a request in progress ends by its timeout; nothing waits for it
 
     def _poll(self, interruption: Interruption, tell: Callable[[str], None], poll_s: float) -> None:
-        """Until EC2 takes the machine back, the block ends, or this is clearly not an EC2 machine."""
+        """Poll until there is an interruption notice, the block ends, or this is clearly not EC2."""
         failed, answered = 0, False
         while not self._over.is_set():
             try:
@@ -72,9 +72,9 @@ class SpotNotices:
 
 
 def parse_notice(text: str, now: datetime, now_s: float) -> Notice | None:
-    """What `spot/instance-action` says, `now_s` being now on the monotonic clock; None if it says nothing.
+    """The notice in the text of `spot/instance-action`; None if it is not one. `now_s`: time.monotonic().
 
-    `{"action": "terminate", "time": "2026-11-22T19:50:59Z"}`; stop and hibernate end the run alike.
+    `{"action": "terminate", "time": "2026-11-22T19:50:59Z"}`; stop and hibernate end the run too.
     """
     try:
         at = datetime.fromisoformat(json.loads(text)["time"])
@@ -86,7 +86,7 @@ def parse_notice(text: str, now: datetime, now_s: float) -> Notice | None:
 
 
 class _Metadata:
-    """EC2's instance metadata, version 2. Plain connections: never through a proxy, no redirects."""
+    """EC2's instance metadata (IMDSv2), without proxies or redirects."""
 
     def __init__(self, endpoint: str) -> None:
         try:
@@ -104,7 +104,7 @@ class _Metadata:
 
     def get(self, path: str) -> str | None:
         """The text at a path, or None if there is none. Raises OSError or HTTPException."""
-        for _ in range(2):  # once more when the token has expired
+        for _ in range(2):  # again with a new token if it has expired
             if self._token is None:
                 life = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_LIFE_S)}
                 status, text = self._ask("PUT", "/latest/api/token", life)

@@ -1,8 +1,8 @@
-"""Standard streams that cannot end a run: what a full disk or a closed pipe refuses is dropped.
+"""Standard streams that never fail: output is dropped when the disk is full or the pipe is closed.
 
-The log and the songs go elsewhere, and hours of paid work must not end for a line on a terminal.
-Does not say what was dropped: there is nowhere to say it. The exit code stays what it is, where
-Python would make 120 of it for what it could not write at the end.
+The log and the songs are written elsewhere, and a failed write to a terminal must not end hours of
+paid work. Does not report what was dropped. The exit code stays the run's own, where Python would
+exit with 120 because of unwritten output.
 """
 
 import io
@@ -39,13 +39,13 @@ class Lasting(io.RawIOBase):
 
 
 def make_lasting() -> None:
-    """Put such streams in the place of sys.stdout and sys.stderr."""
+    """Replace sys.stdout and sys.stderr by such streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):  # else there is none, or someone else's
+        if isinstance(stream, io.TextIOWrapper):  # else there is no stream, or a test's
             raw: Any = getattr(stream.buffer, "raw", stream.buffer)
             lasting = io.TextIOWrapper(
-                Lasting(raw),  # type: ignore[type-var]  # not buffered, as `python -u` has it
+                Lasting(raw),  # type: ignore[type-var]  # unbuffered, as with `python -u`
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=True,

@@ -1,4 +1,4 @@
-"""MusicGen: a checkpoint's weights, and the engine that makes songs with them."""
+"""MusicGen: a checkpoint's weights, and the engine that generates songs from them."""
 
 from worker.musicgen.engine import Engine
 

@@ -1,14 +1,14 @@
 /* Attention of one query per row over that row's own length, for CPUs.
  *
  * query          KV    [n_rows, n_heads, HEAD], rows `stride` apart
- * key, value     KV    like query, or NULL                what belongs in each row's last column, not there yet
+ * key, value     KV    like query, or NULL                to be written into each row's last column first
  * keys, values   KV    [n_rows, n_heads, capacity, HEAD]
- * lengths        int64 [n_rows]                           columns to look at, at least 1
+ * lengths        int64 [n_rows]                           columns to attend to, at least 1
  * scores         float [n_rows * n_heads, capacity]       scratch
  * output         float [n_rows, n_heads, HEAD]
  *
  * KV is float, or bfloat16 as uint16. Compiled at start by kernels.py with -DHEAD=... -DKV_BF16=0|1.
- * Each cached value is read once, in order: it is the memory's bandwidth that limits it.
+ * Each cached value is read once, in order: memory bandwidth is the limit.
  */
 #include <math.h>
 #include <stdint.h>

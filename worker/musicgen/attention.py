@@ -1,9 +1,9 @@
-"""Attention while decoding: one query per row, over that row's own number of cached columns.
+"""Attention in a decoding step: one query per row, over that row's own number of cached columns.
 
-Two variants behind one call. `Sdpa` is torch's own, with a mask over a length bucket: it is the
-only one torch ships that runs from a T4 (its flash kernels need Ampere and refuse masks) and can
-be captured in a CUDA graph, its shapes being the bucket's. `Compiled` is a small C kernel for
-CPUs, where SDPA with one query reaches a tenth of the memory's bandwidth (kernels.py builds it).
+Two variants with one interface. `Sdpa` is torch's, with a mask over a length bucket. No other
+attention in torch runs on a T4 (the flash kernels need Ampere and take no mask) and can be captured
+in a CUDA graph, which needs fixed shapes: the bucket's. `Compiled` is a small C kernel for CPUs,
+where SDPA with one query reaches a tenth of the memory bandwidth (kernels.py builds it).
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class New(NamedTuple):
-    """A row's newest key and value [rows, heads, head], for the last column that it reaches."""
+    """Each row's newest key and value [rows, heads, head], for the last column of its length."""
 
     key: Tensor
     value: Tensor
@@ -31,22 +31,22 @@ class Attention(Protocol):
     """Attend to the first `lengths[row]` columns of each row's cache."""
 
     name: str
-    reads_masked: bool  # columns beyond a row's length are read, and must hold numbers
+    reads_masked: bool  # columns beyond a row's length are read, so they must be finite
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
-        """What `__call__` needs of the lengths [rows] (int64, at most `bucket`); shared by all layers."""
+        """Lengths [rows] (int64, at most `bucket`) in the form `__call__` needs; all layers share it."""
 
     def __call__(
         self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor, new: New | None = None
     ) -> Tensor:
         """query [rows, heads, head], keys and values [rows, heads, capacity, head] -> like query.
 
-        `new` is put into keys and values first.
+        Writes `new` into keys and values first.
         """
 
 
 class Sdpa:
-    """torch's scaled dot product attention, masked to each row's length."""
+    """torch's scaled dot product attention (SDPA), masked to each row's length."""
 
     name = "sdpa"
     reads_masked = True
@@ -58,7 +58,7 @@ class Sdpa:
     def __call__(
         self, query: Tensor, keys: Tensor, values: Tensor, reach: Tensor, new: New | None = None
     ) -> Tensor:
-        """See Attention. Only the bucket is read."""
+        """See Attention. Reads the columns of the bucket only."""
         if new:
             keys[new.row, :, new.column] = new.key
             values[new.row, :, new.column] = new.value
@@ -83,7 +83,7 @@ class Compiled:
         self._scores = torch.empty(0)
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
-        """-> int64 [rows]; the kernel reads no column beyond them."""
+        """-> int64 [rows]; the kernel reads no column beyond a row's length."""
         return lengths.contiguous()
 
     def __call__(
@@ -93,9 +93,9 @@ class Compiled:
         n_rows, n_heads, capacity, head = keys.shape
         if self._scores.numel() < n_rows * n_heads * capacity:
             self._scores = torch.empty(n_rows * n_heads * capacity)
-        # The kernel takes them where they lie, which is in one QKV product.
+        # The kernel reads them in place, as slices of one QKV product.
         if any(x.stride() != (query.stride(0), head, 1) for x in (query, *(new[:2] if new else ()))):
-            raise ValueError("a row's heads must lie side by side, in key and value as in query")
+            raise ValueError("query, key and value must have the same strides, with a row's heads contiguous")
         output = torch.empty(n_rows, n_heads, head)
         self._attend(
             query.data_ptr(),
@@ -116,7 +116,7 @@ class Compiled:
 
 
 def best(head: int, dtype: torch.dtype, device: torch.device) -> Attention:
-    """The fastest variant that this machine can run."""
+    """The fastest variant that runs on this machine."""
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         try:
             return Compiled(head, dtype)

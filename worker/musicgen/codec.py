@@ -1,8 +1,8 @@
-"""EnCodec tokens to audio, in chunks that give exactly what decoding at once gives.
+"""Decode EnCodec tokens to audio in chunks, with the same result as decoding at once.
 
-The part at 50 frames a second (codebooks, first convolution, LSTM) sees the whole song and is
-small. The upsampling convolutions, which need some 35 MB for each second of audio, see one chunk
-at a time with a few frames of context on both sides, more than they can reach.
+The layers at 50 frames per second (codebooks, first convolution, LSTM) process the whole song and
+need little memory. The upsampling convolutions need some 35 MB per second of audio, so they process
+one chunk at a time, with more frames of context on both sides than they can reach.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def decode(
 ) -> Audio:
     """[n_codebooks, n_frames] -> float32 mono [n_frames * hop].
 
-    Asks `go_on` before each chunk; raises Abandoned when it says no.
+    Calls `go_on` before each chunk; raises Abandoned when it returns False.
     """
     hop = encodec.config.hop_length
     first_convolution, lstm, *upsampling = encodec.decoder.layers

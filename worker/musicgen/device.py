@@ -1,16 +1,17 @@
-"""What the machine offers the engine: device, precision, threads, and how many songs fit at once."""
+"""Choose device, precision, threads and number of slots for this machine."""
 
 from pathlib import Path
 
 import torch
 
+from worker.amounts import count
 from worker.errors import BadInput, UserError
 
-# Below this width a CPU gains nothing from bf16, and its threads wait longer than they work.
+# Below this width a CPU gains nothing from bf16, and threads wait for each other more than they compute.
 _SMALL = 256
-# More songs at once gain little past the point where the multiplications are the limit.
+# Beyond this many slots the matrix products are the limit, and more slots gain little.
 _MAX_SLOTS = {"cpu": 16, "cuda": 64}
-# Left free on the device: activations, and the audio of finished songs.
+# Left free on the GPU for activations and for decoding finished songs.
 _SPARE_BYTES = 1_500_000_000
 _GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,7 +20,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def choose_device(name: str | None) -> torch.device:
     """`cuda`, `cuda:1` or `cpu`; by default the GPU if there is one.
 
-    Raises BadInput, and UserError if there is one that torch cannot use.
+    Raises BadInput for a wrong name, and UserError if there is a GPU that torch cannot use.
     """
     has_cuda = torch.cuda.is_available()
     if name is None and not has_cuda and _GPU_FILE.exists():
@@ -39,7 +40,11 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda" and not has_cuda:
         raise BadInput("no CUDA device is visible to torch; use --device cpu, or check the driver")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+        n_gpus = torch.cuda.device_count()
+        raise BadInput(
+            f"there is no {name}: this machine has {count(n_gpus, 'CUDA device')}; "
+            f"use cuda:N with N under {n_gpus}"
+        )
     return device
 
 
@@ -70,10 +75,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> int:
-    """Songs at once: as asked, else as many as the free memory holds. Raises UserError if none fits."""
+    """`slots` if given, else as many as fit into free memory. Raises UserError if not one fits."""
     if slots is not None:
         if slots < 1:
-            raise BadInput(f"{slots} slots make no songs; use 1 or more")
+            raise BadInput(f"{slots} slots are too few; use 1 or more")
         return slots
     most, free = _MAX_SLOTS[device.type], free_bytes(device)
     if free is None:
@@ -84,7 +89,7 @@ def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> in
 
 
 def no_room(missing_bytes: int) -> UserError:
-    """Not one song fits."""
+    """The error for a machine on which not one song fits."""
     return UserError(
         f"not enough memory for one song: {missing_bytes / 1e9:.1f} GB more are needed; "
         "use a smaller model, half precision or a larger machine"
@@ -92,12 +97,12 @@ def no_room(missing_bytes: int) -> UserError:
 
 
 def threads_for(device: torch.device, hidden: int) -> int | None:
-    """CPU threads for a model of this width; None: as torch has them."""
+    """CPU threads for a model of this width; None leaves torch's setting."""
     return 1 if device.type == "cpu" and hidden < _SMALL else None
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that a cache may take, or None where this system does not say."""
+    """Bytes that a cache may take; None where the system does not report free memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) - _SPARE_BYTES
     try:

@@ -1,4 +1,4 @@
-"""Songs from text with a MusicGen checkpoint, many at once. Usable without the rest of the worker.
+"""Songs from text with a MusicGen checkpoint, many at once. Works without the rest of the worker.
 
     from worker.musicgen import Engine
 
@@ -6,9 +6,9 @@
     tokens = engine.tokens(["calm piano", "epic drums"], seconds=[30, 180], seeds=[1, 2])
     audio = engine.decode(tokens[0])                 # float32 mono at engine.sample_rate
 
-A song's tokens depend on its prompt, length, seed and sampling, never on its company or order
-(on one device, thread count, precision and slot count). In fp32 with `greedy=True` they equal
-transformers' `generate` up to 30 s; longer songs go on in windows (see windows.py).
+A song's tokens depend on its prompt, length, seed and sampling, not on the other songs or their
+order (on one device, thread count, precision and slot count). In fp32 with `greedy=True` they equal
+transformers' `generate` up to 30 s; longer songs are continued in windows (see windows.py).
 """
 
 import gc
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.amounts import count
 from worker.engine import (
     TO_GENERATE,
     Audio,
@@ -47,15 +48,15 @@ from worker.songs.checkpoint_file import OtherSettings, Unusable
 
 log = logging.getLogger(__name__)
 
-# What a continued window knows is brought in beside the others' steps, this many columns at a
-# time: on a CPU about a step's worth of work, on a GPU all at once is less than a step.
+# A continued window's known columns are computed in chunks, one between two steps. On a CPU a chunk of
+# this many columns takes about as long as a step; on a GPU all of them together take less than one.
 _CPU_CHUNK = 32
 
 
 class Engine:
     """A loaded checkpoint. Implements `worker.engine.Engine`.
 
-    One `stream` or `tokens` at a time; `decode` may run beside it in another thread.
+    Run one `stream` or `tokens` at a time; `decode` may run in another thread meanwhile.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class Engine:
         window_s: float = windows.WINDOW_S,
         stride_s: float = windows.STRIDE_S,
     ):
-        """As `load`, of a checkpoint that is loaded already, which is not changed."""
+        """Like `load`, for a checkpoint that is loaded already."""
         hf, chosen = loaded.model, device.choose_device(device_name)
         shape = Shape.of(hf.decoder)
         self._name, self._revision, self._tokenizer = loaded.name, loaded.revision, loaded.tokenizer
-        # fp32 on every device: T5 overflows in fp16, and both are a small part of the time.
+        # fp32 on every device: T5 overflows in fp16, and text encoder and codec take little of the time.
         self._text_encoder = hf.text_encoder.to(chosen)
         self._projection = hf.enc_to_dec_proj.to(chosen) if hasattr(hf, "enc_to_dec_proj") else None
         self._encodec = hf.audio_encoder.to(chosen)
@@ -112,14 +113,14 @@ class Engine:
         """Load a hub id, a checkpoint folder, or `rehearsal`.
 
         device: cpu, cuda, cuda:N (default: the GPU if there is one). dtype: fp32, bf16, fp16, auto.
-        slots: songs at once (default: as memory allows). stride_s: how far windows are apart.
-        Raises BadInput, and UserError when not one song fits into memory.
+        slots: songs at once (default: as memory allows). stride_s: from one window's start to the next.
+        Raises BadInput, and UserError when memory does not hold one song.
         """
         loaded = pretrained.load(model)
         return cls(loaded, device_name=device, dtype=dtype, slots=slots, window_s=window_s, stride_s=stride_s)
 
     def describe(self) -> dict[str, str | int | float]:
-        """What a record holds of the engine."""
+        """The engine's part of a song's record."""
         where = self._model.placement.device
         return {
             "model": self._name,
@@ -149,7 +150,7 @@ class Engine:
     ) -> list[Tokens]:
         """Tokens of each prompt's song, int16 [n_codebooks, n_frames], in the order of the prompts.
 
-        seconds: one length for all, or one each. seeds: default 0, 1, 2, ...
+        seconds: one length for all songs, or one for each. seeds: by default 0, 1, 2, ...
         Raises UserError if a song fails.
         """
         lengths = [float(seconds)] * len(prompts) if isinstance(seconds, int | float) else list(seconds)
@@ -169,16 +170,16 @@ class Engine:
 
     @torch.inference_mode()
     def stream(self, songs: Iterable[Song | Unfinished], sampling: Sampling) -> Generator[Event, None, None]:
-        """Generate songs, and go on with unfinished ones, taking each only when there is a slot for it.
+        """Generate songs and resume unfinished ones, taking each only when a slot is free.
 
-        Yields Progress often, an Unfinished at the end of each window (save it, and no later fault
-        can cost more than one window), and Finished or Failed for each song.
-        Give long songs first: then no slot is left working alone at the end.
-        Out of memory, it goes on with half the slots.
+        Yields Progress often, an Unfinished at the end of each window (save it, and a later fault
+        costs one window at most), and Finished or Failed for each song.
+        Put long songs first: fewer slots are then idle at the end.
+        When memory runs out, continues with half the slots.
         """
         self._sampling = sampling
         self._scheduler, self._waiting, self._may_begin = None, [], True
-        with _Ahead(self._works(songs), self._encode) as ahead:
+        with _TextPrefetch(self._works(songs), self._encode) as ahead:
             while True:
                 try:
                     stepper = self._empty_stepper(sampling)
@@ -194,19 +195,19 @@ class Engine:
                     self._waiting = [*self._fewer_slots(), *self._waiting]
 
     def unfinished(self) -> list[Unfinished]:
-        """The songs in work, with every token made so far. For between two events of `stream`."""
+        """The songs in progress, with every token generated so far. Call it between events of `stream`."""
         in_slots = self._scheduler.in_progress() if self._scheduler else []
         return [self._unfinished(work) for work in [*in_slots, *self._waiting]]
 
     def begin_no_more(self) -> None:
-        """Finish the songs in work, and begin none, not even one that was taken ahead."""
+        """Finish the songs in progress and begin no others, not even one that was taken ahead."""
         self._may_begin = False
 
     def close(self) -> None:
-        """Give its memory back; nothing can be done with it any more."""
+        """Free the memory; the engine cannot be used afterwards."""
         self._scheduler = self._stepper = None
         del self._model, self._text_encoder, self._projection, self._encodec
-        gc.collect()  # modules refer to each other
+        gc.collect()  # modules are in reference cycles
         torch.cuda.empty_cache()
 
     def _begun(self) -> Iterator[Work]:
@@ -216,13 +217,13 @@ class Engine:
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.
 
-        Raises Abandoned when `go_on`, asked for every 5 s of audio, says no.
+        Calls `go_on` before each 5 s of audio; raises Abandoned when it returns False.
         """
         with _beside(self._model.placement.device):
             return codec.decode(self._encodec, tokens, go_on=go_on)
 
     def joins(self, seconds: float) -> list[float]:
-        """Where in a song of this length a window ends and the next goes on, in seconds."""
+        """The seconds at which a song of this length changes from one window to the next."""
         plan = windows.plan(self.n_frames(seconds), self.window, self.stride)
         return [window.end * self.hop / self.sample_rate for window in plan[:-1]]
 
@@ -235,7 +236,7 @@ class Engine:
                 yield Work(song, windows.unmade(self.n_codebooks, self.n_frames(song.seconds)))
 
     def check(self, song: Unfinished, sampling: Sampling) -> None:
-        """Raises OtherSettings or Unusable unless resuming it gives the song that was begun."""
+        """Raises OtherSettings or Unusable unless this engine would continue the same song."""
         mine = {"model": self._name, "revision": self._revision, "window": self.window, "stride": self.stride}
         mine |= asdict(sampling)
         its = {name: getattr(song, name) for name in ("model", "revision", "window", "stride")}
@@ -260,8 +261,8 @@ class Engine:
         )
 
     def _encode(self, song: Song) -> Tensor:
-        """The prompt's text states, alone and so without padding: [n_text, hidden], on the CPU."""
-        # Short, so on all of a CPU's cores: at the start every slot waits for it.
+        """The prompt's text states, encoded alone to avoid padding: [n_text, hidden], on the CPU."""
+        # On all cores of a CPU: it is short, and at the start every slot waits for it.
         beside = _beside(self._model.placement.device, one_core=False)
         with beside, torch.inference_mode():
             inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.placement.device)
@@ -275,15 +276,15 @@ class Engine:
         return Windowing(self.window, self.stride, chunk)
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
-        """The stepper with all slots empty. It is kept: its cache is most of the memory."""
+        """The stepper with all slots empty. It is reused: its cache takes most of the memory."""
         if not self._stepper or self._stepper.slots != self.slots:
-            self._scheduler = self._stepper = None  # the old cache goes before the new one is made
+            self._scheduler = self._stepper = None  # free the old cache before the new one is allocated
             self._stepper = Stepper(self._model, self.slots, self._n_columns)
         self._stepper.reset(sampling)
         return self._stepper
 
     def _fewer_slots(self) -> list[Work]:
-        """Halve the slots; -> what was in work, to be gone on with."""
+        """Halve the slots and return the works that were in them. Raises UserError when there is one slot."""
         if self.slots == 1:
             needed = 0 if self._stepper else self._bytes_each
             free = device.free_bytes(self._model.placement.device) or 0
@@ -292,12 +293,12 @@ class Engine:
         self._scheduler = self._stepper = None
         torch.cuda.empty_cache()
         self.slots //= 2
-        log.warning("out of memory: going on with %d songs at once", self.slots)
+        log.warning("out of memory: continuing with %s at once", count(self.slots, "song"))
         return works
 
 
-class _Ahead:
-    """Works with their text encoded one ahead, in a thread, so that no slot waits for it."""
+class _TextPrefetch:
+    """Works whose texts are encoded one work ahead, in a thread, so that no slot waits for them."""
 
     def __init__(self, works: Iterator[Work], encode: Any):
         self._works, self._encode = works, encode
@@ -305,7 +306,7 @@ class _Ahead:
         self._texts: dict[str, Future[Tensor]] = {}
         self._next: list[Work] = []
 
-    def __enter__(self) -> "_Ahead":
+    def __enter__(self) -> "_TextPrefetch":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,8 +325,8 @@ class _Ahead:
         return work
 
     def text_of(self, song: Song) -> Tensor:
-        """The song's text states; made now if they were not made ahead."""
-        # In the thread in any case: with another number of threads the states would be rounded otherwise.
+        """The song's text states; encoded now if they were not encoded ahead."""
+        # Always in the pool's thread: another number of threads could round the states differently.
         future = self._texts.pop(song.key, None) or self._pool.submit(self._encode, song)
         return future.result()
 
@@ -337,7 +338,7 @@ class _Ahead:
 
 @contextmanager
 def _beside(device: torch.device, one_core: bool = True) -> Iterator[None]:
-    """Work in another thread, beside generation: on a GPU in a stream of its own, on a CPU on one core."""
+    """For work beside generation, in another thread: on a GPU its own stream, on a CPU one core."""
     if threading.current_thread() is threading.main_thread():
         yield
     elif device.type == "cuda":

@@ -1,9 +1,9 @@
-"""The C kernels of this package, for CPUs: built at start if there is a C compiler, and kept nowhere.
+"""Build this package's C kernels for the CPU at start, if there is a C compiler.
 
     multiply = build("linear.c", "multiply", (POINTER, POINTER, POINTER, SIZE, SIZE, SIZE))
 
-A build takes a fraction of a second and is made once a process. Raises NoCompiler where there is
-none or it fails; everything that a kernel does, torch does too, slower.
+A build takes a fraction of a second, once per process, and leaves no file. Raises NoCompiler if there
+is no compiler or it fails; torch then computes the same, more slowly.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ _SOURCES = Path(__file__).parent
 
 
 class NoCompiler(RuntimeError):
-    """The kernel cannot be built here."""
+    """The kernel cannot be built on this machine."""
 
 
 def build(
     source: str, name: str, argument_types: tuple[type, ...], flags: tuple[str, ...] = ()
 ) -> "ctypes._NamedFuncPointer":
-    """The function `name` of a C file beside this one, without a result. Raises NoCompiler."""
+    """The function `name` of a C file in this folder; it returns nothing. Raises NoCompiler."""
     function = _built(source, name, flags)
     if isinstance(function, NoCompiler):
         raise NoCompiler(str(function))
@@ -34,7 +34,7 @@ def build(
     return function
 
 
-@functools.cache  # a failure too: a model has hundreds of layers
+@functools.cache  # failures are cached too: a model has hundreds of layers
 def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler or os.name == "nt":
@@ -44,8 +44,8 @@ def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFunc
         always = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-pipe"]
         try:
             _run([compiler, *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
-            # Without -fopenmp: the symbols are found in the OpenMP that torch has loaded. A second
-            # one would bring threads of its own, which fight with torch's for the cores.
+            # Linked without -fopenmp: the symbols resolve to the OpenMP that torch has loaded. A
+            # second OpenMP would start its own threads, which compete with torch's for the cores.
             _run([compiler, "-shared", str(built), "-lm", "-o", str(library)])
             function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(library)), name)
             return function

@@ -1,13 +1,13 @@
 /* y = x @ weight.T in float32 for the few rows of a decoding step, on CPUs with AVX2.
  *
  * x       float [n_rows, n_in]
- * panels  float [ceil(n_out / PANEL), n_in, PANEL]   the weight, PANEL outputs side by side, zeros at the end
+ * panels  float [ceil(n_out / PANEL), n_in, PANEL]   the weight, PANEL outputs side by side, padded with zeros
  * y       float [n_rows, n_out]
  *
- * Each weight comes from memory once a call and is used for all rows while it is near: a block of
- * DEPTH inputs of a panel lies in the first cache, TILE rows' sums in registers. What limits such
- * a product is waiting for memory, so each tile asks for its share of the next block in advance.
- * An output is summed in one order whatever the other rows, their number and the threads.
+ * Each weight is read from memory once per call and used for all rows while it is cached: a block of
+ * DEPTH inputs of a panel stays in the L1 cache, the sums of TILE rows in registers. Memory latency
+ * is the limit, so each tile prefetches its share of the next block.
+ * An output is summed in the same order whatever the other rows, their number and the threads.
  * Compiled at start by kernels.py. After Goto and van de Geijn, "Anatomy of high-performance
  * matrix multiplication" (2008).
  */
@@ -15,14 +15,14 @@
 #include <string.h>
 
 #ifndef __AVX2__
-#error "written for AVX2: another CPU has other registers to fill"
+#error "this kernel is written for the registers of AVX2"
 #endif
 
 enum { LANES = 8, VECTORS = 3, PANEL = LANES * VECTORS, TILE = 4, DEPTH = 256, GROUP = 64 };
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-/* sums [TILE, PANEL] += `depth` inputs of TILE rows times a block. Asks for `step` floats of `next` an input. */
+/* sums [TILE, PANEL] += `depth` inputs of TILE rows times a block. Prefetches `step` floats of `next` per input. */
 static inline void add_tile(const float *const rows[TILE], const float *block, int64_t depth, float *sums,
                             const float *next, int64_t step) {
     const float *row0 = rows[0], *row1 = rows[1], *row2 = rows[2], *row3 = rows[3];
@@ -33,7 +33,7 @@ static inline void add_tile(const float *const rows[TILE], const float *block, i
         __builtin_prefetch(next + k * step, 0, 2);
         for (int v = 0; v < VECTORS; v++) {
             weight[v] = *(const vec *)(block + k * PANEL + v * LANES);
-            /* In a register: GCC would load it again for each of the four rows. */
+            /* Keep it in a register: GCC would load it again for each of the four rows. */
             __asm__("" : "+x"(weight[v]));
         }
         for (int v = 0; v < VECTORS; v++) sum[0][v] += row0[k] * weight[v];
@@ -56,7 +56,7 @@ static void multiply_panel(const float *x, const float *panel, float *y, int64_t
         for (int64_t tile = 0; tile < n_tiles; tile++) {
             const float *rows[TILE];
             for (int r = 0; r < TILE; r++) {
-                int64_t row = tile * TILE + r; /* a last tile is filled up with the last row again */
+                int64_t row = tile * TILE + r; /* the last tile repeats the last row */
                 rows[r] = x + (row < n_rows ? row : n_rows - 1) * n_in + k;
             }
             add_tile(rows, block, depth, sums + tile * TILE * PANEL, next + tile * depth * step, step);

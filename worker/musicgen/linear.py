@@ -1,8 +1,8 @@
 """Linear layers without bias, in the layout that the device multiplies fastest.
 
-On a CPU the weights are packed once: oneDNN is then two to four times as fast as `F.linear` for the
-few rows of a decoding step, and where it has no AVX-512 to use, our own kernel is nearly twice as
-fast again in float32. Elsewhere, or where this torch lacks the packed call, they are plain.
+On a CPU the weights are packed once. oneDNN is then two to four times as fast as `F.linear` for the
+few rows of a decoding step. On a CPU without AVX-512, this project's float32 kernel is nearly twice
+as fast as oneDNN. On GPUs, and where torch cannot pack a weight, the layers are plain.
 """
 
 import logging
@@ -16,9 +16,9 @@ from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
 
 log = logging.getLogger(__name__)
 
-# The rows that oneDNN packs for. Any number works; it is fastest near this one.
+# The number of rows that oneDNN packs for. Any number of rows works; it is fastest near this one.
 _TYPICAL_ROWS = 32
-# Outputs that lie side by side: linear.c's PANEL.
+# Outputs that are stored side by side: PANEL in linear.c.
 _PANEL = 24
 
 
@@ -30,7 +30,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """torch's own."""
+    """torch's `F.linear`."""
 
     def __init__(self, weight: Tensor, gelu: bool = False):
         self._weight, self._gelu = weight.contiguous(), gelu
@@ -42,7 +42,7 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """oneDNN's, with weights reordered once and the activation fused."""
+    """oneDNN's linear layer, with weights packed once and the activation fused."""
 
     def __init__(self, weight: Tensor, gelu: bool = False):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
@@ -66,7 +66,7 @@ class CompiledLinear:
         self._gelu = gelu
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See Linear. A row does not depend on the others, nor on their number."""
+        """See Linear. A row's result does not depend on the other rows or their number."""
         if x.dtype != torch.float32 or x.ndim != 2 or x.shape[1] != self._n_in:
             raise ValueError(f"{x.dtype} {list(x.shape)} is not float32 [rows, {self._n_in}]")
         x = x.contiguous()
@@ -90,7 +90,7 @@ def pack(weight: Tensor, gelu: bool = False) -> Linear:
 def _packs(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    # oneDNN refuses to pack bf16 for a CPU without AVX-512.
+    # oneDNN does not pack bf16 for a CPU without AVX-512.
     return dtype == torch.float32 or (
         dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

@@ -1,13 +1,13 @@
-"""MusicGen's decoder as few large multiplications, over a preallocated cache of keys and values.
+"""MusicGen's decoder as a few large matrix products, over a preallocated cache of keys and values.
 
-Takes the weights of transformers' decoder and computes the same function (Copet et al. 2023), with:
-QKV in one matrix, the codebooks' embeddings in one gather, their heads in one matrix; the text's
-keys and values once per song. Two savings are exact, not approximations:
+Uses the weights of transformers' decoder and computes the same function (Copet et al. 2023), with QKV
+in one matrix, the codebooks' embeddings in one gather, their heads in one matrix, and the text's keys
+and values computed once per song. Two savings are exact:
 
 * The unconditional half has text states of zero and projections without bias, so its
-  cross-attention adds exactly zero: it is left out.
-* Both halves see the same tokens, so they are equal until the first cross-attention: layer 0's
-  self-attention is computed once, and x has one row per slot until there, two after it.
+  cross-attention adds exactly zero: it is skipped.
+* Both halves get the same tokens, so they are equal up to the first cross-attention: layer 0's
+  self-attention is computed once, and x has one row per slot up to there, two after it.
 
 Rows [0, slots) are the conditional half, rows [slots, 2 * slots) the unconditional one.
 """
@@ -78,7 +78,7 @@ class Layer:
         self.up, self.down = placement.pack(layer.fc1.weight, gelu=True), placement.pack(layer.fc2.weight)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden], to be added."""
+        """[rows, hidden] -> [rows, hidden], to be added to x."""
         return self.down(self.up(self.mlp_norm(x)))
 
 
@@ -90,11 +90,11 @@ class Placement:
     dtype: torch.dtype
 
     def put(self, *weights: Tensor) -> Tensor:
-        """The weights, stacked along their first dimension."""
+        """The weights stacked along their first dimension, on the device."""
         return torch.cat([weight.detach() for weight in weights]).to(self.device, self.dtype)
 
     def pack(self, *weights: Tensor, gelu: bool = False) -> Linear:
-        """One linear layer of the stacked weights."""
+        """The stacked weights as one linear layer."""
         return pack(self.put(*weights), gelu)
 
 
@@ -132,17 +132,17 @@ class Cache:
 
     @staticmethod
     def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
-        """Bytes that one slot needs."""
+        """Bytes of cache per slot."""
         columns = (2 * shape.n_layers - 1) * n_columns + shape.n_layers * n_text
         return 2 * columns * shape.hidden * int(dtype.itemsize)
 
     @property
     def n_text(self) -> int:
-        """Longest text that fits, in tokens."""
+        """The longest text that fits, in tokens."""
         return self.text_keys.shape[3]
 
     def grow_text(self, n_text: int) -> None:
-        """Make room for longer texts; what is there stays."""
+        """Make room for longer texts and keep those in the cache."""
         more = n_text - self.n_text
         self.text_keys = F.pad(self.text_keys, (0, 0, 0, more))
         self.text_values = F.pad(self.text_values, (0, 0, 0, more))
@@ -193,9 +193,9 @@ class Model:
         return logits[0], logits[1]
 
     def fill(self, tokens: Tensor, start: int, slot: int, cache: Cache) -> None:
-        """Feed columns [start, start + n) of one slot into the cache; those before are there.
+        """Feed columns [start, start + n) of one slot; the columns before them are in the cache already.
 
-        tokens [n, codebooks]. Makes no logits: the column after them is fed by `step`.
+        tokens [n, codebooks]. Computes no logits: `step` feeds the column after them.
         """
         shape, n = self.shape, len(tokens)
         end = start + n
@@ -211,7 +211,7 @@ class Model:
             cache.keys[i][rows, :, start:end] = key
             cache.values[i][rows, :, start:end] = value
             if i == shape.n_layers - 1:
-                return  # nothing reads what comes after the last layer's keys and values
+                return  # without logits, the rest of the last layer is not needed
             keys, values = cache.keys[i][rows, :, :end], cache.values[i][rows, :, :end]
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=causal)
             x = x + layer.out(attended.transpose(1, 2).reshape(halves * n, shape.hidden)).view_as(x)
@@ -228,7 +228,7 @@ class Model:
             x = x + layer.mlp(x.view(2 * n, shape.hidden)).view_as(x)
 
     def set_text(self, states: Tensor, slot: int, cache: Cache) -> None:
-        """Give a slot its text: states [n_text, hidden], padding left out."""
+        """Set a slot's text: states [n_text, hidden], without padding."""
         n_text = len(states)
         if n_text > cache.n_text:
             cache.grow_text(2 * n_text)
@@ -245,7 +245,7 @@ class Model:
             yield both[:, 0].transpose(0, 1), both[:, 1].transpose(0, 1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        """[rows, codebooks] -> [rows, hidden]: the codebooks' embeddings, added up in their order."""
+        """[rows, codebooks] -> [rows, hidden]: the codebooks' embeddings, added in their order."""
         first, *others = self._embedding[tokens + self._offsets].unbind(-2)
         for other in others:
             first = first + other

@@ -1,7 +1,7 @@
-"""A MusicGen checkpoint: found or fetched, its files checked, loaded, and known by name.
+"""Find or fetch a MusicGen checkpoint, check its files, and load it.
 
 Takes `rehearsal`, a local folder, or a Hugging Face id. What a user can get wrong (unknown model,
-missing or truncated files, another architecture) is a BadInput before anything is generated.
+missing or truncated files, another architecture) raises BadInput before anything is generated.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
+from worker.amounts import count
 from worker.errors import BadInput, UserError
 from worker.songs.maker import REHEARSAL, model_name
 
@@ -28,7 +29,7 @@ LICENCE_NOTICE = (
     "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
 )
 _NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
-# What the engine takes for granted: every MusicGen has it so.
+# What the engine assumes; it is true of every mono MusicGen.
 _ASSUMED = [
     ("decoder", "activation_function", "gelu"),
     ("decoder", "scale_embedding", False),
@@ -51,10 +52,10 @@ class Pretrained:
 def load(model: str) -> Pretrained:
     """Load `rehearsal`, a checkpoint folder or a hub id in fp32, on the CPU.
 
-    Raises BadInput with the remedy when that cannot work.
+    Raises BadInput, and UserError when memory or disk space is short.
     """
     if model == REHEARSAL:
-        from worker.musicgen import rehearsal  # builds a model: not wanted otherwise
+        from worker.musicgen import rehearsal  # here: only the rehearsal needs it
 
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
             try:
@@ -73,7 +74,7 @@ def load(model: str) -> Pretrained:
 
 
 def _fetch(model: str) -> Path:
-    """The hub snapshot's folder; only the files that are needed are fetched."""
+    """The folder of the hub's snapshot. Fetches only the files that are needed."""
     from huggingface_hub import errors, snapshot_download
 
     log.warning("%s. %s.", model, LICENCE_NOTICE)
@@ -101,7 +102,7 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
                 output_loading_info=True,
                 local_files_only=True,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # told below, better than transformers does
+                ignore_mismatched_sizes=True,  # reported below, in one line
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except MemoryError:
@@ -109,7 +110,9 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
     except Exception as error:  # whatever a damaged config or tokenizer makes transformers raise
         raise BadInput(f"model {name} cannot be loaded ({_first_line(error)}); fetch it again") from None
     if missing := sorted(report["missing_keys"]):
-        raise BadInput(f"model {name} lacks {len(missing)} weights ({missing[0]}, ...); fetch it again")
+        raise BadInput(
+            f"model {name} lacks {count(len(missing), 'weight')} ({missing[0]}, ...); fetch it again"
+        )
     if mismatched := sorted(report["mismatched_keys"]):
         key, found, wanted = mismatched[0]
         raise BadInput(
@@ -124,7 +127,7 @@ def check(folder: Path) -> list[Path]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"{folder} is no model folder: config.json is missing; check the path") from None
+        raise BadInput(f"{folder} is not a model folder: config.json is missing; check the path") from None
     except (ValueError, OSError):
         raise BadInput(f"{folder / 'config.json'} is damaged; fetch the model again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -162,7 +165,7 @@ def check(folder: Path) -> list[Path]:
 
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:
-    """12 hex digits that change with the model: its config, and samples spread over its weights."""
+    """12 hex digits of a hash over the config and samples spread over the weights."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in weights:
         size = path.stat().st_size
@@ -180,7 +183,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, and no warning about the special token, which is no fault."""
+    """Without transformers' progress bars and its warning about the special token, which is harmless."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

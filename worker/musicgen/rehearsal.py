@@ -1,7 +1,8 @@
-"""A tiny MusicGen with random weights, to rehearse everything but the music.
+"""A tiny MusicGen with random weights, to rehearse everything except the music.
 
-It has the layout of the real one (config, tokenizer, processor, generation config, safetensors)
-and loads through `from_pretrained`; a few MB, built in seconds, always the same. It makes noise.
+It has the files of a real checkpoint (config, tokenizer, processor, generation config, safetensors)
+and loads through `from_pretrained`. It takes a few MB, is built in seconds, and is always the same.
+Its songs are noise.
 """
 
 import string
@@ -27,7 +28,7 @@ _WORDS = (
 
 
 def config() -> MusicgenConfig:
-    """MusicGen's shape in small: 4 codebooks at 50 frames a second, 32 kHz mono."""
+    """A small MusicGen: 4 codebooks at 50 frames per second, 32 kHz mono."""
     text = T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     decoder = MusicgenDecoderConfig(
         vocab_size=VOCABULARY,
@@ -67,9 +68,9 @@ def build(folder: Path) -> None:
 
 
 def _randomise(model: MusicgenForConditionalGeneration) -> None:
-    """Weights that are large enough for prompt, history and codebooks to matter.
+    """Set random weights, large enough that prompt, history and codebooks affect the song.
 
-    transformers leaves the codebooks at zero, which would make the audio independent of the tokens.
+    transformers leaves the codebooks at zero: the audio would not depend on the tokens.
     """
     for layer in model.audio_encoder.quantizer.layers:
         layer.codebook.embed.normal_()
@@ -80,7 +81,7 @@ def _randomise(model: MusicgenForConditionalGeneration) -> None:
 
 
 def _tokenizer() -> T5Tokenizer:
-    """T5's kind of tokenizer over single characters and a few words. Not trained: training varies."""
+    """A T5 tokenizer over single characters and a few words. Not trained: training is not reproducible."""
     characters = [*string.ascii_letters, *string.digits, *string.punctuation, "▁"]
     pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
     pieces += [(c, -8.0) for c in characters] + [(f"▁{word}", -6.0) for word in _WORDS]

@@ -1,7 +1,7 @@
-"""From logits to tokens, with draws that belong to the song and to nothing else.
+"""Choose tokens from logits, with random draws that depend on the song alone.
 
-A draw is a function of (seed, frame, codebook): no other song, slot, batch size or restart can
-move it. One uniform number per token, mapped by the inverse CDF over the top-k set.
+A draw is a function of (seed, frame, codebook): other songs, the slot, the batch size and restarts do
+not change it. One uniform number per token is mapped by the inverse CDF over the top-k set.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from worker.engine import Sampling
 
-# Philox 4x64 gives four words per counter value (Salmon et al. 2011). Its raw words, unlike
-# numpy's distributions, are promised never to change.
+# Philox 4x64 gives four words per counter value (Salmon et al. 2011). numpy promises that its raw
+# words never change, unlike its distributions.
 _WORDS = 4
 
 
@@ -21,12 +21,12 @@ def draws(seed: int, start: int, n_frames: int, n_codebooks: int) -> NDArray[np.
     blocks = -(-n_codebooks // _WORDS)
     philox = np.random.Philox(key=seed, counter=start * blocks)
     words = philox.random_raw(n_frames * blocks * _WORDS).reshape(n_frames, blocks * _WORDS)
-    # 24 bits fill a float32's mantissa, so that 1.0 is never reached by rounding.
+    # 24 bits fit a float32's mantissa exactly: rounding never gives 1.0.
     return (words[:, :n_codebooks] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022) as MusicGen has it; all [..., vocabulary]."""
+    """Classifier-free guidance (Ho & Salimans 2022) as in MusicGen; all [..., vocabulary]."""
     return unconditional + (conditional - unconditional) * scale
 
 
@@ -43,6 +43,6 @@ def pick(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     weight = torch.where(scaled >= best[..., -1:], (scaled - best[..., :1]).exp(), 0.0)
     cumulative = weight.cumsum(-1)
     total = cumulative[..., -1:]
-    # u * total can round up to total itself; stay below it, or a token of weight 0 is chosen.
+    # u * total can round up to total, which would choose a token of weight 0: stay below it.
     target = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return (cumulative <= target).sum(-1)

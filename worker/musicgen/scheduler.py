@@ -1,10 +1,10 @@
-"""Which song is in which slot, and what is done next: continuous batching.
+"""Continuous batching: which song is in which slot, and what runs next.
 
 A song that ends is replaced at once by the next. Songs are at different columns of different
-windows. What a continued window already knows is brought into the cache in chunks that take about
-as long as a step, one chunk between two steps, so that the others are hardly held up.
-The wall clock is shared: while n songs are in work each is charged 1/n of it. What the caller does
-between two events is not charged.
+windows. The known columns of a continued window are computed in chunks that take about as long as a
+step, one chunk between two steps, so that the other songs are hardly delayed.
+The wall clock is shared: while n songs are in progress, each is charged 1/n of it. What the caller
+does between two events is not charged.
 """
 
 import time
@@ -20,35 +20,35 @@ from worker.musicgen.sampling import draws
 from worker.musicgen.stepper import Stepper
 from worker.musicgen.windows import Window
 
-# Between two progress events at most: about a second of music, and on a slow device half a second
-# of time, so that whoever wants to stop need not wait. (A GPU runs behind: there it is the steps.)
+# The most between two progress events: about a second of music, and on a slow device half a second
+# of time, so that a stop is noticed soon. (A GPU runs asynchronously: there the steps are the limit.)
 _REPORT_STEPS, _REPORT_S = 50, 0.5
 
 
 @dataclass
 class Work:
-    """A song in work: its tokens so far, and the seconds charged so far."""
+    """A song in progress: its tokens so far, and the seconds charged so far."""
 
     song: Song
-    tokens: Tokens  # [n_codebooks, n_frames], TO_GENERATE where there is none
+    tokens: Tokens  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
     generation_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class WindowDone:
-    """A window of a song is complete: the moment to save it."""
+    """A window of a song is complete: the song can be saved here and resumed exactly."""
 
     work: Work
 
 
 class _Slot:
-    """A song in a slot, and how far its window is. Host-side mirror of the stepper's positions."""
+    """A song in a slot and its position in the window, as the stepper has it on the device."""
 
     def __init__(self, work: Work, plan: list[Window]):
         self.work, self.plan = work, plan
         self.filled = 0
         self.position = 0
-        self.n_columns = 0  # of the window that lies in the stepper; none at first
+        self.n_columns = 0  # of the window in the stepper; 0: none yet
 
     @property
     def window(self) -> Window:
@@ -72,9 +72,9 @@ class Occupancy:
     """How well the slots were used, in slot-steps."""
 
     steps: int = 0
-    offered: int = 0  # steps x slots
-    held: int = 0  # by a song
-    running: int = 0  # by a song that moved a column
+    offered: int = 0  # steps times slots
+    held: int = 0  # with a song
+    running: int = 0  # with a song that advanced a column
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class Scheduler:
         self.occupancy = Occupancy()
 
     def run(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
-        """Generate all works; each is taken from the iterator only when there is a slot for it.
+        """Generate all works, taking each from the iterator only when a slot is free.
 
-        When closed or failing midway, `in_progress` returns the songs that were in the slots.
+        After the iterator was closed or an exception, `in_progress` returns the songs in the slots.
         """
         self._charged_at = self._clock()
         for event in self._events(works):
@@ -123,7 +123,7 @@ class Scheduler:
                 return
             try:
                 self._advance(held)
-            finally:  # time that was spent in vain is spent too
+            finally:  # time spent on a failed step counts too
                 self._charge()
             yield Progress({s.work.song.key: (s.n_done, s.work.tokens.shape[1]) for s in held.values()})
             for i, slot in held.items():
@@ -131,9 +131,9 @@ class Scheduler:
                     yield from self._close(i, slot)
 
     def in_progress(self) -> list[Work]:
-        """The songs in the slots, with every token made so far."""
+        """The songs in the slots, with every token generated so far."""
         for i, slot in self._held().items():
-            if slot.n_columns:  # else all that it has is in its tokens
+            if slot.n_columns:  # else the stepper has nothing of it
                 self._save(i, slot)
         return [slot.work for slot in self._held().values()]
 
@@ -154,24 +154,24 @@ class Scheduler:
                     self._open(i, slot)
                 except torch.OutOfMemoryError:
                     raise
-                except Exception as error:  # this prompt's fault alone; the others go on
+                except Exception as error:  # this song's fault alone; the others continue
                     self._charge()
                     self._slots[i] = None
                     yield Failed(work.song.key, _one_line(error), work.generation_s)
 
     def _open(self, i: int, slot: _Slot) -> None:
-        """Begin the slot's first window."""
+        """Begin the slot's next window."""
         window, n_codebooks = slot.window, len(slot.work.tokens)
         columns = windows.delayed(slot.work.tokens, window, self._stepper.special)
         drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
         slot.filled, slot.position = 0, windows.first_unmade(columns) - 1
         self._stepper.open(i, columns, windows.in_columns(drawn, window), slot.position)
-        slot.n_columns = columns.shape[1]  # from here on it may be saved
+        slot.n_columns = columns.shape[1]  # from here on the stepper has tokens to save
         if not slot.is_filling:
             self._stepper.start(i)
 
     def _advance(self, held: dict[int, _Slot]) -> None:
-        """One chunk of filling, if a slot needs it, then steps up to the next event."""
+        """Fill one chunk if a slot needs it, then step until the next event."""
         filling = next(((i, slot) for i, slot in held.items() if slot.is_filling), None)
         if filling:
             i, slot = filling
@@ -198,11 +198,11 @@ class Scheduler:
                 break
 
     def _close(self, i: int, slot: _Slot) -> Iterator[WindowDone | Finished | Failed]:
-        """A window is complete: go on with the next, or finish the song and free the slot."""
+        """A window is complete: begin the next, or finish the song and free the slot."""
         work = slot.work
         self._stepper.stop(i)
         self._save(i, slot)
-        self._charge()  # a GPU works behind: reading has waited for it
+        self._charge()  # after the read, which waited for the GPU
         if self._stepper.is_broken(i):
             self._slots[i] = None
             yield Failed(work.song.key, _NOT_FINITE, work.generation_s, overflowed=True)
@@ -220,7 +220,7 @@ class Scheduler:
         slot.work.tokens[:, slot.window.start : slot.window.end] = windows.undelayed(columns, slot.window)
 
     def _charge(self) -> None:
-        """Share the time since the last call among the songs in work."""
+        """Share the time since the last call among the songs in progress."""
         now = self._clock()
         held = self._held()
         for slot in held.values():

@@ -1,8 +1,8 @@
-"""All slots' columns on the device, and the one step that moves every running slot a column on.
+"""All slots' columns on the device, and the step that advances every running slot by one column.
 
-A slot holds one window of one song (see windows.py). Idle slots are computed too: with shapes
-that never change, a song's rounding does not depend on its company. On CUDA the step is replayed
-as a graph, one for each length bucket, and nothing in it waits for the device.
+A slot holds one window of one song (see windows.py). Idle slots are computed too: the shapes never
+change, so a song's rounding does not depend on the other songs. On CUDA the step is replayed as a
+graph, one for each length bucket, and nothing in it waits for the device.
 """
 
 import torch
@@ -13,14 +13,14 @@ from worker.engine import TO_GENERATE, Sampling
 from worker.musicgen.model import Cache, CacheSize, Model
 from worker.musicgen.sampling import guide, pick
 
-# Attention that is masked reads a whole bucket: finer ones read less, but are more CUDA graphs.
+# Masked attention reads a whole bucket. Smaller buckets read less but need more CUDA graphs.
 _BUCKET = 128
-# A prompt of more tokens than this makes room for itself.
+# Text tokens that the cache holds at first; a longer prompt makes it grow.
 TEXT_ROOM = 64
 
 
 class Stepper:
-    """`slots` windows in work. Not thread-safe."""
+    """One window in each of `slots` slots. Not thread-safe."""
 
     def __init__(self, model: Model, slots: int, n_columns: int):
         shape, device = model.shape, model.placement.device
@@ -28,7 +28,7 @@ class Stepper:
         self._sampling = Sampling()
         self.special = shape.vocabulary
         self._cache = Cache(shape, CacheSize(slots, n_columns, TEXT_ROOM), model.placement, model.attention)
-        # One column more than a window has: an idle slot looks at the one after its own.
+        # One column more than a window has: a slot that has ended still reads the column after its last.
         size = (slots, n_columns + 1, shape.n_codebooks)
         self._columns = torch.full(size, self.special, dtype=torch.int64, device=device)
         self._uniform = torch.zeros(size, device=device)
@@ -39,23 +39,23 @@ class Stepper:
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
 
     def reset(self, sampling: Sampling) -> None:
-        """Empty all slots, and choose tokens this way from now on."""
+        """Empty all slots, and choose tokens with this sampling from now on."""
         if sampling != self._sampling:
             self._sampling = sampling
-            self._graphs.clear()  # they hold the old way
+            self._graphs.clear()  # they were captured with the old sampling
         self._running[:], self._position[:] = False, 0
 
     def set_text(self, slot: int, states: Tensor) -> None:
-        """Give a slot its song's text: states [n_text, hidden]."""
+        """Set the text of a slot's song: states [n_text, hidden]."""
         room = self._cache.n_text
         self._model.set_text(states, slot, self._cache)
         if self._cache.n_text != room:
-            self._graphs.clear()  # they read the smaller buffers
+            self._graphs.clear()  # they read the old, smaller buffers
 
     def open(self, slot: int, columns: NDArray, uniform: NDArray, position: int) -> None:  # type: ignore[type-arg]
-        """Lay a window into a slot: columns [codebooks, n], draws [n, codebooks].
+        """Put a window into a slot: columns [codebooks, n], draws [n, codebooks].
 
-        `position`: the last known column, which the first step feeds. Call `fill` for those before.
+        `position`: the last known column, which the first step feeds. Call `fill` for the ones before.
         """
         n = columns.shape[1]
         self._columns[slot] = self.special
@@ -65,15 +65,15 @@ class Stepper:
         self._broken[slot] = False
 
     def fill(self, slot: int, start: int, end: int) -> None:
-        """Bring columns [start, end) of a slot into the cache."""
+        """Compute the keys and values of columns [start, end) of a slot."""
         self._model.fill(self._columns[slot, start:end], start, slot, self._cache)
 
     def start(self, slot: int) -> None:
-        """From the next step on the slot moves."""
+        """Let the slot advance from the next step on."""
         self._running[slot] = True
 
     def stop(self, slot: int) -> None:
-        """The slot idles, looking at the special column alone."""
+        """Make the slot idle; it attends to column 0 only."""
         self._running[slot] = False
         self._position[slot] = 0
 
@@ -86,19 +86,19 @@ class Stepper:
         return bool(self._broken[slot])
 
     def step(self, n_reached: int) -> None:
-        """One column on for every running slot; no slot may be at or beyond column `n_reached`."""
+        """Advance every running slot by one column; every slot must be before column `n_reached`."""
         bucket = min(-(-n_reached // _BUCKET) * _BUCKET, self._n_columns)
         if self._model.placement.device.type != "cuda":
             self._advance(bucket)
         elif bucket not in self._graphs:
-            # The first step of a bucket runs as it is: it warms up what a capture must not start.
+            # The first step of a bucket runs without a graph: it initialises what a capture must not.
             self._graphs[bucket] = None
             self._advance(bucket)
         else:
             graph = self._graphs[bucket]
             if graph is None:
                 graph = self._graphs[bucket] = torch.cuda.CUDAGraph()
-                # Another thread may be decoding: only this one's calls belong to the capture.
+                # Another thread may be decoding: capture this thread's calls only.
                 with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self._advance(bucket)
             graph.replay()

@@ -1,9 +1,9 @@
-"""A song as overlapping windows, and a window as columns of the delay pattern. Pure, no torch.
+"""A song as overlapping windows, and a window as columns of the delay pattern. Does not need torch.
 
-MusicGen sees at most 30 s. A longer song goes on in windows that carry the last tokens over
-(audiocraft, MusicGen._generate_tokens): every window starts `stride` frames after the one before.
+MusicGen sees at most 30 s. A longer song is continued in windows that carry the last tokens over
+(audiocraft, MusicGen._generate_tokens): each window starts `stride` frames after the one before.
 
-Inside a window, codebook k of frame f stands in column 1 + k + f (the delay pattern; Copet et
+Inside a window, codebook k of frame f is in column 1 + k + f (the delay pattern; Copet et
 al. 2023, figure 1). Column 0 and the corners hold the special token:
 
     column        0  1  2  3  4  5  6
@@ -26,7 +26,7 @@ STRIDE_S = 18.0
 
 @dataclass(frozen=True)
 class Window:
-    """Frames [start, start + length) of a song; the first `carried` of them are already known."""
+    """Frames [start, start + length) of a song; the first `carried` ones come from the window before."""
 
     start: int
     carried: int
@@ -38,7 +38,7 @@ class Window:
 
 
 def plan(n_frames: int, window: int, stride: int) -> list[Window]:
-    """The windows that make `n_frames` frames, in order. Each frame is generated exactly once."""
+    """The windows of a song of `n_frames`, in order. Each frame is generated exactly once."""
     if not 0 < stride < window:
         raise ValueError(f"stride {stride} must be between 1 and the window of {window} frames less one")
     windows = [Window(0, 0, min(n_frames, window))]
@@ -54,12 +54,12 @@ def n_columns(length: int, n_codebooks: int) -> int:
 
 
 def unmade(n_codebooks: int, n_frames: int) -> NDArray[np.int16]:
-    """The tokens of a song that is not begun: [n_codebooks, n_frames] of TO_GENERATE."""
+    """The tokens of a song that has not begun: [n_codebooks, n_frames] of TO_GENERATE."""
     return np.full((n_codebooks, n_frames), TO_GENERATE, np.int16)
 
 
 def delayed(tokens: NDArray[np.int16], window: Window, special: int) -> NDArray[np.int64]:
-    """The window's column table: tokens, TO_GENERATE where there is none yet, or the special token.
+    """The window's columns: tokens, TO_GENERATE for a missing token, and the special token elsewhere.
 
     tokens [n_codebooks, n_frames] -> [n_codebooks, n_columns]
     """
@@ -75,13 +75,13 @@ def undelayed(columns: NDArray[np.int64], window: Window) -> NDArray[np.int16]:
 
 
 def first_unmade(columns: NDArray[np.int64]) -> int:
-    """The first column with something to generate; n_columns if there is none."""
+    """The first column with a token to generate; n_columns if there is none."""
     unmade_columns = np.flatnonzero((columns == TO_GENERATE).any(axis=0))
     return int(unmade_columns[0]) if len(unmade_columns) else columns.shape[1]
 
 
 def in_columns(by_frame: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
-    """Put what belongs to a frame and codebook where its token stands: [length, K] -> [n_columns, K]."""
+    """Move values by frame and codebook to the columns of their tokens: [length, K] -> [n_columns, K]."""
     length, n_codebooks = by_frame.shape
     columns = np.zeros((n_columns(window.length, n_codebooks), n_codebooks), np.float32)
     for k in range(n_codebooks):

@@ -1,10 +1,10 @@
-"""The job list, prompts.txt: parse it, check it, name its songs.
+"""The prompts file (prompts.txt): parse it, check it, name its songs.
 
     # PROMPT ; SECONDS ; NAME [; key=value ...]
     cinematic trailer music with epic drums ; 180 ; cinema
 
 Fields are taken from the right, so a prompt may contain `;`. All errors of a file are
-collected and raised together. Knows nothing of models, stores or machines.
+raised together. Does not depend on models, stores or machines.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MAX_SECONDS = 3600.0
 MAX_NAME = 100
 MAX_SEED = 2**63 - 1
 
-# Between the hashed fields. No field can contain it: control characters are refused.
+# Separates the hashed fields. No field can contain it: control characters are refused.
 UNIT_SEPARATOR = "\x1f"
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf(inity)?)", re.I)
@@ -32,7 +32,7 @@ _SEED = re.compile(r"[0-9]{1,19}")
 
 
 class BadPrompts(BadInput):
-    """Every error of one prompts file, a line each: `FILE:LINE: what; how to fix`."""
+    """All errors of one prompts file, one per line: `FILE:LINE: what; how to fix`."""
 
     def __init__(self, problems: list[str]):
         super().__init__("\n".join(problems))
@@ -41,10 +41,10 @@ class BadPrompts(BadInput):
 
 @dataclass(frozen=True)
 class Job:
-    """One song that is asked for.
+    """One requested song.
 
-    `options` are the optional `key=value` fields; `lyrics` is a path relative to the prompts
-    file, and `lyrics_sha256` the digest of its content, which the song's name depends on.
+    `options` are the optional `key=value` fields. `lyrics` is a path relative to the prompts file;
+    `lyrics_sha256` is the digest of that file's content, on which the song's name depends.
     """
 
     prompt: str
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def hash8(self) -> str:
-        """The first 8 hex digits that name this song for ever (see `song_hash`)."""
+        """The 8 hex digits in the song's name (see `song_hash`)."""
         hashed = dict(self.options)
         if self.lyrics_sha256 is not None:
             hashed["lyrics"] = self.lyrics_sha256
@@ -64,7 +64,7 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """`NAME_HASH`: the song's name in every key of the store."""
+        """`NAME_HASH`: the song's name in the keys of the store."""
         return f"{self.name}_{self.hash8}"
 
     @property
@@ -79,7 +79,7 @@ class Job:
 
 
 def song_hash(prompt: str, seconds: float, name: str, options: Mapping[str, str]) -> str:
-    """8 hex digits of SHA-256 over the fields that make a song. Frozen: a golden test holds it."""
+    """8 hex digits of SHA-256 over the fields of a song. A golden test keeps it from changing."""
     fields = [prompt, f"{seconds:g}", name, *(f"{key}={options[key]}" for key in sorted(options))]
     return hashlib.sha256(UNIT_SEPARATOR.join(fields).encode()).hexdigest()[:8]
 
@@ -90,7 +90,7 @@ def load(path: Path) -> list[Job]:
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """The file's content, or one clear line on why it cannot be had."""
+    """The file's content. Raises BadInput if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
 
 
 def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
-    """The jobs with these names (`NAME` or `NAME_HASH[.wav]`), in file order; all if none is named."""
+    """The jobs with these names (`NAME` or `NAME_HASH[.wav]`), in file order; all jobs without names."""
     wanted = [name.removesuffix(".wav") for name in only]
     unknown = [name for name in wanted if not any(name in (job.name, job.stem) for job in jobs)]
     if unknown:
@@ -140,13 +140,13 @@ def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
 
 
 def refuse_lyrics(listed: Iterable[Job]) -> None:
-    """For a model that cannot sing. Raises BadInput."""
+    """Raises BadInput if a job has lyrics: MusicGen cannot sing."""
     if sung := [job.name for job in listed if "lyrics" in job.options]:
         raise BadInput(f"MusicGen cannot sing; remove lyrics= from {', '.join(sung)}")
 
 
 def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
-    """The job of one line and everything that is wrong with it; what is wrong is empty in the job."""
+    """The job of one line and all errors in it; a wrong field is empty in the job."""
     control = {c for c in line if unicodedata.category(c) == "Cc" and c != "\t"}
     if control:
         shown = ", ".join(f"U+{ord(c):04X}" for c in sorted(control))
@@ -174,7 +174,7 @@ def _parse_seconds(text: str) -> tuple[float, list[str]]:
     if not _NUMBER.fullmatch(text):
         return 0.0, [f"SECONDS {text!r} is not a number; write seconds like 30 or 12.5"]
     seconds = float(text)
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # also true of NaN
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # true of NaN too
         return 0.0, [f"{text} s is not between 1 and 3600; change SECONDS or split the song"]
     if not _SECONDS.fullmatch(text):
         return 0.0, [f"SECONDS {text!r} is not plain with at most two decimals; write it like 30 or 12.25"]

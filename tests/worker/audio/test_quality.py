@@ -14,7 +14,7 @@ from pyloudnorm import Meter
 from worker.audio import quality as qc
 from worker.audio.quality import measure
 
-# One process makes the music, once for all.
+# In one xdist worker, which makes the music once.
 pytestmark = pytest.mark.xdist_group("qc")
 
 RATE = 32_000
@@ -86,9 +86,9 @@ def test_loudness_of_the_reference_tone_is_that_of_the_standard():
 
 
 @pytest.mark.parametrize("rate", [16_000, 32_000, 44_100, 48_000])
-def test_loudness_in_blocks_is_what_pyloudnorm_says_of_the_whole(rate):
-    """Loud, quiet and silent parts, so that both gates have work, over several blocks. Whole steps:
-    pyloudnorm counts the last piece of one as if it were whole."""
+def test_loudness_in_blocks_is_what_pyloudnorm_measures_of_the_whole(rate):
+    """Loud, quiet and silent parts over several blocks, so that both gates matter. Whole steps only:
+    pyloudnorm counts a last incomplete step as a whole one."""
     parts = [noise(8, 0.2), noise(9, 0.02), noise(9, 0.001), np.zeros(at(3), np.float32), noise(2.3, 0.1)]
     audio = np.concatenate(parts)
     audio = audio[: len(audio) // (rate // 10) * (rate // 10)]
@@ -110,8 +110,8 @@ def test_silence_around_it_does_not_make_a_song_less_loud():
     assert of(padded).lufs == pytest.approx(of(audio).lufs, abs=0.2)
 
 
-def test_song_over_full_scale_is_judged_as_its_file_holds_it():
-    """The file is scaled down to a peak of 1; only peak_dbfs tells of it."""
+def test_song_over_full_scale_is_measured_as_it_is_in_its_file():
+    """The file is scaled down to a peak of 1; only peak_dbfs shows it."""
     audio = noise(5, 0.2)
     audio /= np.abs(audio).max()
     loud, fits = of(audio * 4), of(audio)
@@ -119,7 +119,7 @@ def test_song_over_full_scale_is_judged_as_its_file_holds_it():
     assert (loud.lufs, loud.flags) == (fits.lufs, fits.flags)
 
 
-# --- anything at all has a quality
+# --- any audio has a quality
 
 
 @settings(max_examples=60)
@@ -267,13 +267,13 @@ def test_click_is_flagged_in_calm_music(calm):
 
 
 def test_a_bad_seam_at_every_join_is_still_found(music):
-    """Joins and what surrounds them are no part of what they are measured against."""
+    """Joins and their surroundings are left out of the reference."""
     for join in JOINS:
         gap(music, at(join))
     assert of(music, JOINS).flags == [f"seam@{join:.1f}s" for join in JOINS]
 
 
-def test_drum_on_a_join_is_no_seam(drums):
+def test_drum_on_a_join_is_not_a_seam(drums):
     """Every join of the fixture falls on a beat; so do these."""
     assert max(of(drums, np.arange(2, 70, 6.5)).seam_scores) < qc.SEAM_SCORE
 

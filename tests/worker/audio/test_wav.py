@@ -36,7 +36,7 @@ def test_format_is_32_khz_mono_16_bit_pcm(path):
 
 
 @given(st.integers(100, 1000), st.integers(0, 640))
-def test_song_has_exactly_the_asked_samples(path, hundredths, more):
+def test_song_has_exactly_the_requested_samples(path, hundredths, more):
     """SECONDS has at most two decimals; the engine makes whole frames of 640 samples."""
     n_samples = hundredths * RATE // 100
     wav = write_wav(path, np.zeros(n_samples + more, np.float32), hundredths / 100, RATE)

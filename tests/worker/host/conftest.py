@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def child():
-    """Starts Python processes that run a script with our modules at hand; they end with the test."""
+    """Starts Python processes that run a script that can import this project; they end with the test."""
     started = []
 
     def start(script, *arguments, **env):

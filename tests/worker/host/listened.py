@@ -1,4 +1,4 @@
-"""An interruption that polls EC2's stand-in often, for the tests of this folder."""
+"""Helpers for this folder's tests: an interruption that polls EC2's stand-in often."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ OFF = {"AWS_EC2_METADATA_DISABLED": "true"}
 
 @contextmanager
 def watched(url, **env):
-    """An interruption that asks EC2's stand-in at `url` often, and what it said."""
+    """An interruption that polls EC2's stand-in at `url` often, and its lines."""
     said = []
     with listening({ENDPOINT: url, **env}, poll_s=0.02, say=said.append) as interruption:
         yield interruption, said
@@ -29,5 +29,5 @@ def until(true, limit_s=20.0):
 
 
 def polling():
-    """The threads that ask EC2 at this moment."""
+    """The threads that poll EC2 at this moment."""
     return [thread for thread in threading.enumerate() if thread.name == "ec2-notices"]

@@ -1,4 +1,4 @@
-"""worker/host/notice.py: what a run sees of a request to end."""
+"""worker/host/notice.py: a request to end, as a run sees it."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from worker.host.notice import Interruption, Notice
 
 
-def test_nobody_interrupts_a_run_that_nobody_watches():
+def test_new_interruption_does_not_interrupt():
     interruption = Interruption()
     assert not interruption.wait(0.01)
     assert (interruption.notice, interruption.no_new_songs, interruption.drain_reason) == (None, False, None)
@@ -23,7 +23,7 @@ def test_wait_ends_early_on_a_notice():
     timer.join()
 
 
-def test_drain_begins_no_song_and_lets_the_run_go_on():
+def test_drain_begins_no_song_and_does_not_end_the_run():
     interruption = Interruption()
     interruption.drain("soon")
     assert interruption.no_new_songs and interruption.drain_reason == "soon"

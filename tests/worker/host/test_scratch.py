@@ -1,4 +1,4 @@
-"""Temporary folders, and those that killed processes leave."""
+"""Temporary folders, and the ones that killed processes leave behind."""
 
 import shutil
 import subprocess
@@ -45,7 +45,7 @@ def holder(temporary):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_start_that_another_one_takes_for_dead_has_a_folder_all_the_same(temporary, monkeypatch, when):
+def test_folder_that_another_process_takes_for_dead_is_replaced(temporary, monkeypatch, when):
     acquire, robbed = FileLock.acquire, []
 
     def robbed_once(lock):
@@ -63,19 +63,19 @@ def test_start_that_another_one_takes_for_dead_has_a_folder_all_the_same(tempora
     assert list(temporary.iterdir()) == []
 
 
-def test_folder_goes_with_its_content(temporary):
+def test_folder_is_deleted_with_its_content(temporary):
     with scratch_folder() as folder:
         (folder / "song.wav").write_bytes(b"x")
     assert list(temporary.iterdir()) == []
 
 
-def test_folder_of_a_killed_process_goes_with_the_next(temporary, holder):
+def test_folder_of_a_killed_process_is_deleted_by_the_next(temporary, holder):
     process, left = holder
     process.kill()
     process.wait()
     assert (left / "song.wav").exists()
-    with scratch_folder() as ours:
-        assert list(temporary.iterdir()) == [ours]
+    with scratch_folder() as folder:
+        assert list(temporary.iterdir()) == [folder]
 
 
 def test_folder_of_a_live_process_stays(holder):

@@ -119,7 +119,7 @@ def test_ignored_signal_is_heard_too(handlers):
 
 
 @posix_only
-def test_terminal_that_is_gone_is_a_notice_unless_nohup_says_otherwise():
+def test_closed_terminal_is_a_notice_except_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with listening(OFF) as interruption:
@@ -155,14 +155,14 @@ def test_other_threads_leave_the_handlers_alone(handlers):
     assert seen == [(before, None)]
 
 
-def test_line_said_just_before_the_block_ends_is_heard():
+def test_line_printed_just_before_the_block_ends_is_not_lost():
     said = []
     with listening(OFF, say=lambda line: (time.sleep(0.1), said.append(line))):
         signal.raise_signal(signal.SIGTERM)
     assert said == ["stopping: SIGTERM; again to stop at once"]
 
 
-def test_nobody_listening_does_not_end_the_run(metadata):
+def test_closed_stderr_does_not_end_the_run(metadata):
     tried = []
 
     def closed(line):

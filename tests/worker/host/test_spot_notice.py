@@ -61,7 +61,7 @@ def test_one_token_serves_many_polls(metadata):
     assert [method for method, _ in metadata.requests].count("PUT") == 1
 
 
-def test_machine_of_ec2_that_gives_no_answer_for_a_while_is_asked_on(metadata):
+def test_ec2_machine_without_an_answer_for_a_while_is_still_polled(metadata):
     with watched(metadata.url) as (interruption, _):
         until(lambda: len(metadata.requests) > 3)
         metadata.failing = True
@@ -79,7 +79,7 @@ def test_polling_ends_with_the_block(metadata):
     until(lambda: not polling())
 
 
-def test_disabled_metadata_is_never_asked(metadata):
+def test_disabled_metadata_is_never_polled(metadata):
     with watched(metadata.url, **OFF) as (interruption, _):
         metadata.interrupt()
         assert not interruption.wait(0.2)
@@ -119,7 +119,7 @@ def nothing():
 
 @contextmanager
 def another():
-    """A web server that knows of no tokens."""
+    """A web server that has no metadata tokens."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -130,7 +130,7 @@ def another():
 
 
 @pytest.mark.parametrize("elsewhere", [nothing, silence, another])
-def test_machine_that_is_none_of_ec2s_is_soon_left_alone(elsewhere, monkeypatch):
+def test_machine_that_is_not_ec2s_is_soon_no_longer_polled(elsewhere, monkeypatch):
     monkeypatch.setattr(spot_notice, "_TIMEOUT_S", 0.1)
     with elsewhere() as url, watched(url) as (interruption, said):
         until(lambda: not polling())
@@ -138,7 +138,7 @@ def test_machine_that_is_none_of_ec2s_is_soon_left_alone(elsewhere, monkeypatch)
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "ftp://host", "http://", "http://host:port", "http://[::1"])
-def test_endpoint_that_is_none_is_bad_input(endpoint):
+def test_endpoint_that_is_not_an_http_address_is_bad_input(endpoint):
     with pytest.raises(BadInput, match=r"AWS_EC2_METADATA_SERVICE_ENDPOINT.*; correct or unset it"):
         listening({ENDPOINT: endpoint}).__enter__()
     with listening({ENDPOINT: endpoint, **OFF}) as interruption:
@@ -169,7 +169,7 @@ def test_wrong_clock_makes_neither_more_than_two_minutes_nor_a_past(left_s, coun
     "text",
     ["", "<html>", "[]", "5", "{}", '{"time": 5}', '{"time": "soon"}', '{"time": "2026-11-22T19:50:59"}'],
 )
-def test_text_that_is_no_notice_ends_nothing(text):
+def test_text_that_is_not_a_notice_ends_nothing(text):
     assert parse_notice(text, NOW, 0.0) is None
 
 

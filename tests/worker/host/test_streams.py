@@ -1,4 +1,4 @@
-"""Streams whose reader or disk has gone: no error, and what can be written is."""
+"""Streams with a closed pipe or a full disk: no error, and what can be written is written."""
 
 import os
 from pathlib import Path

@@ -9,5 +9,5 @@ from worker.musicgen.pretrained import Pretrained
 
 @pytest.fixture(scope="session")
 def loaded() -> Pretrained:
-    torch.set_num_threads(1)  # as the engine has it for so small a model; more only wait for each other
+    torch.set_num_threads(1)  # as the engine does for so small a model: more threads wait for each other
     return pretrained.load("rehearsal")

@@ -1,6 +1,6 @@
-"""MusicGen generation at its plainest: one song at a time on transformers' own decoder.
+"""The simplest MusicGen generation: one song at a time on transformers' own decoder.
 
-Correct and unhurried. Every window is a prefill of the known columns and a loop over the rest,
+Correct and slow. Every window is a prefill of the known columns and a loop over the rest,
 with guidance as a batch of two. Its tokens are the reference for any faster engine.
 """
 
@@ -46,7 +46,7 @@ class PlainEngine:
         return cls(load(model), window_s, stride_s)
 
     def describe(self) -> dict[str, str | int | float]:
-        """What a record holds of the engine."""
+        """The engine's part of a song's record."""
         device = self._model.device
         return {
             "model": self._pretrained.name,

@@ -1,4 +1,4 @@
-"""What transformers itself makes of a prompt: the truth that the engine is held against.
+"""What transformers itself generates for a prompt: the reference for the engine.
 
 `generated` is its `generate`; `slow` is a loop over its forward pass without any cache, with the
 delay pattern and audiocraft's windows written out by hand.
@@ -14,7 +14,7 @@ from worker.musicgen.pretrained import Pretrained
 def generated(loaded: Pretrained, prompts: list[str], n_frames: int, carried=None) -> np.ndarray:
     """Greedy tokens with guidance of prompts padded to a batch: [batch, codebooks, n_frames].
 
-    carried [batch, codebooks, n]: tokens to go on from.
+    carried [batch, codebooks, n]: tokens to continue.
     """
     if carried is None:
         return theirs.generate(loaded, prompts, n_frames)

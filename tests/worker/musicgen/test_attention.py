@@ -1,4 +1,4 @@
-"""The compiled attention kernel is torch's attention, over each row's own length."""
+"""The compiled attention kernel equals torch's attention, over each row's own length."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_compiled_in_bf16_is_exact_but_for_the_rounding_of_its_result(compiled, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", ["sdpa", "compiled"])
-def test_what_is_new_is_in_the_cache_and_attended_to(compiled, variant, dtype):
+def test_new_keys_and_values_are_cached_and_attended_to(compiled, variant, dtype):
     chosen = Sdpa() if variant == "sdpa" else compiled(16, dtype)
     _, keys, values = made(16, dtype)
     qkv = torch.randn(len(LENGTHS), 3, 3, 16, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -1,4 +1,4 @@
-"""EnCodec in chunks is EnCodec at once."""
+"""EnCodec in chunks gives what EnCodec at once gives."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is chosen for which machine; the machines are made up."""
+"""Device, precision and slots chosen for machines that are simulated."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ WIDE, NARROW = 1024, 64
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine with so many GPUs of this compute capability and so much free memory."""
+    """A machine with this many GPUs, of this compute capability and free memory."""
 
     def have(n, capability=(8, 0), free_gb=24):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
@@ -47,7 +47,7 @@ def test_the_gpu_is_used_if_there_is_one(gpus, n_gpus, chosen):
     assert device.choose_device(None).type == chosen
 
 
-def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(gpus, tmp_path, monkeypatch):
+def test_a_gpu_that_torch_cannot_use_is_an_error(gpus, tmp_path, monkeypatch):
     gpus(0)
     monkeypatch.setattr(device, "_GPU_FILE", tmp_path)
     with pytest.raises(UserError, match="GPU that torch cannot use"):
@@ -62,20 +62,21 @@ def test_a_device_can_be_named(gpus, name):
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "name", "says"),
+    ("n_gpus", "name", "message"),
     [
         (0, "cuda", "no CUDA device is visible to torch; use --device cpu, or check the driver"),
-        (2, "cuda:2", "there is no cuda:2: this machine has 2 CUDA devices"),
+        (2, "cuda:2", "there is no cuda:2: this machine has 2 CUDA devices; use cuda:N with N under 2"),
+        (1, "cuda:1", "there is no cuda:1: this machine has 1 CUDA device; use cuda:N with N under 1"),
         (1, "gpu", "unknown device 'gpu'; use cpu, cuda or cuda:N"),
         (1, "mps", "device mps is not supported; use cpu, cuda or cuda:N"),
         (1, "", "unknown device ''; use cpu, cuda or cuda:N"),
     ],
 )
-def test_device_that_is_not_there_is_refused(gpus, n_gpus, name, says):
+def test_device_that_is_not_there_is_refused(gpus, n_gpus, name, message):
     gpus(n_gpus)
     with pytest.raises(BadInput) as caught:
         device.choose_device(name)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 # --- precision
@@ -133,7 +134,7 @@ def test_slots_are_what_half_the_free_memory_of_a_machine_holds(monkeypatch):
     assert device.choose_slots(None, 1_000_000_000, CPU) == 4
 
 
-def test_slots_are_a_few_where_the_system_does_not_say(monkeypatch):
+def test_slots_are_8_where_the_system_does_not_report_memory(monkeypatch):
     def absent(*_):
         raise FileNotFoundError
 
@@ -146,7 +147,7 @@ def test_asked_for_slots_are_taken(gpus):
     assert device.choose_slots(40, 1_000_000_000, CUDA) == 40
 
 
-def test_when_no_slot_fits_it_says_how_much_is_missing(gpus):
+def test_when_no_slot_fits_the_error_reports_how_much_is_missing(gpus):
     gpus(1, free_gb=2.0)
     with pytest.raises(UserError, match=r"1\.5 GB more are needed; use a smaller model, half precision or"):
         device.choose_slots(None, 2_000_000_000, CUDA)

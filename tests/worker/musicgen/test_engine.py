@@ -1,6 +1,6 @@
-"""The engine's public API: songs, their order and length, going on with them, and what can go wrong.
+"""The engine's public API: songs, their order and length, resuming them, and faults.
 
-That its tokens are the right ones is in test_parity.py.
+test_parity.py tests that the tokens are the right ones.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from worker.songs.checkpoint_file import OtherSettings, Unusable, from_bytes, to
 
 pytestmark = pytest.mark.xdist_group("engine")
 
-# 60 frames that start 36 apart have all that 1500 and 900 have, in a second.
+# Windows of 60 frames, 36 apart, in place of 1500 and 900: as many windows in a short song.
 SHORT = {"window_s": 1.2, "stride_s": 0.72}
 LONG = Song("long", "slow piano", 3.0, 1)  # windows end at frames 60, 96, 132 and 150
 OTHERS = [Song("a", "calm", 1.0, 2), Song("b", "epic drums", 2.3, 3), Song("c", "rain", 0.5, 4)]
@@ -55,7 +55,7 @@ def engine(loaded):
 
 @pytest.fixture(scope="module")
 def events(loaded):
-    """All events of a run that nothing disturbed."""
+    """All events of a run without faults."""
     return list(Engine(loaded, slots=3, **SHORT).stream([LONG, *OTHERS], SAMPLING))
 
 
@@ -97,7 +97,7 @@ def test_same_seed_is_the_same_song(engine):
 @pytest.mark.parametrize(
     "how", [{"top_k": 5}, {"temperature": 0.5}, {"guidance_scale": 1.0}, {"greedy": True}]
 )
-def test_each_way_of_sampling_matters(engine, how):
+def test_each_sampling_setting_changes_the_song(engine, how):
     assert not np.array_equal(engine.tokens(["a"], 0.5)[0], engine.tokens(["a"], 0.5, **how)[0])
 
 
@@ -152,12 +152,12 @@ def test_describe_names_what_made_the_songs(engine, loaded):
 # --- the stream
 
 
-def test_songs_are_the_same_in_other_company(loaded, undisturbed):
+def test_song_is_the_same_beside_other_songs(loaded, undisturbed):
     tokens = run(Engine(loaded, slots=3, **SHORT), [OTHERS[2], LONG])
     assert np.array_equal(tokens["long"], undisturbed["long"])
 
 
-def test_stream_that_was_given_up_leaves_nothing_behind(engine, undisturbed):
+def test_stream_that_was_closed_early_leaves_nothing_behind(engine, undisturbed):
     stream = engine.stream([Song("x", "drums", 5.0, 9), OTHERS[1]], SAMPLING)
     for _ in range(5):
         next(stream)
@@ -214,7 +214,7 @@ def test_weights_that_overflow_fail_the_song_with_the_reason(loaded, bad):
     assert "overflows in this precision" in event.reason
 
 
-# --- going on with unfinished songs
+# --- resuming unfinished songs
 
 
 def test_end_of_every_window_gives_an_unfinished_song(events):
@@ -222,14 +222,14 @@ def test_end_of_every_window_gives_an_unfinished_song(events):
     assert made == [60, 96, 132, 150]
 
 
-def test_unfinished_song_says_how_it_was_begun(events, loaded):
+def test_unfinished_song_holds_the_settings_it_began_with(events, loaded):
     one = of(Unfinished, events)[0]
     assert (one.model, one.revision, one.window, one.stride) == ("rehearsal", loaded.revision, 60, 36)
     assert (one.sampling, one.generation_s > 0) == (SAMPLING, True)
 
 
 @pytest.mark.parametrize("boundary", range(3))
-def test_from_every_boundary_the_song_goes_on_to_the_same_bytes(loaded, events, undisturbed, boundary):
+def test_resumed_at_any_boundary_the_song_has_the_same_bytes(loaded, events, undisturbed, boundary):
     saved = [to_bytes(event) for event in of(Unfinished, events) if event.song == LONG][boundary]
     companions = [Song("x", "drums", 2.0, 8), Song("y", "bass", 0.7, 9), Song("z", "upbeat", 0.3, 10)]
     tokens = run(Engine(loaded, slots=3, **SHORT), [companions[0], from_bytes(saved), *companions[1:]])
@@ -255,7 +255,7 @@ def raising(monkeypatch, error, at_step, after=False):
     monkeypatch.setattr(Stepper, "step", patched)
 
 
-def test_from_any_moment_every_token_made_so_far_is_kept(loaded, rng, monkeypatch):
+def test_resumed_at_any_step_every_token_made_so_far_is_kept(loaded, rng, monkeypatch):
     engine = Engine(loaded, slots=3, **SHORT)
     raising(monkeypatch, KeyboardInterrupt(), rng.randrange(150))
     with pytest.raises(KeyboardInterrupt):
@@ -287,7 +287,7 @@ def test_nothing_is_unfinished_before_or_after(engine):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"model": "other"}, "model other, not rehearsal"),
         ({"revision": "0"}, "revision 0, not "),
@@ -296,14 +296,16 @@ def test_nothing_is_unfinished_before_or_after(engine):
         ({"sampling": Sampling(top_k=9)}, "top k 9, not 250"),
     ],
 )
-def test_song_that_was_begun_with_other_settings_is_refused_with_the_difference(engine, events, change, says):
+def test_song_that_was_begun_with_other_settings_is_refused_with_the_difference(
+    engine, events, change, message
+):
     one = next(event for event in of(Unfinished, events) if event.song == LONG)
-    with pytest.raises(OtherSettings, match=says):
+    with pytest.raises(OtherSettings, match=message):
         list(engine.stream([dataclasses.replace(one, **change)], SAMPLING))
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"tokens": np.zeros((4, 149), np.int16)}, r"its tokens have the shape \(4, 149\)"),
         ({"tokens": np.zeros((8, 150), np.int16)}, r"its tokens have the shape \(8, 150\)"),
@@ -311,9 +313,9 @@ def test_song_that_was_begun_with_other_settings_is_refused_with_the_difference(
         ({"tokens": np.full((4, 150), -2, np.int16)}, "its tokens are not this model's"),
     ],
 )
-def test_song_whose_tokens_cannot_be_its_own_is_refused_with_the_reason(engine, events, change, says):
+def test_song_whose_tokens_cannot_be_its_own_is_refused_with_the_reason(engine, events, change, message):
     one = next(event for event in of(Unfinished, events) if event.song == LONG)
-    with pytest.raises(Unusable, match=says):
+    with pytest.raises(Unusable, match=message):
         list(engine.stream([dataclasses.replace(one, **change)], SAMPLING))
 
 
@@ -322,7 +324,7 @@ def test_song_whose_tokens_cannot_be_its_own_is_refused_with_the_reason(engine, 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the step", "after the step"])
 @pytest.mark.parametrize("at_step", [0, 30, 75])
-def test_songs_go_on_after_ctrl_c_inside_a_step(loaded, undisturbed, monkeypatch, at_step, after):
+def test_songs_can_be_resumed_after_ctrl_c_inside_a_step(loaded, undisturbed, monkeypatch, at_step, after):
     engine = Engine(loaded, slots=3, **SHORT)
     with monkeypatch.context() as patch:
         raising(patch, KeyboardInterrupt(), at_step, after)
@@ -366,27 +368,29 @@ def out_of_memory(monkeypatch, *at_steps):
     monkeypatch.setattr(Stepper, "step", patched)
 
 
-def test_out_of_memory_it_goes_on_with_half_the_slots(loaded, greedy, monkeypatch):
+def test_out_of_memory_it_continues_with_half_the_slots(loaded, greedy, monkeypatch, caplog):
     engine = Engine(loaded, slots=4, **SHORT)
     out_of_memory(monkeypatch, 40)
     assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
     assert engine.slots == engine.describe()["slots"] == 2
+    assert "out of memory: continuing with 2 songs at once" in caplog.text
 
 
-def test_out_of_memory_again_and_again_no_song_is_lost(loaded, greedy, monkeypatch):
+def test_out_of_memory_twice_no_song_is_lost(loaded, greedy, monkeypatch, caplog):
     engine = Engine(loaded, slots=4, **SHORT)
     out_of_memory(monkeypatch, 10, 12)
     assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
     assert engine.slots == 1
+    assert "out of memory: continuing with 1 song at once" in caplog.text
 
 
-def test_out_of_memory_on_a_cpu_is_known_too(loaded, greedy, monkeypatch):
+def test_out_of_memory_on_a_cpu_is_recognised(loaded, greedy, monkeypatch):
     engine = Engine(loaded, slots=2, **SHORT)
     raising(monkeypatch, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3)
     assert same(run(engine, [LONG, *OTHERS], Sampling(greedy=True)), greedy)
 
 
-def test_other_faults_of_the_device_are_not_taken_for_it(loaded, monkeypatch):
+def test_other_faults_of_the_device_are_not_taken_for_out_of_memory(loaded, monkeypatch):
     raising(monkeypatch, RuntimeError("device-side assert"), 3)
     with pytest.raises(RuntimeError, match="device-side assert"):
         run(Engine(loaded, slots=2, **SHORT), [LONG])
@@ -401,7 +405,7 @@ def crowded(loaded, monkeypatch):
     return engine
 
 
-def test_out_of_memory_with_one_slot_says_how_much_is_missing(crowded):
+def test_out_of_memory_with_one_slot_the_error_reports_how_much_is_missing(crowded):
     with pytest.raises(
         UserError, match=r"not enough memory for one song: 0\.5 GB more are needed; use a"
     ) as caught:
@@ -416,7 +420,7 @@ def test_out_of_memory_with_one_slot_the_song_can_still_be_saved(crowded):
     assert int((one.tokens[0] != TO_GENERATE).sum()) == 30
 
 
-def test_out_of_memory_songs_that_wait_for_a_slot_again_can_be_saved_too(loaded, monkeypatch):
+def test_out_of_memory_songs_that_lost_their_slot_can_be_saved_too(loaded, monkeypatch):
     engine = Engine(loaded, slots=4, **SHORT)
     out_of_memory(monkeypatch, 10)
     stream = engine.stream([LONG, *OTHERS], SAMPLING)
@@ -429,7 +433,7 @@ def test_out_of_memory_songs_that_wait_for_a_slot_again_can_be_saved_too(loaded,
 # --- ending
 
 
-def test_told_to_begin_no_more_it_finishes_what_is_in_work_and_not_what_it_took_ahead(loaded):
+def test_begin_no_more_finishes_songs_in_progress_and_begins_none_that_was_taken_ahead(loaded):
     engine, keys, taken = Engine(loaded, slots=1, **SHORT), [], []
 
     def songs():
@@ -458,8 +462,8 @@ def test_closed_engine_holds_neither_cache_nor_weights(loaded):
 
 
 @pytest.mark.parametrize("slots", [0, -1])
-def test_no_slots_make_no_songs(loaded, slots):
-    with pytest.raises(BadInput, match=f"{slots} slots make no songs; use 1 or more"):
+def test_less_than_one_slot_is_refused(loaded, slots):
+    with pytest.raises(BadInput, match=f"{slots} slots are too few; use 1 or more"):
         Engine(loaded, slots=slots)
 
 
@@ -470,19 +474,19 @@ def test_stride_must_be_less_than_the_window(loaded, stride_s):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"device": "tpu9"}, "unknown device 'tpu9'; use cpu, cuda or cuda:N"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, fp32, bf16 or fp16"),
         ({"dtype": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
     ],
 )
-def test_unknown_device_or_precision_is_refused(wrong, says):
-    with pytest.raises(BadInput, match=says):
+def test_unknown_device_or_precision_is_refused(wrong, message):
+    with pytest.raises(BadInput, match=message):
         Engine.load("rehearsal", **wrong)
 
 
-def test_progress_tells_frames_of_every_song_in_work(events):
+def test_progress_has_the_frames_of_every_song_in_progress(events):
     first = of(Progress, events)[0]
     assert {key: n_frames for key, (_, n_frames) in first.frames.items()} == {"long": 150, "a": 50, "b": 115}
 

@@ -1,4 +1,4 @@
-"""The fused decoder: columns brought in at once are columns stepped through; caches are as large as said."""
+"""The fused decoder: filling columns equals stepping through them, and caches have the stated size."""
 
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_text_changes_the_conditional_half_only(model, columns):
     assert torch.equal(again[1], unconditional)
 
 
-def test_text_that_is_longer_than_any_before_makes_room_and_moves_nothing(model, columns):
+def test_text_that_is_longer_than_any_before_grows_the_cache_and_changes_no_other_slot(model, columns):
     cache, (expected, _) = stepped(model, columns, 5)
     model.set_text(random(7, 3 * N_TEXT, model.shape.hidden), 2, cache)
     again, _ = model.step(torch.stack([c[4] for c in columns]), torch.full((SLOTS,), 4), N_COLUMNS, cache)
@@ -119,7 +119,7 @@ def test_shorter_text_after_a_longer_one_is_as_if_it_were_the_first(model, colum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_slot_takes_the_bytes_that_are_reckoned_for_it(model, dtype):
+def test_a_slot_takes_the_bytes_that_n_bytes_returns(model, dtype):
     cache = Cache(model.shape, SIZE, Placement(torch.device("cpu"), dtype), Sdpa())
     tensors = [*cache.keys, *cache.values, cache.text_keys, cache.text_values]
     n_bytes = Cache.n_bytes(model.shape, N_COLUMNS, N_TEXT, dtype)

@@ -1,6 +1,6 @@
-"""Checkpoints: the rehearsal model, what a folder must hold, and what is said when it does not.
+"""Checkpoints: the rehearsal model, what a folder must hold, and the errors when it does not.
 
-What `python -m worker` says of an absent folder, file or hub is in tests/worker/test_main.py.
+tests/worker/test_main.py has what `python -m worker` prints for an absent folder, file or hub.
 """
 
 import json
@@ -31,7 +31,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def folder(built, tmp_path):
-    """A copy in which files can be spoilt."""
+    """A copy whose files can be damaged."""
     return shutil.copytree(built, tmp_path / "tiny")
 
 
@@ -49,12 +49,12 @@ def change_weights(folder, change):
     save_file(weights, path, {"format": "pt"})
 
 
-def refused(folder, says):
-    """Loading is refused in one line that says this and what to do."""
+def refused(folder, message):
+    """Loading is refused in one line with this message and what to do."""
     with pytest.raises(BadInput) as caught:
         pretrained.load(str(folder))
     text = str(caught.value)
-    assert says in text
+    assert message in text
     assert "; " in text and "\n" not in text
 
 
@@ -108,7 +108,7 @@ def test_folder_is_loaded_in_fp32_for_inference(built):
     assert model.dtype == torch.float32 and not model.training
 
 
-def test_folder_is_called_by_its_name(folder):
+def test_model_of_a_folder_is_named_after_it(folder):
     assert pretrained.load(str(folder)).name == "tiny"
 
 
@@ -134,7 +134,7 @@ def test_name_that_is_neither_folder_nor_id_is_refused(model):
     refused(model, f"no model folder at {model}")
 
 
-def test_hub_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
+def test_hub_that_cannot_be_reached_is_an_error(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed)
@@ -156,7 +156,7 @@ def test_other_architectures_are_refused_by_name(folder, kind):
     refused(folder, f"holds a {kind!r} model; supported are mono MusicGen checkpoints")
 
 
-def test_config_that_is_no_object_is_refused(folder):
+def test_config_that_is_not_an_object_is_refused(folder):
     (folder / "config.json").write_text("[]", "utf-8")
     refused(folder, "supported are mono MusicGen checkpoints")
 
@@ -210,7 +210,7 @@ def test_damaged_tokenizer_is_refused(folder, text):
 @pytest.mark.parametrize("name", [WEIGHT, "audio_encoder.quantizer.layers.0.codebook.embed"])
 def test_missing_weight_is_named(folder, name):
     change_weights(folder, lambda weights: weights.pop(name))
-    refused(folder, f"lacks 1 weights ({name}")
+    refused(folder, f"lacks 1 weight ({name}")
 
 
 def test_weight_of_a_wrong_shape_is_named(folder):

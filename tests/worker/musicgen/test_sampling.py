@@ -1,4 +1,4 @@
-"""Draws that belong to a song alone, and tokens chosen from logits with them."""
+"""Random draws that depend on the song alone, and tokens chosen from logits with them."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_draws_are_at_least_0_and_under_1(seed, start, n_codebooks):
 
 
 @pytest.mark.parametrize("n_codebooks", [4, 8, 9])
-def test_no_two_draws_of_a_song_are_tied_to_each_other(n_codebooks):
+def test_draws_of_a_song_hardly_repeat(n_codebooks):
     drawn = draws(1, 0, 500, n_codebooks)
     assert len(np.unique(drawn)) > 0.999 * drawn.size
 
@@ -59,7 +59,7 @@ def test_draws_of_other_seeds_differ():
 
 
 def test_draws_never_change():
-    """Frozen for ever: other draws would make every song another one."""
+    """Frozen: other draws would change every song."""
     assert (draws(0, 0, 2, 4) * 2**24).astype(int).tolist() == GOLDEN[0]
     assert (draws(0x5C0FFEE0, 900, 2, 4) * 2**24).astype(int).tolist() == GOLDEN[1]
 
@@ -116,7 +116,7 @@ def test_smallest_and_largest_draw_choose_the_first_and_the_last_of_the_set():
     assert picked(logits, [SMALLEST, LARGEST], top_k=3).tolist() == [1, 4]
 
 
-def test_token_that_cannot_be_is_never_chosen():
+def test_token_of_probability_0_is_never_chosen():
     logits = [float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]
     assert picked(logits, [SMALLEST, 0.4999, 0.5, LARGEST], top_k=0).tolist() == [1, 1, 3, 3]
 
@@ -169,7 +169,7 @@ def test_scaling_logits_by_the_temperature_changes_nothing(rng):
     )
 
 
-def test_logits_that_are_not_finite_give_what_can_be_embedded():
+def test_logits_that_are_not_finite_give_tokens_that_can_be_embedded():
     """A token or, one beyond, the special one: the song fails at its window's end, not the step."""
     for value in (float("nan"), float("inf")):
         chosen = picked([value, 0.0, value, 1.0], [SMALLEST, 0.5, LARGEST], top_k=2)

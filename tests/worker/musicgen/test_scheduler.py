@@ -1,4 +1,4 @@
-"""Continuous batching, with a stepper that only counts and a clock that only it moves."""
+"""Continuous batching, with a stepper that only counts and advances the clock itself."""
 
 import random
 from collections import Counter
@@ -20,7 +20,7 @@ STEP_S, FILL_S = 1.0, 0.25
 
 
 class Counting:
-    """A stepper without a model: a token is its column's number. Logs what it is asked to do."""
+    """A stepper without a model: a token is its column's number. Logs its calls."""
 
     def __init__(self, slots):
         self.slots, self.special, self.log, self.now_s = slots, SPECIAL, [], 0.0
@@ -150,7 +150,7 @@ def test_songs_are_whole():
         assert (event.tokens != TO_GENERATE).all()
 
 
-def test_end_of_every_window_is_told():
+def test_end_of_every_window_is_an_event():
     rig = Rig(slots=2)
     made = [
         (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
@@ -160,7 +160,7 @@ def test_end_of_every_window_is_told():
     assert made == [("1", 30), ("0", 40), ("0", 70), ("0", 100)]
 
 
-def test_what_a_window_knows_is_brought_in_once_and_in_order():
+def test_known_columns_of_a_window_are_filled_once_and_in_order():
     rig = Rig(slots=2, chunk=4)
     rig.run(100, 40)
     assert [entry[1:] for entry in rig.logged("fill")] == [(0, 4), (4, 8), (8, 10)] * 2
@@ -196,7 +196,7 @@ def test_a_slot_that_is_being_filled_does_not_move():
             assert not any(filling[slot] for slot in entry[2])
 
 
-def test_a_song_goes_on_at_its_first_missing_column():
+def test_a_song_is_resumed_at_its_first_missing_column():
     rig = Rig()
     work = Work(Song("a", "", 0.8, 0), windows.unmade(K, 40))
     work.tokens[:, :25] = 7
@@ -224,13 +224,13 @@ def test_song_that_is_whole_already_takes_no_step():
 # --- progress
 
 
-def test_progress_never_goes_back_and_ends_at_the_whole():
-    told = {}
+def test_progress_never_decreases_and_ends_at_the_whole():
+    reported = {}
     for event in of(Progress, Rig(slots=3).run(100, 40, 71, 3, 55)):
         for key, (n_done, n_frames) in event.frames.items():
-            assert told.get(key, 0) <= n_done <= n_frames
-            told[key] = n_done
-    assert list(told.values()) == [100, 40, 71, 3, 55]
+            assert reported.get(key, 0) <= n_done <= n_frames
+            reported[key] = n_done
+    assert list(reported.values()) == [100, 40, 71, 3, 55]
 
 
 def test_progress_comes_at_least_every_50_steps():
@@ -309,7 +309,7 @@ def test_seed_that_cannot_be_fails_alone():
     assert {event.key for event in of(Finished, events)} == {"1", "2"}
 
 
-def test_song_whose_logits_are_not_finite_fails_alone_and_says_why():
+def test_song_whose_logits_are_not_finite_fails_alone_with_the_reason():
     rig = Rig(slots=2)
     rig.stepper.broken = {1}
     events = rig.run(40, 40)
@@ -365,7 +365,7 @@ def test_songs_in_progress_are_those_in_slots_alone():
     assert Counter(work.song.key for work in works) == {"1": 1, "2": 1}
 
 
-def test_song_that_was_interrupted_before_its_window_was_laid_out_is_unmade():
+def test_song_that_was_interrupted_before_its_window_was_opened_has_no_tokens():
     """Its slot still holds the columns of the song before."""
 
     def encode(song):

@@ -53,7 +53,7 @@ def test_only_the_last_window_is_shorter_than_the_window(song):
 
 
 @given(plans())
-def test_what_is_carried_is_what_the_window_before_has_made(song):
+def test_carried_frames_are_those_that_the_window_before_has_made(song):
     planned = windows.plan(*song)
     assert planned[0].carried == 0
     for before, after in pairwise(planned):
@@ -89,7 +89,7 @@ def test_the_default_window_is_30_s_and_its_stride_18_s():
 
 
 @pytest.mark.parametrize("stride", [0, -1, 1500, 1501])
-def test_stride_that_goes_nowhere_or_skips_is_refused(stride):
+def test_stride_under_1_or_not_under_the_window_is_refused(stride):
     with pytest.raises(ValueError, match=f"stride {stride} must be between"):
         windows.plan(3000, 1500, stride)
 
@@ -124,7 +124,7 @@ def test_columns_of_a_song_not_begun_are_special_or_to_generate():
 
 
 @given(st.integers(1, 6), st.integers(1, 30))
-def test_draws_stand_where_their_tokens_stand(n_codebooks, length):
+def test_draws_are_in_the_columns_of_their_tokens(n_codebooks, length):
     tokens = numbered(n_codebooks, length)
     window = Window(0, 0, length)
     columns = windows.delayed(tokens, window, S)
