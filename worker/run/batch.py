@@ -5,10 +5,12 @@ whatever ends it. Does not print: an observer is informed of what happens.
 """
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from worker.engine import Engine
 from worker.errors import BadInput, Interrupted
@@ -34,6 +36,8 @@ _SAMPLE_RATE = 32_000
 # How long the first look at the output waits for a store that does not answer.
 _START_LIMIT_S = 60.0
 
+Result = TypeVar("Result")
+
 
 def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     """Make the selected songs that are not done. The engine is loaded only when there are any.
@@ -44,7 +48,8 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     request, store = run.request, run.store
     refuse_lyrics(request.selected)
     at_start = Retry(run.observer.note, _START_LIMIT_S)
-    found = at_start(lambda: records.survey(store, request.jobs, verify=request.verify))
+    look = partial(records.survey, store, request.jobs, verify=request.verify)
+    found = _unless_stopped(run, lambda: at_start(look), "while it looked for what is done")
     maker.refuse_other_model(found.makers, request.model, store.location)
     ledger = RunLedger(run, found)
     run = replace(run, observer=Observers(ledger, run.observer))
@@ -53,8 +58,13 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
 
     def end() -> Summary:
         ledger.close("failed" if ledger.summary.is_failed else "done")
-        saved.tidy(stores, ledger.done_stems, [job.stem for job in request.jobs])
+        tidy = partial(saved.tidy, stores, ledger.done_stems, [job.stem for job in request.jobs])
+        with suppress(TimedOut):  # the next run tidies
+            answer(tidy, lambda: not run.interruption.notice)
         return ledger.summary
+
+    def load(dtype: str | None) -> Engine:
+        return _unless_stopped(run, lambda: load_engine(dtype), "while the model was loading")
 
     if not ledger.todo:
         return end()
@@ -69,9 +79,9 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
         leave_s=run.budget.release_claims_s,
     ) as claims:
         with _reported(ledger, unless=BadInput):
-            engine = _load(run, load_engine)
-            stems = [job.stem for job in ledger.todo]
-            run.retry(lambda: _settle(run, engine, found, stems))
+            engine = load(None)
+            settle = partial(_settle, run, engine, found, [job.stem for job in ledger.todo])
+            _unless_stopped(run, lambda: run.retry(settle), "before the first song")
         ledger.summary.engine = engine.describe()
         with _reported(ledger), ExitStack() as parts:
             folder = parts.enter_context(scratch_folder())
@@ -79,21 +89,21 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
             parts.callback(checkpoints.close, run.budget.upload_s)
             finisher = Finisher(run, folder, checkpoints, claims)
             queue = SongQueue(run, ledger.todo, claims, checkpoints)
-            Runner(run, queue, checkpoints, finisher, ledger)(engine, load_engine)
+            Runner(run, queue, checkpoints, finisher, ledger)(engine, load)
         if run.interruption.no_new_songs and ledger.n_left:
             ledger.close_early("interrupted", run.interruption.reason)
             raise Interrupted(f"{run.interruption.reason}; {ledger.left}")
         return end()
 
 
-def _load(run: RunContext, load_engine: LoadEngine) -> Engine:
-    """The engine. A notice does not wait for it: a model may take minutes to load."""
+def _unless_stopped(run: RunContext, action: Callable[[], Result], when: str) -> Result:
+    """The action's result. A notice does not wait for it: it may take minutes, as loading a model does."""
     try:
-        return answer(lambda: load_engine(None), lambda: not run.interruption.notice)
+        return answer(action, lambda: not run.interruption.notice)
     except TimedOut:
-        raise Interrupted(
-            f"{run.interruption.reason} while the model was loading; run it again to resume"
-        ) from None
+        reason = run.interruption.reason
+        run.observer.note("stopping", reason)  # by it the box goes off or stays on
+        raise Interrupted(f"{reason} {when}; run it again to resume") from None
 
 
 def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from worker import timestamps
 from worker.amounts import count
 from worker.engine import Progress
-from worker.errors import Unreachable, UserError
+from worker.errors import Interrupted, UserError
 from worker.run.context import RunContext
 from worker.run.observer import Begun
 from worker.run.request import RunRequest
@@ -122,7 +122,7 @@ class RunLedger:
     def close(self, state: str) -> None:
         """The last report and summary, however long the store is away; soon once a notice is there.
 
-        Raises UserError if they could not be written.
+        Raises UserError if they could not be written, Interrupted if a notice did not wait for them.
         """
         self.summary.state = state
         interruption, until = self._run.interruption, time.monotonic() + self._run.budget.report_s
@@ -133,7 +133,9 @@ class RunLedger:
             )
         except TimedOut:
             place = self._run.store.location
-            raise Unreachable(f"{place} did not take the last report; run it again") from None
+            raise Interrupted(
+                f"{interruption.reason}; {place} did not take the last report, run it again"
+            ) from None
 
     def close_early(self, state: str, reason: str) -> None:
         """The last report and summary, if the store takes them soon; else a warning."""

@@ -82,7 +82,7 @@ def answer(action: Callable[[], Result], go_on: Callable[[], bool]) -> Result:
     def act() -> None:
         try:
             future.set_result(action())
-        except Exception as error:
+        except BaseException as error:  # whoever waits gets it, a SystemExit too
             future.set_exception(error)
 
     # A thread of its own, and a daemon: a request may hang for minutes.

@@ -14,7 +14,7 @@ from tests.fakes.s3 import fresh_bucket
 from tests.songs import Recording, finish
 from tests.worker.run.scripted import FOUR, JOBS, ONE, THREE, TWO, Listener, Scripted, Telling, reported, wavs
 from tests.worker.run.scripted import run as run_list
-from worker.engine import TO_GENERATE, Finished, Progress, Sampling, Song, Unfinished
+from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Song, Unfinished
 from worker.errors import BadInput, Interrupted, Unreachable
 from worker.host.notice import Interruption, Notice
 from worker.host.spot_notice import MARGIN_S
@@ -463,6 +463,91 @@ def test_stop_does_not_wait_for_the_model(folder):
         run_list(folder, load=load, context={"interruption": interruption, "budget": BRIEF})
     assert caught.value.code == 75
     assert time.monotonic() - began < 60
+    back.set()
+
+
+def test_stop_while_the_model_loads_is_in_the_status_by_which_the_box_stays_on(folder):
+    interruption, back, watch = Interruption(), threading.Event(), Listener()
+
+    def load(dtype):
+        interruption.end(Notice("EC2 takes this spot machine back", "spot", time.monotonic() + 60))
+        back.wait(20)
+
+    with pytest.raises(Interrupted):
+        run_list(folder, load=load, watch=watch, context={"interruption": interruption, "budget": BRIEF})
+    back.set()
+    assert "stopping" in watch.told
+
+
+def test_stop_does_not_wait_for_the_wider_model(folder):
+    interruption, back = Interruption(), threading.Event()
+
+    class Overflowing(Scripted):
+        def describe(self):
+            return super().describe() | {"precision": "fp16"}
+
+        def stream(self, songs, sampling):
+            for song in songs:
+                yield Failed(song.key, "its logits became NaN", 0.0, overflowed=True)
+
+    def load(dtype):
+        if dtype:
+            interruption.end(STOP)
+            back.wait(20)
+        return Overflowing()
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="while the model was loading"):
+        run_list(folder, load=load, context={"interruption": interruption, "budget": BRIEF})
+    assert time.monotonic() - began < 15
+    back.set()
+
+
+@pytest.mark.parametrize("key", ["records/", "place.json", "claims/"])
+def test_stop_does_not_wait_for_a_store_that_hangs(folder, key):
+    """At the first look, before the first song, and at the tidying in the end."""
+    interruption, back = Interruption(), threading.Event()
+
+    class HangsAt(Recording):
+        def hang(self, asked):
+            if asked.startswith(key):
+                interruption.end(STOP)
+                back.wait(20)
+
+        def list(self, prefix=""):
+            self.hang(prefix)
+            return super().list(prefix)
+
+        def read_tagged(self, asked):
+            if key != "claims/":  # those are listed at the end alone
+                self.hang(asked)
+            return super().read_tagged(asked)
+
+    for job in JOBS[:3]:
+        finish(folder, job)
+    began = time.monotonic()
+    context = {"interruption": interruption, "budget": BRIEF}
+    if key == "claims/":
+        assert run_list(HangsAt(folder), context=context).state == "done"
+    else:
+        with pytest.raises(Interrupted, match="Ctrl-C"):
+            run_list(HangsAt(folder), context=context)
+    assert time.monotonic() - began < 15
+    back.set()
+
+
+def test_stop_before_the_last_report_is_written_is_an_interruption(folder):
+    interruption, back = Interruption(), threading.Event()
+
+    class Hanging(Recording):
+        def write(self, key, content):
+            if b'"state": "done"' in content:
+                interruption.end(STOP)
+                back.wait(20)
+            return super().write(key, content)
+
+    with pytest.raises(Interrupted, match="did not take the last report"):
+        run_list(Hanging(folder), context={"interruption": interruption, "budget": BRIEF})
     back.set()
 
 

@@ -1,5 +1,6 @@
 """Waiting for a store that does not answer."""
 
+import sys
 import threading
 import time
 
@@ -136,3 +137,8 @@ def test_answer_that_may_not_be_waited_for_is_timed_out():
             answer(over.wait, lambda: False)
     finally:
         over.set()
+
+
+def test_answer_of_an_action_that_would_end_its_thread_is_raised_too():
+    with pytest.raises(SystemExit):
+        answer(lambda: sys.exit(3), lambda: True)
