@@ -3,13 +3,17 @@
 Every method may be called from any thread.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from worker.engine import Progress
+from worker.errors import UserError
 from worker.run.request import RunRequest
 from worker.songs.records import Record, Survey
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,39 +49,40 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several observers, informed in turn."""
+    """Several observers, informed in turn. A fault in one costs neither the song nor the others' news."""
 
     def __init__(self, *observers: Observer):
         self._observers = observers
 
     def planned(self, found: Survey, request: RunRequest) -> None:
-        for observer in self._observers:
-            observer.planned(found, request)
+        self._each(lambda observer: observer.planned(found, request))
 
     def begun(self, song: Begun) -> None:
-        for observer in self._observers:
-            observer.begun(song)
+        self._each(lambda observer: observer.begun(song))
 
     def progress(self, event: Progress) -> None:
-        for observer in self._observers:
-            observer.progress(event)
+        self._each(lambda observer: observer.progress(event))
 
     def made(self, record: Record) -> None:
-        for observer in self._observers:
-            observer.made(record)
+        self._each(lambda observer: observer.made(record))
 
     def made_elsewhere(self, song: str) -> None:
-        for observer in self._observers:
-            observer.made_elsewhere(song)
+        self._each(lambda observer: observer.made_elsewhere(song))
 
     def failed(self, song: str, reason: str) -> None:
-        for observer in self._observers:
-            observer.failed(song, reason)
+        self._each(lambda observer: observer.failed(song, reason))
 
     def saved(self, songs: Sequence[str]) -> None:
-        for observer in self._observers:
-            observer.saved(songs)
+        self._each(lambda observer: observer.saved(songs))
 
     def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None:
+        self._each(lambda observer: observer.note(event, text, level=level, **facts))
+
+    def _each(self, inform: Callable[[Observer], None]) -> None:
         for observer in self._observers:
-            observer.note(event, text, level=level, **facts)
+            try:
+                inform(observer)
+            except UserError:  # the store takes no report, for example: that ends the run
+                raise
+            except Exception:
+                log.exception("%s failed; the run continues", type(observer).__name__)

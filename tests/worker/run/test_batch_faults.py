@@ -265,6 +265,21 @@ def test_every_song_is_there_once_over_a_link_that_is_cut_again_and_again(
     assert all(Record.from_json(store.read(record_key(job))).run_id == "run-1" for job in JOBS)
 
 
+@pytest.mark.parametrize("method", ["planned", "begun", "progress", "made", "note"])
+def test_fault_of_an_observer_costs_no_song(folder, method, caplog):
+    class Faulty(Listener):
+        pass
+
+    def fail(self, *_, **__):
+        raise ValueError("no room for a bar")
+
+    setattr(Faulty, method, fail)
+    summary = run_list(folder, Windowed(), watch=Faulty())
+    assert (summary.state, len(summary.made), summary.failed) == ("done", 4, {})
+    assert reported(folder) == [job.song for job in JOBS]
+    assert "Faulty failed" in caplog.text
+
+
 # --- asked to end
 
 
