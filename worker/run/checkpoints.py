@@ -66,6 +66,9 @@ class Checkpoints:
                 self._drop(store, stem, f"it was begun with {error}")
             except Unusable as error:
                 self._drop(store, stem, str(error))
+            except UserError:
+                if store is self._store:
+                    raise  # the folder of this machine may be away: it is a spare
         return max(found, key=lambda song: song.n_made, default=None)
 
     def save(self, song: Unfinished) -> None:
@@ -96,8 +99,10 @@ class Checkpoints:
         with self._changed:
             self._waiting.pop(stem, None)
             self._changed.wait_for(lambda: not self._is_pending(stem))
-        for store in self._stores:
-            store.delete(checkpoint_key(stem))
+        self._store.delete(checkpoint_key(stem))
+        if self._spare:
+            with suppress(UserError):  # it may be away; the next run tidies
+                self._spare.delete(checkpoint_key(stem))
 
     def close(self, timeout_s: float) -> bool:
         """Wait until everything is in the store, at most this long; True if it is."""
@@ -121,14 +126,25 @@ class Checkpoints:
     def _write_all(self) -> None:
         for stem, song in self._next():
             try:
-                in_time = self._claims.in_time(stem)
+                in_time = self._claims.in_time(stem) or self._is_still_ours(stem)
                 if not in_time:
                     self._note("claim-lost", f"another worker may have {stem}: not saved in the store")
                 self._write(stem, song, self._stores if in_time else self._stores[1:])
+            except Exception as error:  # whatever it is, the next one may be saved
+                self._note("checkpoint-failed", f"no checkpoint of {stem}: {type(error).__name__}: {error}")
             finally:
                 with self._changed:
                     self._writing = None
                     self._changed.notify_all()
+
+    def _is_still_ours(self, stem: str) -> bool:
+        """Asked only where there is no folder of this machine: what is not saved now would be lost."""
+        if self._spare:
+            return False
+        try:
+            return self._claims.renew(stem)
+        except UserError:
+            return False
 
     def _next(self) -> Iterator[tuple[str, Unfinished]]:
         while True:

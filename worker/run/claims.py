@@ -121,6 +121,12 @@ class Claims:
             lease = self._leases.get(stem)
         return lease is not None and lease.in_time and self._is_alone_or_need_not_be()
 
+    def renew(self, stem: str) -> bool:
+        """True if the song is still ours although its time may be over, as after a sleep. Asks the store."""
+        with self._changed:
+            lease = self._leases.get(stem)
+        return lease is not None and self._is_alone_or_need_not_be() and lease.renew()
+
     def take(self, stem: str) -> bool:
         """True if the song is ours now; False if someone else has it, which is remembered.
 

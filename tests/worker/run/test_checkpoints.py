@@ -1,6 +1,8 @@
 """Checkpoints: what is saved of an unfinished song, where, and what is refused."""
 
+import shutil
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from tests.worker.run.scripted import Listener, request
 from worker.engine import TO_GENERATE, Sampling, Song, Unfinished
 from worker.errors import BadInput, UserError
 from worker.run.checkpoints import Checkpoints, refuse_other_settings
+from worker.run.claims import Claims
 from worker.run.context import RunContext
 from worker.run.progress import ProgressMeter
 from worker.songs.checkpoint_file import OtherSettings, checkpoint_key
@@ -43,6 +46,9 @@ class Held:
 
     def in_time(self, stem):
         return stem not in self.lost
+
+    def renew(self, stem):
+        return False
 
 
 class Notes(Listener):
@@ -166,6 +172,65 @@ def test_song_whose_claim_has_run_out_is_not_saved_in_the_store(store, tmp_path,
     assert store.list("checkpoints/") == {}
     assert list(spare.list()) == [checkpoint_key(STEM)]
     assert ("claim-lost", f"another worker may have {STEM}: not saved in the store") in notes
+
+
+def slept(store, tmp_path, name="here"):
+    """Claims whose clock can be set on, and which do not renew anything by themselves."""
+    now_s = [0.0]
+    claims = Claims(store, "run", ttl_s=60, clock=lambda: now_s[0], box=tmp_path / name)
+    claims._keep_renewing = lambda: None
+    return claims, now_s
+
+
+def test_song_that_is_still_ours_after_a_sleep_is_saved_where_there_is_no_spare(store, tmp_path, opened):
+    claims, now_s = slept(store, tmp_path)
+    with claims:
+        assert claims.take(STEM)
+        now_s[0] = 100
+        late = opened(store, claims=claims)
+        late.save(unfinished())
+        assert late.close(10)
+    assert opened(store).load(STEM, anything).n_made == 3
+
+
+def test_song_that_another_worker_has_after_a_sleep_is_not_saved_over_its_own(store, tmp_path, opened):
+    claims, now_s = slept(store, tmp_path)
+    with claims, Claims(store, "other", ttl_s=0.05, box=tmp_path / "there") as other:
+        assert claims.take(STEM)
+        now_s[0] = 100
+        while not other.take(STEM):
+            time.sleep(0.01)
+        late = opened(store, claims=claims)
+        late.save(unfinished())
+        assert late.close(10)
+    assert store.list("checkpoints/") == {}
+
+
+def test_fault_while_one_song_is_saved_does_not_cost_the_next(store, opened, notes):
+    class Broken(Recording):
+        def write(self, key, content):
+            if STEM in key:
+                raise RuntimeError("of a library")
+            return super().write(key, content)
+
+    checkpoints = opened(Broken(store))
+    checkpoints.save(unfinished())
+    checkpoints.save(unfinished(4, "sun_0ddba11e"))
+    assert checkpoints.close(10)
+    assert list(store.list()) == [checkpoint_key("sun_0ddba11e")]
+    assert notes[0] == ("checkpoint-failed", f"no checkpoint of {STEM}: RuntimeError: of a library")
+
+
+def test_spare_that_is_removed_in_the_middle_of_a_run_does_not_end_it(store, tmp_path, opened):
+    spare = open_store(str(tmp_path / "spare"))
+    checkpoints = opened(store, spare)
+    checkpoints.save(unfinished())
+    checkpoints.save_locally([unfinished(4)])
+    assert checkpoints.close(10)
+    shutil.rmtree(tmp_path / "spare")
+    assert checkpoints.load(STEM, anything).n_made == 4
+    checkpoints.remove(STEM)
+    assert store.list() == {}
 
 
 class Hanging(Recording):
