@@ -6,6 +6,7 @@ file that exists and differs is never overwritten: it is reported. Prints nothin
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
             wanted = key in (REPORT_KEY, "report.html") or of in fetched.new
             wanted = wanted or (of in fetched.had and key not in there)
         if wanted:
-            target.write(key, store.read(key))
+            with suppress(Missing):  # it has gone since the listing
+                target.write(key, store.read(key))
     return fetched
 
 

@@ -134,12 +134,14 @@ def test_console_without_our_characters_shows_others(fab):
 # --- songs from the box itself
 
 
-def test_without_a_bucket_songs_come_over_ssh(fab, box):
-    for job in listed("rain ; 1 ; rain"):
+@pytest.mark.parametrize("n_songs", [1, 12])
+def test_without_a_bucket_songs_come_over_ssh(fab, box, n_songs):
+    jobs = listed(*(f"rain ; {n} ; rain{n}" for n in range(1, n_songs + 1)))
+    for job in jobs:
         finish(open_store(str(box.root / "output")), job)
     done = fab("fetch", "--to", "album")
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in (fab.here / "album").glob("*.wav")] == ["rain_a0510318.wav"]
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert {path.name for path in (fab.here / "album").glob("*.wav")} == {job.song for job in jobs}
     assert fab("fetch", "--to", "album").stderr.startswith("0 new songs")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import fabric
 import paramiko
+from paramiko.sftp import SFTPError
 
 from ops.repository import ROOT
 from ops.ssh import link as links
@@ -167,11 +168,11 @@ class Box:
 
     def sftp(self) -> paramiko.SFTPClient:
         """A new SFTP session on the connection; whoever opens it closes it."""
-        transport = self.transport
+        transport, as_root = self.transport, bool(self._sudo)
         try:
             channel = transport.open_session(timeout=15)
             channel.settimeout(15)
-            if self._sudo:
+            if as_root:
                 channel.exec_command(f"sudo -n sh -c '{_SFTP_AS_ROOT}'")
             else:
                 channel.invoke_subsystem("sftp")
@@ -185,6 +186,16 @@ class Box:
                         "then run it again"
                     ) from None
             raise self._lost() from None
+
+    def sftp_problem(self, error: Exception) -> UserError:
+        """What a failure within an SFTP session means; LinkLost where the connection was lost."""
+        if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
+            reason = error.strerror or str(error)
+            if "closed" not in reason:
+                return UserError(f"{self.label} cannot read its file ({reason}); look there: fab shell")
+        if isinstance(error, SFTPError):
+            return UserError(f"the SFTP server of {self.label} gave no valid answer ({error}); run it again")
+        return self._lost()
 
     def _lost(self) -> LinkLost:
         return LinkLost(f"the connection to {self.label} was lost; check the network, then run it again")

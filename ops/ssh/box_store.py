@@ -1,6 +1,9 @@
 """Songs of a box without a bucket: its output folder as a read-only store over SFTP, and fetching from it."""
 
 import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import paramiko
@@ -11,10 +14,13 @@ from ops.fetch import Fetched
 from ops.settings import Settings
 from ops.ssh import configure
 from ops.ssh.box import Box
+from ops.ssh.link import BROKEN, LinkLost
 from worker.errors import BadInput, UserError
 from worker.store.base import SCRATCH, Missing, Store, Stored
 
-_LOST = (paramiko.SSHException, EOFError)
+# sshd refuses the eleventh session of a connection, and one is for commands.
+_MOST_SESSIONS = 4
+_BLOCK = 1 << 20
 _READ_ONLY = "the output folder of a box is read-only here"
 
 
@@ -34,13 +40,13 @@ class BoxStore(Store):
         self.location = f"{box.label}:{folder}"
         self._box = box
         self._folder = folder.rstrip("/")
-        self._sftp = box.sftp()
+        self._sessions = _Sessions(box.sftp, _MOST_SESSIONS)
 
     def __enter__(self) -> "BoxStore":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sftp.close()
+        self._sessions.close()
 
     def list(self, prefix: str = "") -> dict[str, Stored]:
         found: dict[str, Stored] = {}
@@ -48,11 +54,10 @@ class BoxStore(Store):
         while folders:
             folder = folders.pop()
             try:
-                entries = self._sftp.listdir_attr(f"{self._folder}/{folder}".rstrip("/"))
-            except FileNotFoundError:
+                with self._session(folder) as sftp:
+                    entries = sftp.listdir_attr(f"{self._folder}/{folder}".rstrip("/"))
+            except Missing:
                 continue
-            except _LOST:
-                raise self._lost() from None
             for entry in entries:
                 key = f"{folder}{entry.filename}"
                 if stat.S_ISDIR(entry.st_mode or 0) and key != SCRATCH:
@@ -62,27 +67,34 @@ class BoxStore(Store):
         return found
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        try:
-            with self._sftp.open(f"{self._folder}/{key}", "rb") as file:
-                file.prefetch()
-                return file.read(), ""
-        except FileNotFoundError:
-            raise Missing(key) from None
-        except _LOST:
-            raise self._lost() from None
+        return b"".join(self._blocks(key)), ""
 
     def download(self, key: str, path: Path) -> None:
+        # What goes wrong with `path` is an OSError here, and no fault of the connection.
+        with closing(self._blocks(key)) as blocks, path.open("wb") as copy:
+            for block in blocks:
+                copy.write(block)
+
+    def _blocks(self, key: str) -> Iterator[bytes]:
+        with self._session(key) as sftp, sftp.open(f"{self._folder}/{key}", "rb") as file:
+            file.prefetch()
+            while block := file.read(_BLOCK):
+                yield block
+
+    @contextmanager
+    def _session(self, key: str) -> Iterator[paramiko.SFTPClient]:
+        """A session of its own for one thread. Raises Missing, or UserError for what goes wrong in it."""
         try:
-            self._sftp.get(f"{self._folder}/{key}", str(path))
+            with self._sessions.one() as sftp:
+                yield sftp
         except FileNotFoundError:
             raise Missing(key) from None
-        except _LOST:
-            raise self._lost() from None
-
-    def _lost(self) -> UserError:
-        return UserError(
-            f"the connection to {self._box.label} was lost; fetch again, what is here already is kept"
-        )
+        except PermissionError:
+            raise UserError(
+                f"the login user may not read {self.location}/{key}; correct its permissions (fab shell)"
+            ) from None
+        except BROKEN as error:
+            raise self._box.sftp_problem(error) from None
 
     def write(self, key: str, content: bytes) -> str:
         raise NotImplementedError(_READ_ONLY)
@@ -98,3 +110,54 @@ class BoxStore(Store):
 
     def delete(self, key: str) -> None:
         raise NotImplementedError(_READ_ONLY)
+
+
+class _Sessions:
+    """SFTP sessions that threads borrow: the answers of one that two threads use at once get mixed up."""
+
+    def __init__(self, open_one: Callable[[], paramiko.SFTPClient], most: int) -> None:
+        self._open_one = open_one
+        self._permits = threading.Semaphore(most)
+        self._lock = threading.Lock()
+        self._idle = [open_one()]
+        self._n_open = 1
+
+    @contextmanager
+    def one(self) -> Iterator[paramiko.SFTPClient]:
+        """A session for this block alone; one in which something went wrong is not used again."""
+        sftp, usable = self._take(), False
+        try:
+            yield sftp
+            usable = True
+        except (FileNotFoundError, PermissionError):  # an answer like any other
+            usable = True
+            raise
+        finally:
+            with self._lock:
+                if usable:
+                    self._idle.append(sftp)
+                else:
+                    sftp.close()
+                    self._n_open -= 1
+            self._permits.release()
+
+    def close(self) -> None:
+        """End those that nobody has borrowed."""
+        for sftp in self._idle:
+            sftp.close()
+
+    def _take(self) -> paramiko.SFTPClient:
+        while True:
+            self._permits.acquire()
+            with self._lock:
+                if self._idle:
+                    return self._idle.pop()
+                try:
+                    opened = self._open_one()
+                except UserError as error:
+                    if isinstance(error, LinkLost) or not self._n_open:
+                        self._permits.release()
+                        raise
+                    continue  # the server gives no more: this permit is never released
+                self._n_open += 1
+                return opened

@@ -14,6 +14,7 @@ from typing import Any
 
 import fabric
 import paramiko
+from paramiko.sftp import SFTPError
 from paramiko.ssh_exception import (
     AuthenticationException,
     BadHostKeyException,
@@ -32,6 +33,8 @@ _CHECK_S = 0.5
 
 # What paramiko raises when a connection cannot be made, or is lost.
 LOST = (SSHException, EOFError, OSError)
+# The same within an SFTP session.
+BROKEN = (*LOST, SFTPError)
 
 Report = Callable[[str], None]
 

@@ -18,7 +18,7 @@ from ops.interrupts import remembered
 from ops.settings import Settings
 from ops.ssh import session
 from ops.ssh.box import Box
-from ops.ssh.link import LinkLost, NoAnswer, Report
+from ops.ssh.link import BROKEN, LinkLost, NoAnswer, Report
 from worker import timestamps
 from worker.errors import BadInput, UserError
 from worker.songs import status
@@ -32,7 +32,7 @@ GONE_AFTER_S = 120
 _CHECK_AFTER_S = 30
 _BLOCK = 65536
 _LINES = 20
-_LOST = (paramiko.SSHException, EOFError, OSError, LinkLost, NoAnswer)
+_LOST = (*BROKEN, LinkLost, NoAnswer)
 
 # $1 state folder, $2 run or empty, $3 lines back or empty, $4 since (UTC) or empty.
 # Output: the run's folder, then the byte to start at. Lines of the log begin with their timestamp.
@@ -200,8 +200,8 @@ def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: i
         with box.sftp() as sftp:
             code = _exit_code(sftp, folder)
             _read(sftp, f"{folder}/log", offset, blocks.append)
-    except (paramiko.SSHException, EOFError, OSError):
-        raise UserError(f"the connection to {box.label} was lost; run it again") from None
+    except BROKEN as error:
+        raise box.sftp_problem(error) from None
     write(b"".join(blocks))
     return code
 

@@ -43,7 +43,7 @@ AllowTcpForwarding yes
 Subsystem sftp {sftp_server}
 ForceCommand {folder}/shell
 SetEnv HOME={home}
-MaxSessions 30
+MaxSessions {most_sessions}
 LogLevel ERROR
 """
 
@@ -91,6 +91,7 @@ class FakeBox:
     port: int
     variables: dict[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
+    most_sessions: int = 30
     _server: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -144,7 +145,13 @@ class FakeBox:
 
     def start(self) -> None:
         """Begin to listen; returns when it does."""
-        config = _CONFIG.format(folder=self.folder, home=self.home, port=self.port, sftp_server=SFTP_SERVER)
+        config = _CONFIG.format(
+            folder=self.folder,
+            home=self.home,
+            port=self.port,
+            sftp_server=SFTP_SERVER,
+            most_sessions=self.most_sessions,
+        )
         (self.folder / "sshd_config").write_text(config)
         assert SSHD
         command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
