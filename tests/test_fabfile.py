@@ -134,6 +134,19 @@ def test_console_without_our_characters_shows_others(fab):
 # --- songs from the box itself
 
 
+def test_bashrc_that_prints_disturbs_neither_log_nor_songs(fab, box):
+    (box.home / ".bashrc").write_text("echo welcome; echo export X=1\n")
+    run = box.root / "state" / "20261122T195059Z-ab12"
+    run.mkdir(parents=True)
+    (run.parent / "current").symlink_to(run.name)
+    (run / "log").write_text("sang\n")
+    for job in listed("rain ; 1 ; rain", "sun ; 1 ; sun"):
+        finish(open_store(str(box.root / "output")), job)
+    done = fab("logs", "--once")
+    assert (done.returncode, done.stdout) == (0, "sang\n"), done.stderr
+    assert "2 new songs" in fab("fetch").stderr
+
+
 @pytest.mark.parametrize("n_songs", [1, 12])
 def test_without_a_bucket_songs_come_over_ssh(fab, box, n_songs):
     jobs = listed(*(f"rain ; {n} ; rain{n}" for n in range(1, n_songs + 1)))

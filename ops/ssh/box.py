@@ -11,7 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,22 @@ _LOOK_UP_EVERY_S = 30.0
 # How often a wait is interrupted: on Windows a Ctrl-C is only noticed then.
 _POLL_S = 0.2
 _BLOCK = 32768
+# Our command begins within this time, unless the login shell hangs.
+_BEGIN_S = 30.0
 
 _PTY_ONLY = "support PTY"
 # Where root owns the folders, the login user's SFTP subsystem cannot read them.
-_SFTP_AS_ROOT = (
+_SFTP_SERVER = (
     "for s in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec; do "
     "[ ! -x $s/sftp-server ] || exec $s/sftp-server; done; exit 127"
 )
+
+# A line before our command's own output: what stands above it was printed by the box's ~/.bashrc.
+_MARK = b"\n=== begin ===\n"
+_PRINT_MARK = "printf '\\n=== begin ===\\n'"
+# A bash that is the first under sshd reads ~/.bashrc, also for a script.
+_NO_BASHRC = "SHLVL=2; export SHLVL; unset BASH_ENV ENV"
+_QUIET = "let it do so only in a terminal, after a line: case $- in *i*) ;; *) return ;; esac"
 
 OnOutput = Callable[[bytes], None]
 
@@ -91,6 +100,7 @@ class Box:
         self.report = report
         self._new_host, self._looked_up_s = new_host, -math.inf
         self._transport: paramiko.Transport | None = None
+        self._sftp_is_garbled = False
 
     @property
     def label(self) -> str:
@@ -141,12 +151,18 @@ class Box:
             channel = transport.open_session(timeout=15)
         except LOST:
             raise self._lost() from None
-        output = _Output(on_output)
+        output, began_s = _Output(on_output), time.monotonic()
+        mark = f"exec 2>&1; {_PRINT_MARK}" if on_output else f"{_PRINT_MARK}; {_PRINT_MARK} >&2"
+        begin = f"{_NO_BASHRC}; {mark}"
         try:
             channel.settimeout(_POLL_S)
-            channel.set_combine_stderr(on_output is not None)
-            channel.exec_command(command)
-            _exchange(channel, stdin, output, time.monotonic() + limit_s)
+            channel.exec_command(shlex.join(["sh", "-c", f"{begin}\n{command}"]))
+            _exchange(channel, stdin, output, began_s + limit_s, began_s + _BEGIN_S)
+        except _NeverBegan:
+            raise UserError(
+                f"the login shell of {self.label} did not run our command within {_BEGIN_S:.0f} s; "
+                "something in its ~/.bashrc waits: see it with ssh, and correct it there"
+            ) from None
         except _OverLimit:
             raise UserError(
                 f"the command did not finish within {limit_s:.0f} s; see what the box does: fab system"
@@ -157,35 +173,69 @@ class Box:
             channel.close()
         if channel.exit_status < 0:  # none came
             raise self._lost()
-        out, err = (part.decode("utf-8", "replace") for part in (output.out, output.err))
-        ran = CommandResult(channel.exit_status, out, err)
-        if _PTY_ONLY in ran.out + ran.err:
-            raise BadInput(
-                f"{self.label} is RunPod's proxied SSH, which takes no commands; "
-                'use the pod\'s "SSH over exposed TCP": RUNPOD_HOST=root@IP:PORT'
-            )
-        return ran
+        if not output.out.began:
+            raise self._never_began(output, channel.exit_status)
+        return CommandResult(channel.exit_status, output.out.text, output.err.text)
 
     def sftp(self) -> paramiko.SFTPClient:
         """A new SFTP session on the connection; whoever opens it closes it."""
-        transport, as_root = self.transport, bool(self._sudo)
+        if not (self._sudo or self._sftp_is_garbled):
+            try:
+                return self._sftp(lambda channel: channel.invoke_subsystem("sftp"))
+            except SFTPError:  # ~/.bashrc prints, and its text comes before the first packet
+                self._sftp_is_garbled = True
+        server = shlex.join(
+            ["sh", "-c", f"{_PRINT_MARK}\nexec {shlex.join([*self._sudo, 'sh', '-c', _SFTP_SERVER])}"]
+        )
+
+        def start(channel: paramiko.Channel) -> None:
+            channel.exec_command(server)
+            printed = b""
+            while not printed.endswith(_MARK):
+                if not (byte := channel.recv(1)):
+                    raise EOFError
+                printed += byte
+
+        try:
+            return self._sftp(start)
+        except SFTPError as error:
+            raise self.sftp_problem(error) from None
+        except _NoSftp:
+            if not self._sftp_is_garbled:
+                raise
+            raise UserError(
+                f"~/.bashrc on {self.label} prints something, which breaks SFTP; {_QUIET}"
+            ) from None
+
+    def _sftp(self, start: Callable[[paramiko.Channel], None]) -> paramiko.SFTPClient:
+        transport = self.transport
         try:
             channel = transport.open_session(timeout=15)
             channel.settimeout(15)
-            if as_root:
-                channel.exec_command(f"sudo -n sh -c '{_SFTP_AS_ROOT}'")
-            else:
-                channel.invoke_subsystem("sftp")
+            start(channel)
             return paramiko.SFTPClient(channel)
         except LOST as error:
             if not isinstance(error, TimeoutError) and "Timeout" not in str(error):
                 transport.join(1)  # a lost connection is inactive only after a moment
                 if transport.is_active():
-                    raise UserError(
+                    raise _NoSftp(
                         f"{self.label} has no SFTP; install openssh-sftp-server there (fab shell), "
                         "then run it again"
                     ) from None
             raise self._lost() from None
+
+    def _never_began(self, output: "_Output", code: int) -> UserError:
+        printed = output.out.noise.decode("utf-8", "replace") + output.err.noise.decode("utf-8", "replace")
+        if _PTY_ONLY in printed:
+            return BadInput(
+                f"{self.label} is RunPod's proxied SSH, which takes no commands; "
+                'use the pod\'s "SSH over exposed TCP": RUNPOD_HOST=root@IP:PORT'
+            )
+        last = (printed.strip().splitlines() or [f"exit code {code}"])[-1]
+        return UserError(
+            f"the login shell of {self.label} ended before our command ({last[:200]}); "
+            f"if its ~/.bashrc runs exit, {_QUIET}"
+        )
 
     def sftp_problem(self, error: Exception) -> UserError:
         """What a failure within an SFTP session means; LinkLost where the connection was lost."""
@@ -235,27 +285,61 @@ class _OverLimit(Exception):
     """The command took longer than its limit."""
 
 
-@dataclass
+class _NeverBegan(Exception):
+    """The login shell has not started the command within _BEGIN_S."""
+
+
+class _NoSftp(UserError):
+    """The box has no SFTP server."""
+
+
+class _AfterMark:
+    """What a command printed to one stream; `noise`: what stood before the mark, from the login shell."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self.noise = bytearray()
+        self.content = bytearray()
+
+    def add(self, block: bytes) -> bytes:
+        """-> what of this block is the command's own."""
+        if not self.began:
+            self.noise += block
+            before, mark, after = self.noise.partition(_MARK)
+            self.began, self.noise, block = bool(mark), before, bytes(after)
+        self.content += block
+        return block
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+
 class _Output:
     """What a command has printed so far."""
 
-    on_output: OnOutput | None
-    out: bytearray = field(default_factory=bytearray)
-    err: bytearray = field(default_factory=bytearray)
+    def __init__(self, on_output: OnOutput | None) -> None:
+        self.out, self.err = _AfterMark(), _AfterMark()
+        self._on_output = on_output
 
     def add(self, block: bytes) -> None:
-        self.out += block
-        if self.on_output and block:
-            self.on_output(block)
+        own = self.out.add(block)
+        if self._on_output and own:
+            self._on_output(own)
 
 
-def _exchange(channel: paramiko.Channel, stdin: bytes, output: _Output, until_s: float) -> None:
+def _exchange(
+    channel: paramiko.Channel, stdin: bytes, output: _Output, until_s: float, begin_until_s: float
+) -> None:
     """Send a command its input and read its output until it has ended."""
     sent, ended = 0, False
     if not stdin:
         channel.shutdown_write()
     while not ended:
-        if time.monotonic() > until_s:
+        now_s = time.monotonic()
+        if now_s > begin_until_s and not output.out.began:
+            raise _NeverBegan
+        if now_s > until_s:
             raise _OverLimit
         if sent < len(stdin):
             try:
@@ -267,7 +351,7 @@ def _exchange(channel: paramiko.Channel, stdin: bytes, output: _Output, until_s:
             if sent >= len(stdin) and not channel.closed:
                 channel.shutdown_write()
         while channel.recv_stderr_ready():
-            output.err += channel.recv_stderr(_BLOCK)
+            output.err.add(channel.recv_stderr(_BLOCK))
         if sent < len(stdin) and not channel.recv_ready():
             continue
         try:
@@ -280,4 +364,4 @@ def _exchange(channel: paramiko.Channel, stdin: bytes, output: _Output, until_s:
         if time.monotonic() > until_s:
             raise _OverLimit
         while channel.recv_stderr_ready():
-            output.err += channel.recv_stderr(_BLOCK)
+            output.err.add(channel.recv_stderr(_BLOCK))

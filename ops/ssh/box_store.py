@@ -2,7 +2,7 @@
 
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class BoxStore(Store):
             for block in blocks:
                 copy.write(block)
 
-    def _blocks(self, key: str) -> Iterator[bytes]:
+    def _blocks(self, key: str) -> Generator[bytes, None, None]:
         with self._session(key) as sftp, sftp.open(f"{self._folder}/{key}", "rb") as file:
             file.prefetch()
             while block := file.read(_BLOCK):

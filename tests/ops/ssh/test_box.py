@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from ops.ssh import box as boxes
+from ops.ssh import secrets
 from ops.ssh.link import LinkLost
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected, opened
@@ -35,6 +37,62 @@ def link(box):
 def test_output_error_and_exit_code_come_back_apart(conn):
     ran = conn.run("echo out; echo err >&2; exit 3")
     assert (ran.code, ran.out, ran.err) == (3, "out\n", "err\n")
+
+
+@pytest.fixture
+def talkative(box):
+    """The box of a user whose .bashrc prints."""
+    (box.home / ".bashrc").write_text(
+        "echo welcome; echo export X=1; echo careful >&2; printf 'no line end'\n"
+    )
+    return box
+
+
+def test_what_bashrc_prints_is_no_output(talkative, conn):
+    ran = conn.run("echo out; echo err >&2; exit 3")
+    assert (ran.code, ran.out, ran.err) == (3, "out\n", "err\n")
+    blocks = []
+    ran = conn.run("echo out; echo err >&2", on_output=blocks.append)
+    assert b"".join(blocks) == b"out\nerr\n" and ran.out == "out\nerr\n"
+
+
+def test_what_bashrc_prints_breaks_no_sftp_session(talkative, conn, tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    for _ in range(2):
+        with conn.sftp() as sftp, sftp.open(str(tmp_path / "file"), "rb") as file:
+            assert file.read() == b"content"
+
+
+def test_what_bashrc_prints_is_explained_where_sftp_cannot_do_without_it(talkative, conn, monkeypatch):
+    monkeypatch.setattr(boxes, "_SFTP_SERVER", "exit 127")
+    with pytest.raises(
+        UserError, match=r"~/\.bashrc on .* prints something, which breaks SFTP; let it do so only"
+    ):
+        conn.sftp()
+
+
+def test_what_bashrc_prints_is_not_written_into_the_settings(talkative, conn):
+    path = str(talkative.box_home / "worker.env")
+    for _ in range(2):
+        secrets.put(conn, path, secrets.merged(secrets.read(conn, path), {"KEY": "value"}, []).encode())
+    assert secrets.read(conn, path) == "KEY='value'\n"
+
+
+def test_bashrc_that_exits_is_said(box, conn):
+    (box.home / ".bashrc").write_text("echo not for you; exit 1\n")
+    with pytest.raises(
+        UserError, match=r"the login shell of .* ended before our command \(not for you\); if its"
+    ):
+        conn.run("true")
+
+
+def test_bashrc_that_hangs_is_said(box, conn, monkeypatch):
+    monkeypatch.setattr(boxes, "_BEGIN_S", 0.5)
+    (box.home / ".bashrc").write_text("sleep 600\n")
+    with pytest.raises(
+        UserError, match=r"did not run our command within .* s; something in its ~/\.bashrc waits"
+    ):
+        conn.run("true")
 
 
 def test_large_input_and_output_pass_unchanged(conn):
