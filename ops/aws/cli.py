@@ -208,7 +208,11 @@ def _console(aws: Aws, instance: str, region: str) -> str:
 
 def _machines(aws: Aws) -> list[Machine]:
     """This project's machines in every region; a region that does not answer is reported."""
-    found = machines.find(aws, regions.enabled(aws))
+    try:
+        found = machines.find(aws, regions.enabled(aws))
+    except UserError as error:  # the bucket may have what was asked for
+        ui.say(f"warning: could not look for machines: {error}")
+        return []
     for line in found.problems():
         ui.say(f"warning: {line}")
     return [machine for answer in found.answers.values() for machine in answer]
@@ -220,16 +224,18 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     aws = Aws(settings, task="kill-all")
     chosen = regions.chosen(aws, region, regions.enabled(aws))
     found = status.survey(aws, chosen)
-    for line in found.problems():
+    unanswered = status.problems(found)
+    for line in unanswered:
         ui.say(f"warning: {line}")
     listed = kill.rows(found.answers)
     if not listed:
         if json:
             ui.show([], json=True)
-        ui.say(f"nothing of this project in {count(len(found.answers), 'region')}")
-        return not found.failed
+        seen = "nothing of this project" if not unanswered else "no machine of this project seen"
+        ui.say(f"{seen} in {count(len(found.answers), 'region')}")
+        return not unanswered
     if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
-        return not found.failed
+        return not unanswered
     ended = kill.kill(aws, chosen, ui.say)
     if ended.left:
         raise UserError(
@@ -237,7 +243,8 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
             "then run inv kill-all again"
         )
     if ended.problems:
-        raise UserError("\n".join(f"{line}; it may hold machines, run it again" for line in ended.problems))
+        ui.say(f"ended {len(ended.ended)}")
+        raise UserError("\n".join(f"{line}; something may be left, run it again" for line in ended.problems))
     ui.say(f"ended {len(ended.ended)}; nothing of this project is left in {count(len(chosen), 'region')}")
     return True
 

@@ -252,7 +252,8 @@ class Rental:
     def _terminate(self, instance: str) -> bool:
         """True if EC2 has accepted it; it may not know a new machine everywhere yet."""
         ids, unseen = [instance], ("InvalidInstanceID.NotFound",)
-        with self._aws.audit.action("ec2.terminate_instances", {"InstanceIds": ids}, ends=True) as done:
+        log = self._aws.audit_of_ends
+        with log.action("ec2.terminate_instances", {"InstanceIds": ids}, ends=True) as done:
             answer = self._aws.ask("ec2", "terminate_instances", absent=unseen, InstanceIds=ids)
             done(answer, instance_id=instance)
         return answer is not None

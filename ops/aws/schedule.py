@@ -53,7 +53,8 @@ def listed(aws: Aws, region: str) -> list[str]:
 
 def remove(aws: Aws, name: str, region: str = "") -> None:
     """Delete a schedule, if there is one."""
-    with aws.audit.action("scheduler.delete_schedule", {"Name": name}, region=region, ends=True) as done:
+    log, request = aws.audit_of_ends, {"Name": name}
+    with log.action("scheduler.delete_schedule", request, region=region, ends=True) as done:
         answer = aws.ask(
             "scheduler", "delete_schedule", region=region, absent=("ResourceNotFoundException",), Name=name
         )

@@ -22,10 +22,12 @@ from botocore.exceptions import ClientError
 from ops.audit import AuditLog
 from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
 from ops.settings import Settings, rows
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 
 PROJECT = "musicgen-batch-worker"
 TAGS = {"Project": PROJECT}
+# How long what costs money waits for the name of who ends it.
+ACTOR_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Aws:
     def __init__(self, settings: Settings, task: str = "") -> None:
         self.settings = settings
         self.task = task
-        self._clients: dict[tuple[str, str, int], Any] = {}
+        self._clients: dict[tuple[str, str, int, float], Any] = {}
         self._lock = threading.RLock()  # boto3's sessions are not thread-safe, its clients are
         if bool(settings.aws_access_key_id) != bool(settings.aws_secret_access_key):
             raise BadInput("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set; set both or none")
@@ -67,15 +69,15 @@ class Aws:
         self.region: str = self._session.region_name
         self._session.events.register("after-call", name_service)
 
-    def client(self, service: str, region: str = "", attempts: int = 4) -> Any:
+    def client(self, service: str, region: str = "", attempts: int = 4, answer_s: float = 60) -> Any:
         """boto3's client; `attempts` counts the first one. Its errors are raw: use `errors()`."""
-        key = (service, region or self.region, attempts)
+        key = (service, region or self.region, attempts, answer_s)
         with self._lock:
             if key not in self._clients:
                 retries: dict[str, Any] = {"mode": "standard"}
                 if "AWS_MAX_ATTEMPTS" not in os.environ:  # an argument would win over it
                     retries["total_max_attempts"] = attempts
-                config = Config(retries=retries, connect_timeout=10, read_timeout=60)
+                config = Config(retries=retries, connect_timeout=min(10, answer_s), read_timeout=answer_s)
                 with errors(key[1]):
                     try:
                         self._clients[key] = self._session.client(
@@ -123,7 +125,8 @@ class Aws:
 
     def _change(self, service: str, operation: str, region: str, request: dict[str, Any], ends: bool) -> Any:
         client = self.client(service, region)
-        with self.audit.action(f"{service}.{operation}", request, region=region, ends=ends) as done:
+        log = self.audit_of_ends if ends else self.audit
+        with log.action(f"{service}.{operation}", request, region=region, ends=ends) as done:
             with errors(region or self.region):
                 answer = getattr(client, operation)(**request)
             done(answer)
@@ -145,11 +148,31 @@ class Aws:
 
     @functools.cached_property
     def audit(self) -> AuditLog:
-        """The audit log, with who acts, where, and in which task."""
+        """The audit log, with who acts, where, and in which task. Raises UserError if STS does not tell."""
+        return self._audit(self.caller.arn)
+
+    @property
+    def audit_of_ends(self) -> AuditLog:
+        """The audit log for what ends something that costs money: STS is asked once, and only shortly."""
+        with self._lock:
+            return self._audit(self._actor)
+
+    @functools.cached_property
+    def _actor(self) -> str:
+        if "caller" in vars(self):
+            return self.caller.arn
+        try:
+            with errors(self.region):
+                sts = self.client("sts", attempts=1, answer_s=ACTOR_S)
+                return str(sts.get_caller_identity()["Arn"])
+        except UserError as error:
+            return f"not known ({error})"
+
+    def _audit(self, actor: str) -> AuditLog:
         secrets = [getattr(self.settings, row.attribute) for row in rows() if row.secret]
         return AuditLog(
             path=self.settings.audit_file,
-            actor=self.caller.arn,
+            actor=actor,
             region=self.region,
             task=self.task,
             secrets=[secret for secret in secrets if secret],

@@ -167,6 +167,10 @@ class Aws:
         """The next `times` calls of this action (those that `when` picks) end with this error."""
         self._faults[action] += [_Fault(code, status, when, message)] * times
 
+    def refuse_always(self, action: str, code: str, status: int = 400) -> None:
+        """Every call of this action ends with this error."""
+        self.before[action] = lambda call: self.refuse(code, status)
+
     def refuse(self, code: str, status: int = 400) -> None:
         """Inside a `before`: this very call ends with this error."""
         raise Refusal(code, status)

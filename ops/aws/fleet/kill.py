@@ -5,13 +5,15 @@ All of it is listed again until nothing is left. What cannot be ended is named, 
 before AWS no longer lists it.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ops.aws import schedule
-from ops.aws.fleet.status import RegionInventory, survey
+from ops.aws.fleet.status import RegionInventory, look, problems
+from ops.aws.regions import ask_each
 from ops.aws.session import Aws
 from worker.errors import UserError
 from worker.timestamps import stamp
@@ -27,7 +29,7 @@ _KINDS = ("spot request", "volume", "schedule")
 
 @dataclass
 class KillResult:
-    """What was ended, what is left, and the regions that do not answer."""
+    """What was ended, what is left, and the regions and questions that got no answer."""
 
     ended: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -50,34 +52,57 @@ def rows(found: dict[str, RegionInventory]) -> list[dict[str, Any]]:
 
 
 def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
-    """End all of it, and list again until nothing is left or LIMIT_S have passed."""
+    """End all of it, and list again until nothing is left or LIMIT_S have passed.
+
+    Each region ends what it shows as soon as it shows it, whatever another region or question does.
+    """
     end_s = time.monotonic() + LIMIT_S
-    done = KillResult()
-    warned: set[str] = set()
+    killing = _Killing(aws, tell)
     looks = 0
     while True:
-        found = survey(aws, regions)
-        done.problems = found.problems()
-        here = {region: answer for region, answer in found.answers.items() if not answer.empty}
-        done.left = [row["id"] for row in rows(here)]
+        found = ask_each(regions, killing.look_and_end)
+        killing.done.problems = problems(found)
+        killing.done.left = [row["id"] for row in rows(found.answers)]
         looks += 1
-        if not here and (not done.problems or looks >= _LEAST_LOOKS):
-            return done
+        unsure = killing.done.problems and looks < _LEAST_LOOKS
+        if not killing.done.left and not unsure:
+            return killing.done
         if looks > _LEAST_LOOKS and time.monotonic() > end_s:
-            return done
-        for region, answer in here.items():
-            for what, call in _calls(aws, region, answer):
-                try:
-                    call()
-                except UserError as error:
-                    if what not in warned:
-                        tell(f"warning: {what}: {error}")
-                    warned.add(what)
-                else:
-                    if what not in done.ended:
-                        tell(f"ending {what}")
-                        done.ended.append(what)
+            return killing.done
         time.sleep(POLL_S)
+
+
+class _Killing:
+    """What one `kill` has ended and said so far; several regions use it at once."""
+
+    def __init__(self, aws: Aws, tell: Tell) -> None:
+        self._aws, self._tell = aws, tell
+        self.done = KillResult()
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def look_and_end(self, region: str) -> RegionInventory:
+        here = look(self._aws, region)
+        for what, call in _calls(self._aws, region, here):
+            try:
+                call()
+            except UserError as error:
+                self._failed(what, error)
+            else:
+                self._ended(what)
+        return here
+
+    def _failed(self, what: str, error: UserError) -> None:
+        with self._lock:
+            if what not in self._warned:
+                self._tell(f"warning: {what}: {error}")
+            self._warned.add(what)
+
+    def _ended(self, what: str) -> None:
+        with self._lock:
+            if what not in self.done.ended:
+                self._tell(f"ending {what}")
+                self.done.ended.append(what)
 
 
 def _calls(aws: Aws, region: str, here: RegionInventory) -> list[tuple[str, Callable[[], object]]]:

@@ -4,9 +4,8 @@ Changes nothing. Found by tag, so it does not matter who started it and from whe
 """
 
 import base64
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,14 +38,15 @@ class Leftover:
 
 @dataclass(frozen=True)
 class RegionInventory:
-    """Everything that this project has in one region."""
+    """Everything that this project has in one region, and which questions got no answer."""
 
     machines: list[Machine]
     leftovers: list[Leftover]
+    unanswered: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        """True if nothing is left."""
+        """True if nothing is known to be left."""
         return not self.machines and not self.leftovers
 
 
@@ -74,34 +74,57 @@ def survey(aws: Aws, regions: Sequence[str]) -> ByRegion[RegionInventory]:
     return ask_each(regions, lambda region: look(aws, region))
 
 
+def problems(found: ByRegion[RegionInventory]) -> list[str]:
+    """A line for each region and for each single question that got no answer."""
+    return found.problems() + [line for here in found.answers.values() for line in here.unanswered]
+
+
 def look(aws: Aws, region: str) -> RegionInventory:
-    """Everything that this project has in one region."""
+    """Everything that this project has in one region. Raises UserError if its machines cannot be listed.
+
+    Only the machines are needed: what else gets no answer is named and hides nothing.
+    """
     found = machines.in_region(aws, region, LEAVING)
     alive = {machine.id for machine in found}
-    tagged = {"Name": "tag:Project", "Values": [PROJECT]}
-    leftovers = []
+    here = RegionInventory(found, [])
+    parts = {"spot requests": _spot_requests, "volumes": _volumes, "schedules": _schedules}
+    for what, ask in parts.items():
+        try:
+            here.leftovers.extend(ask(aws, region, alive))
+        except UserError as error:
+            if what != "schedules":  # not every region has the scheduler, and a schedule costs nothing
+                here.unanswered.append(f"could not list the {what} in {region}: {error}")
+    return here
+
+
+_TAGGED = {"Name": "tag:Project", "Values": [PROJECT]}
+
+
+def _spot_requests(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
     asked = aws.pages(
         "ec2",
         "describe_spot_instance_requests",
         "SpotInstanceRequests",
         region=region,
-        Filters=[tagged, {"Name": "state", "Values": ["open", "active", "disabled"]}],
+        Filters=[_TAGGED, {"Name": "state", "Values": ["open", "active", "disabled"]}],
     )
     for request in asked:
         holder = request.get("InstanceId")
         # A one-time request ends with its machine. An open or a persistent one starts another.
         if request["State"] != "active" or request.get("Type") == "persistent" or holder not in alive:
             detail = f"{request.get('Type', 'one-time')}, {request['State']}"
-            leftovers.append(Leftover("spot request", request["SpotInstanceRequestId"], region, detail))
+            yield Leftover("spot request", request["SpotInstanceRequestId"], region, detail)
+
+
+def _volumes(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
     free = {"Name": "status", "Values": ["available", "error"]}
-    for volume in aws.pages("ec2", "describe_volumes", "Volumes", region=region, Filters=[tagged, free]):
-        leftovers.append(
-            Leftover("volume", volume["VolumeId"], region, f"{volume['Size']} GiB, still billed")
-        )
-    with suppress(UserError):  # not every region has the scheduler, and a schedule costs nothing
-        for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
-            leftovers.append(Leftover("schedule", name, region, "its machine has ended"))
-    return RegionInventory(found, leftovers)
+    for volume in aws.pages("ec2", "describe_volumes", "Volumes", region=region, Filters=[_TAGGED, free]):
+        yield Leftover("volume", volume["VolumeId"], region, f"{volume['Size']} GiB, still billed")
+
+
+def _schedules(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
+    for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
+        yield Leftover("schedule", name, region, "its machine has ended")
 
 
 def machine_row(machine: Machine, now: datetime, beat: Status | None) -> MachineRow:
@@ -192,7 +215,7 @@ def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable
             if machine.state != "shutting-down":
                 here.append(machine_row(machine, now, _beat(machine, tell)))
         leftovers += region.leftovers
-    return FleetStatus(here, leftovers, found.problems(), len(found.answers))
+    return FleetStatus(here, leftovers, problems(found), len(found.answers))
 
 
 def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:

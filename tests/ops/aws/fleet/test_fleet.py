@@ -24,7 +24,8 @@ RUN = "20261122T195059Z-ab12"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short timeouts for what does not end."""
+    """Short timeouts for what does not end, and no repeated calls."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(kill, "POLL_S", 0.02)
     monkeypatch.setattr(kill, "LIMIT_S", 0.5)
 
@@ -327,7 +328,7 @@ def test_a_region_that_does_not_answer_is_never_called_empty(account, inv, machi
     machine()
     done = inv("kill-all", "--yes")
     assert done.code == 1
-    assert "could not look in eu-west-1" in done.err and "it may hold machines" in done.err
+    assert "could not look in eu-west-1" in done.err and "something may be left" in done.err
     assert account.alive() == []
 
 
@@ -374,3 +375,51 @@ def test_every_end_is_in_the_audit_log(account, us, ended, machine, tmp_path):
         ("ec2.terminate_instances", "result"),
     ]
     assert lines[0]["request"] == {"InstanceIds": [rented]}
+
+
+# --- questions without an answer
+
+SIDE_QUESTIONS = [
+    ("DescribeVolumes", "UnauthorizedOperation", "could not list the volumes in us-east-1"),
+    ("DescribeSpotInstanceRequests", "RequestLimitExceeded", "could not list the spot requests in us-east-1"),
+]
+
+
+@pytest.mark.parametrize(("action", "code", "line"), SIDE_QUESTIONS)
+def test_kill_all_ends_machines_whatever_else_cannot_be_listed(account, inv, machine, action, code, line):
+    account.refuse_always(action, code)
+    machine()
+    done = inv("kill-all", "--yes")
+    assert (done.code, account.alive()) == (1, [])
+    assert f"warning: {line}" in done.err and "something may be left" in done.err
+
+
+@pytest.mark.parametrize(("action", "code", "line"), SIDE_QUESTIONS)
+def test_status_shows_machines_whatever_else_cannot_be_listed(account, inv, machine, action, code, line):
+    account.refuse_always(action, code)
+    rented = machine(ExpiresAt=at(1))
+    done = inv("status")
+    assert rented in done.out and f"warning: {line}" in done.err
+    assert done.code == 1
+
+
+def test_kill_all_needs_no_answer_of_sts(account, inv, machine, tmp_path):
+    account.refuse_always("GetCallerIdentity", "ServiceUnavailable", 503)
+    rented = machine()
+    done = inv("kill-all", "--yes")
+    assert (done.code, account.alive()) == (0, [])
+    intent = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[0])
+    assert intent["request"] == {"InstanceIds": [rented]} and intent["actor"].startswith("not known")
+    assert len(account.sent("GetCallerIdentity")) == 1
+
+
+def test_nothing_is_called_empty_while_a_question_has_no_answer(account, inv):
+    account.refuse_always("DescribeVolumes", "UnauthorizedOperation")
+    done = inv("kill-all", "--yes")
+    assert done.code == 1 and "nothing of this project" not in done.err
+
+
+def test_a_log_in_the_bucket_needs_no_answer_of_ec2(account, inv):
+    account.refuse_always("DescribeInstances", "UnauthorizedOperation")
+    open_store(OUTPUT).write(f"runs/{RUN}/worker.log", b"one\n")
+    assert inv("logs").out == "one\n"
