@@ -32,7 +32,10 @@ def deploy(box: Box, prompts: str = "", force: bool = False) -> None:
     phases.deploy(box, phases.checked_release(Settings.load(), prompts), ui.say, force=force)
 
 
-@box_task(help={"use_my_keys": _OWN_KEYS, "renew": "Only renew settings and credentials; restarts nothing"})
+@box_task(
+    spends=True,
+    help={"use_my_keys": _OWN_KEYS, "renew": "Only renew settings and credentials; restarts nothing"},
+)
 def install(box: Box, use_my_keys: bool = False, renew: bool = False) -> None:
     """Phase 2: settings, credentials, bucket, environment.
 
@@ -62,6 +65,7 @@ def validate(box: Box, json: bool = False) -> None:
 
 
 @box_task(
+    spends=True,
     help={
         "keep_alive": _KEEP,
         "only": _ONLY,
@@ -90,7 +94,10 @@ def run(
     phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=arguments)
 
 
-@box_task(help={"prompts": _PROMPTS, "force": _FORCE, "use_my_keys": _OWN_KEYS, "keep_alive": _KEEP})
+@box_task(
+    spends=True,
+    help={"prompts": _PROMPTS, "force": _FORCE, "use_my_keys": _OWN_KEYS, "keep_alive": _KEEP},
+)
 def up(
     box: Box,
     prompts: str = "",

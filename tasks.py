@@ -219,7 +219,7 @@ def launch(
         keep_alive=keep_alive,
         another=another,
     )
-    cli.launch_machine(Settings.load(), options, dry_run=dry_run, yes=yes, json=json)
+    cli.launch_machine(Settings.load(spends=True), options, dry_run=dry_run, yes=yes, json=json)
 
 
 @task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
@@ -307,7 +307,7 @@ def setup(
     if remove:
         cli.remove_setup(Settings.load(), yes=yes, dry_run=dry_run, json=json)
     else:
-        cli.set_up(Settings.load(), ssh_from, yes=yes, dry_run=dry_run, json=json)
+        cli.set_up(Settings.load(spends=True), ssh_from, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -338,13 +338,12 @@ def image(
     """
     from ops.aws import cli
 
-    settings = Settings.load()
     if list or bases:
-        cli.show_images(settings, bases=bases, json=json)
+        cli.show_images(Settings.load(), bases=bases, json=json)
     elif remove:
-        cli.remove_images(settings, remove, yes=yes, dry_run=dry_run, json=json)
+        cli.remove_images(Settings.load(), remove, yes=yes, dry_run=dry_run, json=json)
     else:
-        cli.build_image(settings, yes=yes, dry_run=dry_run, json=json)
+        cli.build_image(Settings.load(spends=True), yes=yes, dry_run=dry_run, json=json)
 
 
 @task(help={"args": "More arguments for pytest, as one string"})

@@ -2,14 +2,15 @@
 
 A value is parsed when its attribute is read, so a malformed setting stops only the task that needs it.
 An empty value counts as unset. Secrets are never in a repr or an error.
-Nothing is exported or created at load; a broken line of `.env` is a warning.
+Nothing is exported or created at load. A broken line of `.env` and a misspelt name are a warning, and where
+money is spent an error: they may have been a maximum price.
 """
 
 import math
 import os
 import re
 import types
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, get_args
 from dotenv.parser import parse_stream
 
 from ops import ui
+from worker import names
 from worker.errors import BadInput
 from worker.songs import jobs
 
@@ -25,6 +27,8 @@ ENV_FILE = Path(".env")
 
 # All from one source: AWS refuses a key of one identity with the session token of another.
 AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+_NOT_AN_ASSIGNMENT = "not NAME=value, so it is skipped; correct it or put # before it"
 
 
 @dataclass(eq=False)
@@ -224,8 +228,19 @@ class Settings:
     hf_token: str | None = row("HF_TOKEN", None, "Hugging Face token, for models that need one", secret=True)
 
     @classmethod
-    def load(cls, env: Mapping[str, str] = os.environ, file: Path | None = None) -> "Settings":
-        """Settings of the environment and the file, if there is one. Raises BadInput if it is unreadable."""
+    def load(
+        cls, env: Mapping[str, str] = os.environ, file: Path | None = None, *, spends: bool = False
+    ) -> "Settings":
+        """Settings of the environment and the file, if there is one. Raises BadInput if it is unreadable.
+
+        Warns of names that are no settings and of broken lines; raises BadInput with all of them if the
+        command `spends` money.
+        """
+        wrong = mistakes(env, file)
+        if wrong and spends:
+            raise BadInput("\n".join(wrong))
+        for each in wrong:
+            ui.warn(each)
         values: dict[str, Any] = dict(child_env(env, file))
         return cls(**{row.attribute: values.get(row.name, "") for row in rows()})
 
@@ -306,35 +321,67 @@ def env_file() -> Path:
 
 
 def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> dict[str, str]:
-    """The environment for a child process: this one, and what only the file sets.
+    """The environment for a child process: this one, and what only the file sets, without misspelt names.
 
     An empty line of the file sets nothing: AWS_DEFAULT_REGION="" would be an error, not a default.
     """
-    below = {name: value for name, value in read_env_file(file or env_file()).items() if value}
+    below = {name: value for name, value in read_env_file(file or env_file()).values.items() if value}
     if any(env.get(name) for name in AWS_KEYS):
         below = {name: value for name, value in below.items() if name not in AWS_KEYS}
-    return below | dict(env)
+    merged = below | dict(env)
+    misspelt = names.mistakes(merged)  # `mistakes` has them; the child need not name them again
+    return {name: value for name, value in merged.items() if name not in misspelt}
 
 
-def read_env_file(file: Path) -> dict[str, str]:
+def mistakes(env: Mapping[str, str] = os.environ, file: Path | None = None) -> list[str]:
+    """What sets nothing: broken lines of the file, misspelt names there and in the environment.
+
+    A line each, `what; what to do`, without values: they may be secrets.
+    """
+    path = file or env_file()
+    found = read_env_file(path)
+    settings = [row.name for row in rows()]
+    in_file = names.mistakes(found.lines, settings, own_file=True)
+    in_env = names.mistakes(env, settings)
+    shown = path.name if path.parent == Path.cwd() else path
+    wrong = [(line, _NOT_AN_ASSIGNMENT) for line in found.broken]
+    wrong += [(found.lines[name], text) for name, text in in_file.items()]
+    return [f"{shown}:{line}: {text}" for line, text in sorted(wrong)] + [
+        f"environment: {text}" for text in in_env.values()
+    ]
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """A `.env` file: its values, the line of each name, and the lines that cannot be parsed."""
+
+    values: Mapping[str, str]
+    lines: Mapping[str, int]
+    broken: Sequence[int]
+
+
+def read_env_file(file: Path) -> EnvFile:
     """Names and values of a `.env` file, without interpolation; empty if there is none.
 
-    A line that cannot be parsed is skipped with a warning. Raises BadInput if the file cannot be read.
+    Raises BadInput if the file cannot be read.
     """
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    broken: list[int] = []
     if not file.exists():
-        return {}
+        return EnvFile(values, lines, broken)
     try:
         text = jobs.read_bytes(file, "settings file").decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadInput(f"{file} is not UTF-8; save it with UTF-8 encoding") from None
 
-    values: dict[str, str] = {}
     for binding in parse_stream(StringIO(text)):
+        # The parser counts from the blank lines before. The line itself may hold a secret.
+        raw = binding.original.string
+        line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
         if binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
+            lines[binding.key] = line
         elif binding.error or binding.key is not None:
-            # The parser counts from the blank lines before. The line itself may hold a secret.
-            raw = binding.original.string
-            line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
-            ui.say(f"warning: {file}:{line}: not NAME=value, so it is skipped; correct it or put # before it")
-    return values
+            broken.append(line)
+    return EnvFile(values, lines, broken)

@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 INTERRUPTED = 75
 
+_warned: set[str] = set()
+
 # A block of text may end in the middle of a character.
 _characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -68,6 +70,13 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
 def say(text: str) -> None:
     """A note or a line of progress, on stderr: stdout is for data."""
     print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr, once a process: a command may read its settings in several places."""
+    if text not in _warned:
+        _warned.add(text)
+        say(f"warning: {text}")
 
 
 def write(text: str) -> None:

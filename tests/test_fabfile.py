@@ -99,6 +99,23 @@ def test_wrong_list_is_refused_before_the_box_is_touched(fab, box, task):
     assert not (fab.here / ".boxes").exists()
 
 
+@pytest.mark.parametrize("task", ["install", "run", "up"])
+def test_misspelt_setting_is_refused_before_the_box_is_touched(fab, task):
+    fab.env = {"RUNPOD_HOST": "root@127.0.0.1:1", "MUSICGEN_LIFETIM_H": "1"}
+    done = fab(task)
+    assert (done.returncode, done.stdout) == (2, "")
+    misspelt = "there is no setting MUSICGEN_LIFETIM_H; write MUSICGEN_LIFETIME_H, or remove it"
+    assert done.stderr == f"error: environment: {misspelt}\n"
+
+
+def test_misspelt_setting_is_one_warning_where_nothing_is_spent(fab):
+    (fab.here / ".env").write_text("MUSICGEN_MAX_PRCE=1\n")
+    fab.env = {"RUNPOD_HOST": "root@127.0.0.1:1"}
+    done = fab("deploy")
+    assert done.stderr.startswith("warning: .env:1: there is no setting MUSICGEN_MAX_PRCE; ")
+    assert done.stderr.count("warning") == 1
+
+
 def test_malformed_setting_is_refused_before_the_box_is_touched(fab):
     fab.env = {"HOURLY_COST_USD": "cheap"}
     done = fab("up")

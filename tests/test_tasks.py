@@ -57,6 +57,30 @@ def test_check_shows_the_repository_s_own_list(inv):
     assert "dance_test_79fae998.wav" in done.stdout
 
 
+# --- misspelt settings
+
+
+def test_misspelt_price_limit_ends_what_spends_money_before_anything_else(inv, tmp_path):
+    (tmp_path / ".env").write_text("MUSICGEN_MAX_PRCE=0.10\nno assignment\n")
+    for command in (["launch", "--yes"], ["image", "--yes"], ["setup", "--dry-run"]):
+        done = inv(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        first, second = done.stderr.splitlines()
+        assert first.startswith(
+            "error: .env:1: there is no setting MUSICGEN_MAX_PRCE; write MUSICGEN_MAX_PRICE"
+        )
+        assert second.startswith("error: .env:2: not NAME=value, so it is skipped; ")
+
+
+def test_misspelt_setting_is_a_warning_elsewhere(inv, tmp_path):
+    (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")
+    (tmp_path / ".env").write_text("MUSICGEN_MAX_PRCE=0.10\n")
+    done = inv("check")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: .env:1: there is no setting MUSICGEN_MAX_PRCE; ")
+    assert done.stderr.count("warning") == 1
+
+
 # --- inv fetch
 
 

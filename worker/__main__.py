@@ -30,7 +30,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from worker import timestamps
+from worker import names, timestamps
 from worker.engine import Engine, Sampling
 from worker.errors import BadInput, Interrupted, UserError
 from worker.host.notice import Interruption
@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     arguments = parser(env).parse_args(argv)
+    for mistake in names.mistakes(env).values():
+        print(f"warning: environment: {mistake}", file=sys.stderr)
     try:
         with listening(env) as interruption:
             summary = generate(arguments, interruption, env)

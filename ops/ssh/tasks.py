@@ -28,13 +28,16 @@ _names: set[str] = set()
 _boxes: dict[tuple[str, str, int], Box] = {}
 
 
-def box_task(**options: Any) -> Callable[[Body], Body]:
-    """`fabric.task` for a function whose first argument is a Box; errors become one line."""
+def box_task(*, spends: bool = False, **options: Any) -> Callable[[Body], Body]:
+    """`fabric.task` for a function whose first argument is a Box; errors become one line.
+
+    `spends`: what the task starts costs money, so a misspelt setting is an error.
+    """
 
     def decorate(body: Body) -> Body:
         @functools.wraps(body)  # Invoke reads name, help text and flags through it
         def task(context: Any, *args: Any, **kwargs: Any) -> Any:
-            return ui.one_line_errors(lambda: body(_box(context), *args, **kwargs))()
+            return ui.one_line_errors(lambda: body(_box(context, spends), *args, **kwargs))()
 
         # No short flags: Fabric accepts its own -H, -i, -S and -t after a task, too.
         made = fabric.task(auto_shortflags=False, pre=[_one_box], **options)(task)
@@ -64,8 +67,8 @@ def _check_dash_h(_: Any) -> None:
 _one_box = fabric.task(_check_dash_h)
 
 
-def _box(context: Any) -> Box:
-    settings = Settings.load()
+def _box(context: Any, spends: bool) -> Box:
+    settings = Settings.load(spends=spends)
     given = _given(context)
     found = address.find(given, settings)
     link = _link(found, settings, context.config)

@@ -166,6 +166,49 @@ def test_unreadable_file_is_refused(tmp_path):
         Settings.load({}, tmp_path)
 
 
+# --- misspelt names
+
+
+MISSPELT = "# mine\n\nMUSICGEN_MAX_PRCE=0.30\njunk {}\nexport musicgen_lifetime_h={}\nFOO=1\n"
+
+
+def test_misspelt_names_and_junk_are_warnings_in_the_file_s_order_without_values(env_file, capsys):
+    load(env_file, MISSPELT.format(PLANTED, PLANTED), MUSICGEN_SLOT="2", BAR="3", RUNPOD_DISC="4")
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == (
+        "",
+        [
+            f"warning: {env_file}:3: there is no setting MUSICGEN_MAX_PRCE; "
+            "write MUSICGEN_MAX_PRICE, or remove it",
+            f"warning: {env_file}:4: not NAME=value, so it is skipped; correct it or put # before it",
+            f"warning: {env_file}:5: there is no setting musicgen_lifetime_h; "
+            "write MUSICGEN_LIFETIME_H, or remove it",
+            "warning: environment: there is no setting MUSICGEN_SLOT; write MUSICGEN_SLOTS, or remove it",
+            "warning: environment: there is no setting RUNPOD_DISC; "
+            "remove it (.env.example lists all settings)",
+        ],
+    )
+
+
+def test_warning_is_given_once_though_a_command_reads_its_settings_often(env_file, capsys):
+    for _ in range(3):
+        load(env_file, "MUSICGEN_MAX_PRCE=0.30\n")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_where_money_is_spent_all_of_it_is_an_error(env_file, capsys):
+    env_file.write_text(MISSPELT.format(PLANTED, PLANTED))
+    with pytest.raises(BadInput) as caught:
+        Settings.load({"MUSICGEN_SLOT": "2"}, env_file, spends=True)
+    assert len(str(caught.value).splitlines()) == 4
+    assert PLANTED not in str(caught.value) and capsys.readouterr().err == ""
+
+
+def test_child_does_not_get_what_this_process_has_warned_of(env_file):
+    env_file.write_text("MUSICGEN_MAX_PRCE=1\nFOO=1\n")
+    assert settings.child_env({"musicgen_slots": "2", "BAR": "3"}, env_file) == {"FOO": "1", "BAR": "3"}
+
+
 # --- secrets
 
 

@@ -103,6 +103,12 @@ def test_bad_input_is_one_line_and_2(run, prompts, tmp_path, monkeypatch, argume
     assert list(tree(tmp_path)) == ["prompts.txt"]
 
 
+def test_misspelt_setting_is_a_warning_before_the_run(run, prompts, tmp_path):
+    code, err = run("--prompts", prompts(), "--output", tmp_path / "out", MUSICGEN_SLOT="2")
+    assert code == 2
+    assert err.startswith("warning: environment: there is no setting MUSICGEN_SLOT; write MUSICGEN_SLOTS, ")
+
+
 def test_text_where_a_number_belongs_is_a_usage_error(run, prompts, capfd):
     with pytest.raises(SystemExit) as caught:
         run("--prompts", prompts(*SHORT), "--top-k", "many")
