@@ -150,21 +150,27 @@ class RunLedger:
 
     def _write_last(self) -> None:
         if self.summary.made_elsewhere:  # its maker may have died before its own report
-            found = records.survey(self._run.store, self._run.request.jobs).records
+            found = records.survey(self._run.store, self._run.request.jobs)
             with self._lock:
-                self._records = dict(found)
+                self._records = dict(found.records)
+                elsewhere = set(self.summary.made_elsewhere)
+                self.summary.kept |= {song: why for song, why in found.kept.items() if song in elsewhere}
         self._look_for_missing()
         self.write()
 
     def _look_for_missing(self) -> None:
-        """A song that was made, and is not in the output when the run ends, has failed."""
+        """A song that is not in the output when the run ends has failed, whatever was reported of it."""
         there = self._run.store.list()
         with self._lock:
-            ended = [*self.summary.done_before, *self.summary.made_elsewhere]
-            ended += [song["song"] for song in self.summary.made]
-            for song in ended:
-                if song not in there:
+            ended = {*self.summary.done_before, *self.summary.made_elsewhere}
+            ended.update(song["song"] for song in self.summary.made)
+            for song in self.summary.asked:
+                if song in there or song in self.summary.failed:
+                    continue
+                if song in ended:
                     self._records.pop(song, None)
                     self.summary.failed[song] = "it was there and has been removed; run it again to make it"
+                elif self.summary.state == "done":
+                    self.summary.failed[song] = "it was not made; run it again to make it"
         if self.summary.state == "done" and self.summary.is_failed:
             self.summary.state = "failed"

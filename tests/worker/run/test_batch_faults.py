@@ -463,6 +463,30 @@ def test_song_that_is_removed_while_the_run_goes_on_is_missing_at_its_end(folder
     assert reported(folder) == [TWO.song, THREE.song, FOUR.song]
 
 
+def test_song_that_the_engine_says_nothing_about_is_missing_at_the_end(folder):
+    class Silent(Scripted):
+        def stream(self, songs, sampling):
+            yield from (event for event in super().stream(songs, sampling) if not is_two(event))
+
+    def is_two(event):
+        return isinstance(event, Finished) and event.key == TWO.song
+
+    summary = run_list(folder, Silent())
+    assert (summary.state, len(summary.made)) == ("failed", 3)
+    assert summary.failed == {TWO.song: "it was not made; run it again to make it"}
+
+
+def test_wav_without_a_record_that_comes_meanwhile_is_kept_and_missing(folder):
+    def put(key):
+        if key == ONE.song:
+            folder.write(FOUR.song, b"of an older tool")
+
+    summary = run_list(folder, Scripted(at=put))
+    assert (summary.state, len(summary.made)) == ("failed", 3)
+    assert "it has no record" in summary.kept[FOUR.song]
+    assert folder.read(FOUR.song) == b"of an older tool"
+
+
 # --- a model that takes long to load
 
 
