@@ -75,7 +75,8 @@ class ConsoleDisplay:
         chosen = {job.song for job in request.selected}
         self._seconds = {job.song: job.seconds for job in found.todo if job.song in chosen}
         for song, why in found.kept.items():
-            self._say(f"kept {song}: {why}; rename or move it to have the song made")
+            if song in chosen:
+                self._say(f"kept {song}: {why}; rename or move it to have the song made")
         done = sum(job.song in chosen for job in found.done)
         self._say(
             f"{count(len(self._seconds), 'song')} to make, {duration(sum(self._seconds.values()))} of audio"
