@@ -110,7 +110,7 @@ def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[
     """Refuse settings that would mix songs of two kinds in one output, or replace paid work."""
     request, store = run.request, run.store
     mine = Maker.of(engine.describe(), request.sampling)
-    maker.settle(store, mine, found.makers, start_over=request.start_over)
+    maker.settle(store, mine, found, start_over=request.start_over)
     if not request.start_over:
         stores = [store, *([run.spare] if run.spare else [])]
         saved.refuse_other_settings(stores, stems, lambda song: engine.check(song, request.sampling))

@@ -13,6 +13,7 @@ from typing import Any
 
 from worker.engine import Sampling
 from worker.errors import BadInput
+from worker.songs.records import Record, Survey
 from worker.store.base import Missing, Store, json_bytes
 
 REHEARSAL = "rehearsal"  # the built-in tiny model
@@ -43,6 +44,15 @@ class Maker:
             window_s=float(described["window_s"]),
             stride_s=float(described["stride_s"]),
         )
+
+    @classmethod
+    def of_record(cls, record: Record) -> "Maker | None":
+        """That of a finished song; None if its record holds another kind of sampling."""
+        try:
+            sampling = Sampling(**record.sampling)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        return cls(record.model, record.revision, sampling, record.window_s, record.stride_s)
 
     def to_json(self) -> bytes:
         return json_bytes({"schema": SCHEMA} | asdict(self))
@@ -101,36 +111,52 @@ def refuse_other_model(makers: Iterable[str], model: str, location: str) -> None
             )
 
 
-def settle(store: Store, maker: Maker, makers: Mapping[str, str], *, start_over: bool) -> None:
+def settle(store: Store, maker: Maker, found: Survey, *, start_over: bool) -> None:
     """Make this output `maker`'s, or check that it is. Of two workers with different makers one wins.
 
-    `makers`: model -> revision of the records there. Raises BadInput that names each difference.
-    `start_over` allows another maker where no song is finished yet.
+    Raises BadInput that names each difference. `start_over` allows another maker where no song is
+    finished yet. An output older than its `place.json` is that of its records.
     """
-    for model, revision in makers.items():
+    for model, revision in found.makers.items():
         if (model, revision) != (maker.model, maker.revision):
             what = model if model != maker.model else f"another revision of {model}"
-            found = "" if model != maker.model else f" ({revision}, not {maker.revision})"
+            of = "" if model != maker.model else f" ({revision}, not {maker.revision})"
             raise BadInput(
-                f"{store.location} holds songs made by {what}{found}; give another output folder or prefix"
+                f"{store.location} holds songs made by {what}{of}; give another output folder or prefix"
             )
     content = maker.to_json()
     while True:
         try:
             there, etag = store.read_tagged(KEY)
         except Missing:
+            _refuse_others(store, maker, found.records.values())
             if store.create(KEY, content):
                 return
             continue
         found_maker = Maker.from_json(there)
         if found_maker == maker:
             return
-        if found_maker is not None and not (start_over and not makers):
-            differences = "; ".join(found_maker.differences(maker))
-            way_out = "" if makers else f", or {START_OVER} to begin its unfinished songs again"
-            raise BadInput(
-                f"{store.location} is for songs made with {differences}; "
-                f"use those settings, give another output folder or prefix{way_out}"
-            )
+        if found_maker is None:
+            _refuse_others(store, maker, found.records.values())
+        else:
+            # Asked again: another worker may have finished one while the model was loading.
+            is_empty = not found.makers and not store.list("records/")
+            if not (start_over and is_empty):
+                raise _refusal(store, maker, found_maker, is_empty=is_empty)
         if store.replace(KEY, content, etag):
             return
+
+
+def _refuse_others(store: Store, maker: Maker, finished: Iterable[Record]) -> None:
+    """Raises BadInput if there are finished songs, and none is `maker`'s."""
+    makers = [its for record in finished if (its := Maker.of_record(record))]
+    if makers and maker not in makers:
+        raise _refusal(store, maker, makers[0], is_empty=False)
+
+
+def _refusal(store: Store, maker: Maker, other: Maker, *, is_empty: bool) -> BadInput:
+    way_out = f", or {START_OVER} to begin its unfinished songs again" if is_empty else ""
+    return BadInput(
+        f"{store.location} is for songs made with {'; '.join(other.differences(maker))}; "
+        f"use those settings, give another output folder or prefix{way_out}"
+    )

@@ -19,7 +19,7 @@ OURS = Maker("rehearsal", "0123456789ab", Sampling(), 30.0, 18.0)
 
 
 def settle(store, ours=OURS, start_over=False):
-    maker.settle(store, ours, records.survey(store, []).makers, start_over=start_over)
+    maker.settle(store, ours, records.survey(store, []), start_over=start_over)
 
 
 def refuse(store, model):
@@ -108,6 +108,34 @@ def test_output_with_a_finished_song_cannot_start_over(store):
         settle(store, replace(OURS, stride_s=12.0), start_over=True)
     assert "--start-over" not in str(caught.value)
     assert Maker.from_json(store.read(KEY)) == OURS
+
+
+def test_output_cannot_start_over_once_another_worker_has_finished_a_song_meanwhile(store):
+    settle(store)
+    before = records.survey(store, [])
+    finish(store, RAIN)
+    with pytest.raises(BadInput) as caught:
+        maker.settle(store, replace(OURS, stride_s=12.0), before, start_over=True)
+    assert "--start-over" not in str(caught.value)
+    assert Maker.from_json(store.read(KEY)) == OURS
+
+
+@pytest.mark.parametrize("place", [None, b"damaged"])
+def test_output_that_is_older_than_its_place_is_that_of_its_songs(store, place):
+    finish(store, RAIN, stride_s=12.0)
+    if place:
+        store.write(KEY, place)
+    with pytest.raises(BadInput, match="stride 12 s, not 18 s; use those settings"):
+        settle(store)
+    settle(store, replace(OURS, stride_s=12.0))
+    finish(store, SUN, stride_s=18.0)  # of a time when they could be mixed
+    settle(store, replace(OURS, stride_s=12.0))
+
+
+def test_older_output_of_several_settings_takes_any_of_them(store):
+    finish(store, RAIN, stride_s=12.0)
+    finish(store, SUN, sampling={"mood": "blue"})
+    settle(store, replace(OURS, stride_s=12.0))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"schema": 1, "model": "x"}'])
