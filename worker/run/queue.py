@@ -20,7 +20,7 @@ from worker.run.context import RunContext
 from worker.run.observer import Begun
 from worker.songs.checkpoint_file import OtherSettings, Unusable
 from worker.songs.jobs import Job
-from worker.store.retry import TimedOut, answer
+from worker.store.retry import Retry, TimedOut, answer
 
 # How often to look whether the songs that others have in progress are done.
 _LOOK_EVERY_S = 5.0
@@ -155,9 +155,11 @@ class SongQueue:
         """
         busy, interruption = bool(self._in_progress), self._run.interruption
         until = time.monotonic() + _ASK_S
+        # A short error is waited out: without an answer no song follows until all in progress are done.
+        retry = Retry(self._run.observer.note, _ASK_S) if busy else self._run.retry
         try:
             return answer(
-                action if busy else lambda: self._run.retry(action),
+                lambda: retry(action),
                 lambda: not interruption.notice and not (busy and time.monotonic() > until),
             )
         except Unreachable:

@@ -66,7 +66,8 @@ class Retry:
                 else:
                     denied_s = None
                 if first:
-                    self._note("unreachable", f"{error} (trying again for {left_s / 60:.0f} min)")
+                    for_s = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
+                    self._note("unreachable", f"{error} (trying again for {for_s})")
                 pause_s = min(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)], left_s)
                 if left_s <= 0 or self._given_up.wait(pause_s):
                     raise

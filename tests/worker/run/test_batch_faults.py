@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from itertools import chain
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -166,6 +167,22 @@ def test_song_in_work_goes_on_while_the_next_one_cannot_be_claimed(troubled, qui
     assert run(troubled, engine).state == "done"
     assert time.monotonic() - began < 60
     assert sorted(engine.taken) == sorted(job.song for job in JOBS)
+
+
+def test_short_error_while_the_next_song_is_asked_for_leaves_no_slot_idle(troubled, quick):
+    streams = []
+
+    class TakesAhead(Windowed):
+        def stream(self, songs, sampling):
+            streams.append(songs)
+            first = next(songs)
+            troubled.away = True
+            threading.Timer(0.2, setattr, [troubled, "away", False]).start()
+            second = next(songs)  # while the first is in progress
+            yield from super().stream(chain([first, second], songs), sampling)
+
+    assert run(troubled, TakesAhead()).state == "done"
+    assert len(streams) == 1
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "away"])
