@@ -8,6 +8,7 @@ import codecs
 import functools
 import io
 import json as jsonlib
+import logging
 import os
 import re
 import sys
@@ -27,6 +28,9 @@ INTERRUPTED = 75
 
 _warned: set[str] = set()
 
+# At debug level these log requests and answers whole, with the keys and tokens in them.
+_TELL_SECRETS = ("botocore", "boto3", "s3transfer", "urllib3", "httpcore", "httpx", "paramiko")
+
 # A block of text may end in the middle of a character.
 _characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -41,6 +45,12 @@ def safe_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
+def quiet_libraries() -> None:
+    """From now on `fab -d` and `inv -d` show nothing of libraries that log secrets."""
+    for name in _TELL_SECRETS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
     """Wrap a task's body: a UserError ends it as `error:` lines on stderr and the error's exit code.
 
@@ -50,6 +60,7 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(task)  # Invoke reads the task's flags through it
     def body(*args: P.args, **kwargs: P.kwargs) -> R:
         safe_streams()
+        quiet_libraries()
         try:
             result = task(*args, **kwargs)
             sys.stdout.flush()  # a closed pipe raises here and not at exit

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -215,3 +216,16 @@ def test_without_a_terminal_only_the_option_agrees(monkeypatch):
 def test_dry_run_shows_the_plan_and_never_agrees(monkeypatch, capsys):
     assert not asked(monkeypatch, Terminal("y\n"), dry_run=True, yes=True)
     assert "bucket" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "library", ["botocore.parsers", "botocore.auth", "urllib3.connectionpool", "httpcore"]
+)
+def test_libraries_that_log_secrets_are_quiet_in_a_task_at_debug_level(library):
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.DEBUG)
+    try:
+        assert not ui.one_line_errors(lambda: logging.getLogger(library).isEnabledFor(logging.DEBUG))()
+    finally:
+        root.setLevel(before)

@@ -131,6 +131,17 @@ def test_no_secret_is_said_or_written_where_others_read(whole):
         assert [path for path, text in texts.items() if secret.encode() in text] == []
 
 
+def test_no_secret_is_in_debug_output(whole):
+    fab, box, _, spy = whole
+    done = [fab("-d", *task.split()) for task in ("install --renew", "status", "validate")]
+    keys = json.loads((box.box_home / "aws.json").read_text())
+    said = "".join(part.stdout + part.stderr for part in done)
+    assert done[0].returncode == 0 and "sent the settings" in said
+    for secret in (*spy.secrets, keys["SecretAccessKey"], keys["SessionToken"]):
+        assert secret not in said
+    assert "SecretAccessKey" not in said and "Authorization" not in said
+
+
 def test_long_lived_keys_never_reach_the_box_and_what_does_is_private(whole):
     _, box, _, _ = whole
     for name in ("worker.env", "aws.json"):
