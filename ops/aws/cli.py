@@ -232,7 +232,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
         if json:
             ui.show([], json=True)
         seen = "nothing of this project" if not unanswered else "no machine of this project seen"
-        ui.say(f"{seen} in {count(len(found.answers), 'region')}")
+        ui.say(f"{seen} in {count(len(found.answers), 'region')}" + _and_images(status.n_images(found)))
         return not unanswered
     if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
         return not unanswered
@@ -245,8 +245,13 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     if ended.problems:
         ui.say(f"ended {len(ended.ended)}")
         raise UserError("\n".join(f"{line}; something may be left, run it again" for line in ended.problems))
-    ui.say(f"ended {len(ended.ended)}; nothing of this project is left in {count(len(chosen), 'region')}")
+    left = f"nothing of this project is left in {count(len(chosen), 'region')}"
+    ui.say(f"ended {len(ended.ended)}; {left}{_and_images(ended.n_images)}")
     return True
+
+
+def _and_images(n: int) -> str:
+    return f", but {status.images_line(n)}" if n else ""
 
 
 def _checked(settings: Settings, task: str) -> Aws:

@@ -415,6 +415,31 @@ class Aws:
                     state.text = "pending"
         return ET.tostring(tree)
 
+    def _on_CreateImage(self, call: Call, env: dict[str, Any]) -> bytes | None:
+        """moto tags no snapshot on creation."""
+        tags = _tags_for(call.params, "snapshot")
+        numbers = [
+            name.split(".")[1]
+            for name, value in call.params.items()
+            if name.endswith("ResourceType") and value == "snapshot"
+        ]
+        own = tuple(f"TagSpecification.{number}." for number in numbers)
+        heeded = {name: value for name, value in call.params.items() if not name.startswith(own)}
+        body = urllib.parse.urlencode(heeded).encode()
+        env["wsgi.input"], env["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
+        answer = self._pass_on(env)[2]
+        if made := re.search(rb"<imageId>(.*?)</imageId>", answer):
+            ec2 = self._ec2(call.region)
+            ec2.create_tags([ec2.amis[made[1].decode()].ebs_snapshot.id], tags)
+        return answer
+
+    def _on_DeregisterImage(self, call: Call, env: dict[str, Any]) -> bytes | None:
+        ec2 = self._ec2(call.region)
+        image = ec2.amis.get(call.params["ImageId"])
+        if image and call.params.get("DeleteAssociatedSnapshots") == "true":
+            ec2.snapshots.pop(image.ebs_snapshot.id, None)
+        return None
+
     def _on_GetConsoleOutput(self, call: Call, env: dict[str, Any]) -> bytes | None:
         instance = call.params["InstanceId"]
         text = base64.b64encode(self.console.get(instance, "").encode()).decode()

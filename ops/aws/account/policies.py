@@ -93,6 +93,7 @@ def operator(partition: str = "aws") -> Policy:
                 "ec2:DescribeKeyPairs",
                 "ec2:DescribeRegions",
                 "ec2:DescribeSecurityGroups",
+                "ec2:DescribeSnapshots",
                 "ec2:DescribeSpotInstanceRequests",
                 "ec2:DescribeSpotPriceHistory",
                 "ec2:DescribeSubnets",
@@ -119,9 +120,6 @@ def operator(partition: str = "aws") -> Policy:
         ),
         allow("ec2:CreateTags", f"{ec2}:*/*")
         | {"Condition": {"StringEquals": {"ec2:CreateAction": _TAGGED_AT_CREATION}}},
-        # Snapshots of an image have no tag yet, and a spot request is cancelled with its machine.
-        allow("ec2:CreateTags", [f"{arn}:ec2:*::snapshot/*", f"{arn}:ec2:*::image/*"]),
-        allow("ec2:CreateTags", f"{ec2}:*/*") | {"Condition": _OURS},
         allow(
             [
                 "ec2:AuthorizeSecurityGroupIngress",
@@ -131,6 +129,7 @@ def operator(partition: str = "aws") -> Policy:
                 "ec2:DeleteSnapshot",
                 "ec2:DeleteVolume",
                 "ec2:DeregisterImage",
+                "ec2:ModifyInstanceAttribute",
                 "ec2:RevokeSecurityGroupIngress",
                 "ec2:TerminateInstances",
             ],

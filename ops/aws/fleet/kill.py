@@ -1,4 +1,6 @@
-"""End everything of this project: machines, spot requests, volumes, schedules.
+"""End everything of this project: machines, spot requests, volumes, schedules, snapshots of no image.
+
+Images stay: `inv image --remove` removes them.
 
 Spot requests are cancelled first: a persistent one would start another machine in place of the ended one.
 All of it is listed again until nothing is left. What cannot be ended is named, and nothing counts as ended
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ops.aws import schedule
-from ops.aws.fleet.status import RegionInventory, look, problems
+from ops.aws.fleet.status import RegionInventory, look, n_images, problems
 from ops.aws.regions import ask_each
 from ops.aws.session import Aws
 from worker.errors import UserError
@@ -24,7 +26,7 @@ POLL_S = 3.0
 LIMIT_S = 300.0
 # Lists at least so often, however slow AWS is; a region may answer the next time.
 _LEAST_LOOKS = 3
-_KINDS = ("spot request", "volume", "schedule")
+_KINDS = ("spot request", "volume", "snapshot", "schedule")
 
 
 @dataclass
@@ -34,6 +36,7 @@ class KillResult:
     ended: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    n_images: int = 0  # that stay
 
 
 def rows(found: dict[str, RegionInventory]) -> list[dict[str, Any]]:
@@ -61,7 +64,7 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
     looks = 0
     while True:
         found = ask_each(regions, killing.look_and_end)
-        killing.done.problems = problems(found)
+        killing.done.problems, killing.done.n_images = problems(found), n_images(found)
         killing.done.left = [row["id"] for row in rows(found.answers)]
         looks += 1
         unsure = killing.done.problems and looks < _LEAST_LOOKS
@@ -121,6 +124,8 @@ def _calls(aws: Aws, region: str, here: RegionInventory) -> list[tuple[str, Call
             calls.append((machine.id, end("terminate_instances", InstanceIds=[machine.id])))
     for volume in by_kind["volume"]:
         calls.append((volume, end("delete_volume", VolumeId=volume)))
+    for snapshot in by_kind["snapshot"]:
+        calls.append((snapshot, end("delete_snapshot", SnapshotId=snapshot)))
     for name in by_kind["schedule"]:
         calls.append((name, lambda name=name: schedule.remove(aws, name, region)))  # type: ignore[misc]
     return calls

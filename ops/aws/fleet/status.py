@@ -4,12 +4,14 @@ Changes nothing. Found by tag, so it does not matter who started it and from whe
 """
 
 import base64
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from ops.aws import machines, runs, schedule
+from ops.aws.images import registry
 from ops.aws.machines import Machine
 from ops.aws.regions import ByRegion, ask_each
 from ops.aws.session import PROJECT, Aws
@@ -30,7 +32,7 @@ LEAVING = (*machines.ALIVE, "shutting-down")
 class Leftover:
     """Something that is not a machine, but costs money or may start one."""
 
-    what: str  # spot request, volume, schedule
+    what: str  # spot request, volume, snapshot, schedule
     id: str
     region: str
     detail: str
@@ -43,6 +45,7 @@ class RegionInventory:
     machines: list[Machine]
     leftovers: list[Leftover]
     unanswered: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)  # kept by kill-all; each bills its snapshots
 
     @property
     def empty(self) -> bool:
@@ -79,6 +82,16 @@ def problems(found: ByRegion[RegionInventory]) -> list[str]:
     return found.problems() + [line for here in found.answers.values() for line in here.unanswered]
 
 
+def n_images(found: ByRegion[RegionInventory]) -> int:
+    """How many images this project has."""
+    return sum(len(here.images) for here in found.answers.values())
+
+
+def images_line(n: int) -> str:
+    """`1 image stays and is billed (inv image --list)`."""
+    return f"{count(n, 'image')} {'stays and is' if n == 1 else 'stay and are'} billed (inv image --list)"
+
+
 def look(aws: Aws, region: str) -> RegionInventory:
     """Everything that this project has in one region. Raises UserError if its machines cannot be listed.
 
@@ -87,7 +100,14 @@ def look(aws: Aws, region: str) -> RegionInventory:
     found = machines.in_region(aws, region, LEAVING)
     alive = {machine.id for machine in found}
     here = RegionInventory(found, [])
+    parts: dict[str, Callable[[Aws, str, set[str]], Iterator[Leftover]]]
     parts = {"spot requests": _spot_requests, "volumes": _volumes, "schedules": _schedules}
+    try:
+        images = list(aws.pages("ec2", "describe_images", "Images", region=region, **_OWN))
+        here.images.extend(image["ImageId"] for image in images)
+        parts["snapshots"] = functools.partial(_snapshots, images)
+    except UserError as error:
+        here.unanswered.append(f"could not list the images in {region}: {error}")
     for what, ask in parts.items():
         try:
             here.leftovers.extend(ask(aws, region, alive))
@@ -98,6 +118,7 @@ def look(aws: Aws, region: str) -> RegionInventory:
 
 
 _TAGGED = {"Name": "tag:Project", "Values": [PROJECT]}
+_OWN: dict[str, Any] = {"Owners": ["self"], "Filters": [_TAGGED]}
 
 
 def _spot_requests(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
@@ -120,6 +141,20 @@ def _volumes(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
     free = {"Name": "status", "Values": ["available", "error"]}
     for volume in aws.pages("ec2", "describe_volumes", "Volumes", region=region, Filters=[_TAGGED, free]):
         yield Leftover("volume", volume["VolumeId"], region, f"{volume['Size']} GiB, still billed")
+
+
+def _snapshots(
+    images: Sequence[dict[str, Any]], aws: Aws, region: str, alive: set[str]
+) -> Iterator[Leftover]:
+    """Snapshots of no image: a build was killed, or a removal. A pending image does not list its own yet."""
+    if any(image["State"] == "pending" for image in images):
+        return
+    used = {snapshot for image in images for snapshot in registry.snapshots_of(image)}
+    asked = {"OwnerIds": ["self"], "Filters": [_TAGGED]}
+    for snapshot in aws.pages("ec2", "describe_snapshots", "Snapshots", region=region, **asked):
+        if snapshot["SnapshotId"] not in used:
+            detail = f"{snapshot['VolumeSize']} GiB of no image, still billed"
+            yield Leftover("snapshot", snapshot["SnapshotId"], region, detail)
 
 
 def _schedules(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
@@ -185,6 +220,7 @@ class FleetStatus:
     leftovers: list[Leftover]
     problems: list[str]
     n_regions: int  # those that answered
+    n_images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Machines, then what they left behind, in one list."""
@@ -201,6 +237,7 @@ class FleetStatus:
         hourly = sum(machine.per_hour_usd or 0 for machine in self.machines)
         spent = sum(machine.cost_usd or 0 for machine in self.machines)
         left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
+        left += f"; {images_line(self.n_images)}" if self.n_images else ""
         if not self.machines:
             return f"no machine of this project in {count(self.n_regions, 'region')}{left}"
         return f"{count(len(self.machines), 'machine')}, {usd(hourly)} per hour, {usd(spent)} so far{left}"
@@ -215,7 +252,7 @@ def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable
             if machine.state != "shutting-down":
                 here.append(machine_row(machine, now, _beat(machine, tell)))
         leftovers += region.leftovers
-    return FleetStatus(here, leftovers, problems(found), len(found.answers))
+    return FleetStatus(here, leftovers, problems(found), len(found.answers), n_images(found))
 
 
 def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:

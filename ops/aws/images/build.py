@@ -32,6 +32,8 @@ IMAGE_LIMIT_S = 60 * 60  # 100 GB take half an hour
 POLL_S = 15.0
 TAIL_LINES = 15
 
+LEAST_LOOKS = 3
+
 Tell = Callable[[str], None]
 Pause = Callable[[float], None]
 
@@ -56,6 +58,7 @@ class ImageBuild:
                 with errors(self._aws.region):
                     box = self._rental.rent(self._plan.machine)
                 self._arm_schedule(box)
+                self._keep_disk(box)
                 self._tell(f"build box {box}: about 20 minutes; Ctrl-C ends it")
                 self._await_stopped(box)
                 self._check_result()
@@ -78,7 +81,7 @@ class ImageBuild:
             self._aws.act("s3", "put_object", Body=plan.release.archive, **target)
 
     def _arm_schedule(self, box: str) -> None:
-        """The box only stops itself, and the disk of a stopped box is billed for ever."""
+        """The box will only stop itself, and the disk of a stopped box is billed for ever."""
         latest = datetime.now(UTC) + timedelta(seconds=BOX_LIMIT_S + IMAGE_LIMIT_S)
         try:
             schedule.arm(self._aws, box, latest)
@@ -87,6 +90,13 @@ class ImageBuild:
                 f"warning: no EventBridge schedule ends the build box ({error}); should this machine be "
                 "switched off meanwhile, run: inv kill-all"
             )
+
+    def _keep_disk(self, box: str) -> None:
+        """Until now its shutdown terminates it: a builder killed before the schedule leaves nothing."""
+        behaviour = {"Value": "stop"}  # an image is made of a stopped machine
+        self._aws.act(
+            "ec2", "modify_instance_attribute", InstanceId=box, InstanceInitiatedShutdownBehavior=behaviour
+        )
 
     def _await_stopped(self, box: str) -> None:
         started_s, said = time.monotonic(), ""
@@ -138,25 +148,26 @@ class ImageBuild:
             Requirements=plan.requirements,
             Model=plan.model,
             Base=plan.base_ami,
+            RunId=plan.machine.run_id,
         )
-        made = aws.act(
-            "ec2",
-            "create_image",
-            InstanceId=box,
-            Name=plan.name,
-            Description=f"MusicGen worker, {plan.model}, commit {plan.commit}",
-            TagSpecifications=[{"ResourceType": "image", "Tags": tags}],
-        )
-        ami = str(made["ImageId"])
-        available = False
         try:
-            described = self._await_image(ami)
-            for snapshot in registry.snapshots_of(described):
-                aws.act("ec2", "create_tags", Resources=[snapshot], Tags=tags)
-            available = True
-        finally:
-            if not available:
-                self._remove(ami)
+            with interrupts.held(self._tell, "EC2's answer"):
+                made = aws.act(
+                    "ec2",
+                    "create_image",
+                    InstanceId=box,
+                    Name=plan.name,
+                    Description=f"MusicGen worker, {plan.model}, commit {plan.commit}",
+                    TagSpecifications=[
+                        {"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")
+                    ],
+                )
+                ami = str(made["ImageId"])
+            self._await_image(ami)
+        except BaseException:
+            with interrupts.held(self._tell, "removing the image"):
+                self._remove_unfinished()
+            raise
         finished = Image(
             name=plan.name,
             region=aws.region,
@@ -170,7 +181,7 @@ class ImageBuild:
         registry.record(finished)
         return finished
 
-    def _await_image(self, ami: str) -> dict[str, Any]:
+    def _await_image(self, ami: str) -> None:
         self._tell(f"image {ami}: AWS copies the disk, some 10 to 30 minutes")
         started_s = time.monotonic()
         while time.monotonic() - started_s < IMAGE_LIMIT_S:
@@ -179,17 +190,21 @@ class ImageBuild:
             )
             described: dict[str, Any] = answer["Images"][0] if answer and answer["Images"] else {}
             if described.get("State") == "available":
-                return described
+                return
             if described.get("State") in ("failed", "error", "invalid"):
                 reason = described.get("StateReason", {}).get("Message", "no reason given")
                 raise UserError(f"AWS could not make the image ({reason}); run it again")
             self._pause(POLL_S)
         raise UserError(f"image {ami} was not available after {IMAGE_LIMIT_S // 60} min; run it again")
 
-    def _remove(self, ami: str) -> None:
-        answer = self._aws.ask("ec2", "describe_images", absent=("InvalidAMIID.NotFound",), ImageIds=[ami])
-        if not answer or not answer["Images"]:
-            return
-        self._aws.end("ec2", "deregister_image", ImageId=ami)
-        for snapshot in registry.snapshots_of(answer["Images"][0]):
-            self._aws.end("ec2", "delete_snapshot", SnapshotId=snapshot)
+    def _remove_unfinished(self) -> None:
+        """The image and its snapshots, by this build's tag: the id may not have arrived, or show late."""
+        mine = [{"Name": "tag:RunId", "Values": [self._plan.machine.run_id]}]
+        for look in range(LEAST_LOOKS):
+            if look:
+                self._pause(POLL_S)
+            for image in self._aws.ask("ec2", "describe_images", Owners=["self"], Filters=mine)["Images"]:
+                registry.deregister(self._aws, image["ImageId"])
+            found = self._aws.ask("ec2", "describe_snapshots", OwnerIds=["self"], Filters=mine)["Snapshots"]
+            for snapshot in found:
+                registry.delete_snapshot(self._aws, snapshot["SnapshotId"])

@@ -119,7 +119,6 @@ def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:
         instance_type=instance_type,
         profile=aws.settings.instance_profile,
         user_data="",
-        on_shutdown="stop",  # an image is made of a stopped machine
     )
 
 

@@ -135,10 +135,22 @@ def _removal(aws: Aws, image: ListedImage) -> Step:
 
 def remove(aws: Aws, image: ListedImage) -> None:
     """Deregister an image, delete its snapshots, take it out of images.json."""
-    aws.act("ec2", "deregister_image", ImageId=image.ami)
+    deregister(aws, image.ami)
     for snapshot in image.snapshots.split():
-        aws.act("ec2", "delete_snapshot", SnapshotId=snapshot)
+        delete_snapshot(aws, snapshot)
     forget(image.ami)
+
+
+def deregister(aws: Aws, ami: str) -> None:
+    """Deregister an image; AWS deletes its snapshots with it, also those that it still fills."""
+    aws.end("ec2", "deregister_image", ImageId=ami, DeleteAssociatedSnapshots=True)
+
+
+def delete_snapshot(aws: Aws, snapshot: str) -> None:
+    """Delete a snapshot, if it is still there."""
+    with aws.audit_of_ends.action("ec2.delete_snapshot", {"SnapshotId": snapshot}, ends=True) as done:
+        gone = ("InvalidSnapshot.NotFound",)
+        done({"there": aws.ask("ec2", "delete_snapshot", absent=gone, SnapshotId=snapshot) is not None})
 
 
 def bases(aws: Aws) -> list[dict[str, str]]:

@@ -24,8 +24,7 @@ RUN = "20261122T195059Z-ab12"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short timeouts for what does not end, and no repeated calls."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    """Short timeouts for what does not end."""
     monkeypatch.setattr(kill, "POLL_S", 0.02)
     monkeypatch.setattr(kill, "LIMIT_S", 0.5)
 
@@ -381,7 +380,11 @@ def test_every_end_is_in_the_audit_log(account, us, ended, machine, tmp_path):
 
 SIDE_QUESTIONS = [
     ("DescribeVolumes", "UnauthorizedOperation", "could not list the volumes in us-east-1"),
-    ("DescribeSpotInstanceRequests", "RequestLimitExceeded", "could not list the spot requests in us-east-1"),
+    (
+        "DescribeSpotInstanceRequests",
+        "UnauthorizedOperation",
+        "could not list the spot requests in us-east-1",
+    ),
 ]
 
 
@@ -423,3 +426,36 @@ def test_a_log_in_the_bucket_needs_no_answer_of_ec2(account, inv):
     account.refuse_always("DescribeInstances", "UnauthorizedOperation")
     open_store(OUTPUT).write(f"runs/{RUN}/worker.log", b"one\n")
     assert inv("logs").out == "one\n"
+
+
+# --- images and their snapshots
+
+
+@pytest.fixture
+def image(account, machine):
+    """An image of ours with its snapshot, made of a machine of somebody else's: (image, snapshot)."""
+    ec2 = boto3.client("ec2")
+    kinds = [{"ResourceType": kind, "Tags": tag_list()} for kind in ("image", "snapshot")]
+    source = machine(project=False)
+    ami = ec2.create_image(InstanceId=source, Name="musicgen-worker-v1", TagSpecifications=kinds)["ImageId"]
+    ec2.terminate_instances(InstanceIds=[source])
+    disks = ec2.describe_images(ImageIds=[ami])["Images"][0]["BlockDeviceMappings"]
+    return ami, disks[0]["Ebs"]["SnapshotId"]
+
+
+def test_an_image_stays_and_is_never_called_nothing(account, inv, image):
+    ami, _ = image
+    done = inv("kill-all", "--yes")
+    assert done.code == 0
+    assert "nothing of this project in 3 regions, but 1 image stays and is billed" in done.err
+    assert boto3.client("ec2").describe_images(ImageIds=[ami])["Images"]
+    assert "; 1 image stays and is billed (inv image --list)" in inv("status").err
+
+
+def test_a_snapshot_of_no_image_is_a_leftover_and_goes(account, status, ended, image):
+    ami, snapshot = image
+    assert status().leftovers == []
+    boto3.client("ec2").deregister_image(ImageId=ami)
+    assert [(left.what, left.id) for left in status().leftovers] == [("snapshot", snapshot)]
+    assert ended().ended == [snapshot]
+    assert status().leftovers == []

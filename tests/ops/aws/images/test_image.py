@@ -346,11 +346,52 @@ def test_box_of_an_attempt_whose_answer_was_lost_is_ended_when_the_next_is_refus
     no_image_and_no_box(images_json)
 
 
-def test_image_that_fails_is_taken_back(us, account, run, images_json):
-    account.fail("CreateTags", "InternalFailure")
+def snapshots():
+    """This project's snapshots, by their tag."""
+    filters = [{"Name": "tag:Project", "Values": [PROJECT]}]
+    return boto3.client("ec2").describe_snapshots(OwnerIds=["self"], Filters=filters)["Snapshots"]
+
+
+def interrupted_while_the_disk_is_copied(us, told):
+    plan, left = plan_image(us, ROOT, NOW), [box_that(GOOD)]
+
+    def pause(seconds):
+        time.sleep(0.05)
+        if left:
+            left.pop()(boxes()[0], plan)
+
+    made = ImageBuild(us, plan, told, pause=pause)
+    made._await_image = lambda ami: (_ for _ in ()).throw(KeyboardInterrupt)
+    return made
+
+
+def test_ctrl_c_while_the_disk_is_copied_leaves_no_image_and_no_snapshot(us, told, images_json):
+    with pytest.raises(Interrupted):
+        interrupted_while_the_disk_is_copied(us, told).carry_out()
+    no_image_and_no_box(images_json)
+    assert snapshots() == []
+
+
+def test_image_whose_answer_was_lost_is_taken_back(us, account, run, images_json):
+    account.after["CreateImage"] = lambda call: account.refuse_always("CreateImage", "InternalFailure", 500)
+    account.lose_answers["CreateImage"] = 1
     with pytest.raises(UserError):
         run(box_that(GOOD))
     no_image_and_no_box(images_json)
+    assert snapshots() == []
+
+
+def test_box_whose_builder_was_killed_before_the_schedule_ends_with_its_disk(us, account, told):
+    asked = []
+    account.before["CreateSchedule"] = lambda call: asked.extend(
+        (
+            account.sent("RunInstances")[0]["InstanceInitiatedShutdownBehavior"],
+            account.sent("ModifyInstanceAttribute"),
+        )
+    )
+    carry_out(us, told, box_that(GOOD))
+    assert asked == ["terminate", []]
+    assert account.sent("ModifyInstanceAttribute")[0]["InstanceInitiatedShutdownBehavior.Value"] == "stop"
 
 
 def test_fresh_profile_is_waited_for(account, run):
