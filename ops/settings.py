@@ -134,6 +134,11 @@ class Settings:
     aws_profile: str | None = row(
         "AWS_PROFILE", None, "a profile of ~/.aws/config, instead of keys (SSO, roles)"
     )
+    skip_regions: str | None = row(
+        "MUSICGEN_SKIP_REGIONS",
+        None,
+        "regions in which `inv status` and `inv kill-all` do not look, separated by commas; empty: none",
+    )
     instance_types: str = row(
         "MUSICGEN_INSTANCE_TYPES", "g4dn.xlarge", "EC2 instance types that may be rented, separated by commas"
     )

@@ -98,7 +98,7 @@ def show_prices(settings: Settings, types: str, region: str, span: timedelta | N
     """Current prices, or a summary of a span of time."""
     aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
     kinds = [name.strip() for name in types.split(",") if name.strip()] or settings.instance_type_list
-    chosen = regions.chosen(aws, region, [aws.region])
+    chosen = regions.chosen(aws, region) or [aws.region]
     if span is None:
         ui.show(prices.quotes(aws, kinds, chosen, now, ui.say), json=json)
         return
@@ -149,8 +149,8 @@ def launch_machine(
 def show_status(settings: Settings, region: str, *, json: bool) -> bool:
     """Show the fleet; True if nothing is wrong."""
     settings.export_aws()
-    aws = Aws(settings, task="status")
-    chosen = regions.chosen(aws, region, regions.enabled(aws))
+    aws = Aws(settings, task="status", all_regions=True)
+    chosen = regions.chosen(aws, region) or regions.enabled_or_known(aws, ui.say)
     found = status.fleet_status(aws, chosen, datetime.now(UTC), ui.say)
     if json:
         ui.show(found.rows(), json=True)
@@ -160,7 +160,7 @@ def show_status(settings: Settings, region: str, *, json: bool) -> bool:
         ui.say(found.closing_line())
         if found.leftovers:
             ui.show(found.leftovers)
-    for line in found.problems:
+    for line in [*found.problems, *found.notes]:
         ui.say(f"warning: {line}")
     return not found.wrong
 
@@ -213,7 +213,7 @@ def _machines(aws: Aws) -> list[Machine]:
     except UserError as error:  # the bucket may have what was asked for
         ui.say(f"warning: could not look for machines: {error}")
         return []
-    for line in found.problems():
+    for line in [*found.problems(), *found.notes()]:
         ui.say(f"warning: {line}")
     return [machine for answer in found.answers.values() for machine in answer]
 
@@ -221,11 +221,11 @@ def _machines(aws: Aws) -> list[Machine]:
 def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json: bool) -> bool:
     """Show, ask, end and look again; True if nothing is left."""
     settings.export_aws()
-    aws = Aws(settings, task="kill-all")
-    chosen = regions.chosen(aws, region, regions.enabled(aws))
+    aws = Aws(settings, task="kill-all", all_regions=True)
+    chosen = regions.chosen(aws, region) or regions.enabled_or_known(aws, ui.say)
     found = status.survey(aws, chosen)
     unanswered = status.problems(found)
-    for line in unanswered:
+    for line in [*unanswered, *found.notes()]:
         ui.say(f"warning: {line}")
     listed = kill.rows(found.answers)
     if not listed:
@@ -245,7 +245,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     if ended.problems:
         ui.say(f"ended {len(ended.ended)}")
         raise UserError("\n".join(f"{line}; something may be left, run it again" for line in ended.problems))
-    left = f"nothing of this project is left in {count(len(chosen), 'region')}"
+    left = f"nothing of this project is left in {count(ended.n_regions, 'region')}"
     ui.say(f"ended {len(ended.ended)}; {left}{_and_images(ended.n_images)}")
     return True
 

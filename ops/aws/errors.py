@@ -31,6 +31,7 @@ _EXPIRED = "the AWS credentials have expired; renew them (`aws sso login`, or ne
 _DENIED = (
     "AWS does not allow {action} to these credentials; add it to their policy (docs/aws-operator-policy.json)"
 )
+_CLOSED = "a policy of the organisation or account explicitly denies {action} in {region}; ask who manages it"
 _REGION = "AWS has nothing like this in region {region} ({code}); correct AWS_DEFAULT_REGION"
 _BUSY = "AWS is busy or limits these calls ({code} for {action}); wait a minute and run it again"
 _QUOTA = (
@@ -50,6 +51,11 @@ _PROFILE = (
 _NETWORK = "no answer from AWS in {region}; check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
 _CHANGING = "the bucket is being changed or deleted; run it again in some minutes"
 _NAME_TAKEN = "a bucket of this name belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
+
+
+class Closed(UserError):
+    """A policy denies it explicitly, so that no other policy can allow it."""
+
 
 # AWS's error codes, then the names of botocore's exceptions; a subclass counts as its base.
 ERRORS: dict[str, tuple[type[UserError], str]] = {
@@ -79,6 +85,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "RequestTimeTooSkewed": S3_ERRORS["RequestTimeTooSkewed"],
     "UnauthorizedOperation": (UserError, _DENIED),
     "403": (UserError, _DENIED),
+    "ExplicitDeny": (Closed, _CLOSED),  # not a code of AWS: see explained
     "NoRegionError": (BadInput, "AWS_DEFAULT_REGION is not set; set it in .env, like us-east-1"),
     "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is not a region; write it like us-east-1"),
     "301": (BadInput, _REGION),
@@ -157,6 +164,8 @@ def explained(error: Exception, region: str = "") -> UserError:
         refused = _REFUSED_ACTION.search(message)
         action = refused[1] if refused else action
         action = IAM_ACTIONS.get(action, action)
+        if "explicit deny" in message:
+            names.insert(0, "ExplicitDeny")
     kind, text = next(ERRORS[name] for name in names if name in ERRORS)
     message = " ".join(message.split()).rstrip(".")
     return kind(text.format(action=action, region=region or "this region", code=names[0], message=message))

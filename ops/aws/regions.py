@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ops.aws.errors import Closed
 from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
 
@@ -24,28 +25,66 @@ class ByRegion(Generic[T]):
     failed: dict[str, UserError]
 
     def problems(self) -> list[str]:
-        """A line for each region that did not answer."""
-        return [f"could not look in {region}: {error}" for region, error in self.failed.items()]
+        """A line for each region that did not answer and is not closed."""
+        return [
+            f"could not look in {region}: {error}"
+            for region, error in self.failed.items()
+            if not isinstance(error, Closed)
+        ]
+
+    def notes(self) -> list[str]:
+        """One line for all regions that a policy closes: this project cannot have rented there."""
+        closed = [region for region, error in self.failed.items() if isinstance(error, Closed)]
+        if not closed:
+            return []
+        return [
+            f"a policy closes {', '.join(closed)}, so nothing was looked for there; "
+            f"to leave them out, set MUSICGEN_SKIP_REGIONS={','.join(closed)}"
+        ]
 
 
 def enabled(aws: Aws) -> list[str]:
-    """The regions that this account can use, the configured one first."""
+    """The regions that this account can use, but MUSICGEN_SKIP_REGIONS; the configured one first."""
     listed = aws.ask("ec2", "describe_regions")["Regions"]
-    names = sorted(region["RegionName"] for region in listed)
-    return sorted(names, key=lambda name: name != aws.region)
+    return _ordered(aws, [region["RegionName"] for region in listed])
 
 
-def chosen(aws: Aws, text: str, default: Sequence[str]) -> list[str]:
-    """Regions from `us-east-1,eu-west-1` or `all`; the default if empty. Raises BadInput."""
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
-        return list(default)
-    known = enabled(aws)
+def enabled_or_known(aws: Aws, tell: Callable[[str], None]) -> list[str]:
+    """`enabled`, or what boto3 knows, with a warning, if these credentials get no list of regions."""
+    try:
+        return enabled(aws)
+    except BadInput:  # wrong credentials or settings
+        raise
+    except UserError as error:
+        tell(f"warning: could not list the regions: {error}; asking every region that these tools know")
+        return _ordered(aws, [n for n in aws.known_regions() if n.partition("-")[0] in _PUBLIC])
+
+
+# The first words of the regions that are open to every account.
+_PUBLIC = ("af", "ap", "ca", "eu", "il", "me", "mx", "sa", "us")
+
+
+def _ordered(aws: Aws, names: Sequence[str]) -> list[str]:
+    skipped = _split(aws.settings.skip_regions or "")
+    kept = sorted(name for name in names if name not in skipped)
+    return sorted(kept, key=lambda name: name != aws.region)
+
+
+def chosen(aws: Aws, text: str) -> list[str]:
+    """Regions from `us-east-1,eu-west-1` or `all`; none if empty. Raises BadInput for an unknown one."""
+    names = list(dict.fromkeys(_split(text)))
     if names == ["all"]:
-        return known
-    if unknown := [name for name in names if name not in known]:
-        raise BadInput(f"no region {', '.join(unknown)} in this account; it has {', '.join(known)}")
+        return enabled(aws)
+    if unknown := set(names) - set(aws.known_regions()):  # too new for boto3, or a mistake
+        here = enabled(aws)
+        if unknown := unknown - set(here):
+            wrong = ", ".join(sorted(unknown))
+            raise BadInput(f"no region {wrong} in this account; it has {', '.join(here)}")
     return names
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def ask_each(regions: Sequence[str], ask: Callable[[str], T]) -> ByRegion[T]:

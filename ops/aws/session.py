@@ -26,6 +26,8 @@ from worker.errors import BadInput, UserError
 
 PROJECT = "musicgen-batch-worker"
 TAGS = {"Project": PROJECT}
+# Asked for the other regions, where no setting names one.
+FIRST_REGION = "us-east-1"
 # How long what costs money waits for the name of who ends it.
 ACTOR_S = 5.0
 
@@ -46,10 +48,11 @@ class Caller:
 class Aws:
     """One identity in one region. Safe to share between threads.
 
-    Raises BadInput when there is no region or the settings contradict each other; uses no network.
+    Raises BadInput when there is no region or the settings contradict each other; uses no network. A task
+    for `all_regions` needs none.
     """
 
-    def __init__(self, settings: Settings, task: str = "") -> None:
+    def __init__(self, settings: Settings, task: str = "", *, all_regions: bool = False) -> None:
         self.settings = settings
         self.task = task
         self._clients: dict[tuple[str, str, int, float], Any] = {}
@@ -64,9 +67,10 @@ class Aws:
                 region_name=settings.aws_region,
                 profile_name=settings.aws_profile,
             )
-        if not self._session.region_name:
+        region = self._session.region_name or (FIRST_REGION if all_regions else "")
+        if not region:
             raise BadInput(ERRORS["NoRegionError"][1])
-        self.region: str = self._session.region_name
+        self.region: str = region
         self._session.events.register("after-call", name_service)
 
     def client(self, service: str, region: str = "", attempts: int = 4, answer_s: float = 60) -> Any:
@@ -92,6 +96,12 @@ class Aws:
                             "or AWS_MAX_ATTEMPTS"
                         ) from None
             return self._clients[key]
+
+    def known_regions(self) -> list[str]:
+        """The regions that boto3 knows, in every partition, whether this account may use them or not."""
+        with self._lock:
+            partitions = self._session.get_available_partitions()
+            return [n for p in partitions for n in self._session.get_available_regions("ec2", p)]
 
     def ask(
         self, service: str, operation: str, *, absent: Sequence[str] = (), region: str = "", **request: Any

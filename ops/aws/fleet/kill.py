@@ -37,6 +37,7 @@ class KillResult:
     left: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     n_images: int = 0  # that stay
+    n_regions: int = 0  # that answered
 
 
 def rows(found: dict[str, RegionInventory]) -> list[dict[str, Any]]:
@@ -65,6 +66,7 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
     while True:
         found = ask_each(regions, killing.look_and_end)
         killing.done.problems, killing.done.n_images = problems(found), n_images(found)
+        killing.done.n_regions = len(found.answers)
         killing.done.left = [row["id"] for row in rows(found.answers)]
         looks += 1
         unsure = killing.done.problems and looks < _LEAST_LOOKS

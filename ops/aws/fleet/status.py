@@ -221,6 +221,7 @@ class FleetStatus:
     problems: list[str]
     n_regions: int  # those that answered
     n_images: int = 0
+    notes: list[str] = field(default_factory=list)  # what to know, but nothing wrong
 
     def rows(self) -> list[dict[str, Any]]:
         """Machines, then what they left behind, in one list."""
@@ -252,7 +253,7 @@ def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable
             if machine.state != "shutting-down":
                 here.append(machine_row(machine, now, _beat(machine, tell)))
         leftovers += region.leftovers
-    return FleetStatus(here, leftovers, problems(found), len(found.answers), n_images(found))
+    return FleetStatus(here, leftovers, problems(found), len(found.answers), n_images(found), found.notes())
 
 
 def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:

@@ -58,7 +58,7 @@ def existing(aws: Aws, tell: Tell) -> list[Machine]:
     The build box of `inv image` is not a worker's: a launch may run beside it.
     """
     found = machines.find(aws, regions.enabled(aws))
-    for line in found.problems():
+    for line in [*found.problems(), *found.notes()]:
         tell(f"warning: {line}")
     everything = [machine for answer in found.answers.values() for machine in answer]
     return [machine for machine in everything if not machine.builds_image]

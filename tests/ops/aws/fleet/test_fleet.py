@@ -13,6 +13,7 @@ from ops.aws.launch import launch, prepare
 from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.session import PROJECT, tag_list
 from ops.settings import Settings
+from tests.fakes.aws import Refusal
 from worker.errors import UserError
 from worker.songs import status as worker
 from worker.store.open import open_store
@@ -459,3 +460,61 @@ def test_a_snapshot_of_no_image_is_a_leftover_and_goes(account, status, ended, i
     assert [(left.what, left.id) for left in status().leftovers] == [("snapshot", snapshot)]
     assert ended().ended == [snapshot]
     assert status().leftovers == []
+
+
+# --- regions
+
+
+def close(account, *closed):
+    """As an organisation's policy does it."""
+    denied = "User: x is not authorized to perform: ec2:DescribeInstances with an explicit deny in a service "
+    denied += "control policy"
+
+    def refuse(call):
+        if call.region in closed:
+            raise Refusal("UnauthorizedOperation", 403, denied)
+
+    account.before["DescribeInstances"] = refuse
+
+
+@pytest.mark.parametrize("command", [("status",), ("kill-all", "--yes")])
+def test_regions_that_a_policy_closes_are_named_once_and_are_no_error(account, inv, machine, command):
+    close(account, "eu-west-1", "us-west-2")
+    machine(ExpiresAt=at(1))
+    done = inv(*command)
+    assert done.code == 0
+    assert done.err.count("a policy closes") == 1
+    assert "set MUSICGEN_SKIP_REGIONS=us-west-2,eu-west-1" in done.err or "eu-west-1,us-west-2" in done.err
+
+
+def test_left_out_regions_are_not_asked(account, inv, monkeypatch):
+    monkeypatch.setenv("MUSICGEN_SKIP_REGIONS", "eu-west-1, us-west-2")
+    assert "in 1 region" in inv("status").err
+    assert {call.region for call in account.calls if call.action == "DescribeInstances"} == {"us-east-1"}
+
+
+@pytest.mark.parametrize("command", [("status",), ("kill-all", "--yes")])
+def test_all_regions_need_no_setting_of_one(account, inv, machine, monkeypatch, command):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    rented = machine("eu-west-1", ExpiresAt=at(1))
+    done = inv(*command)
+    assert (done.code, rented in done.out) == (0, True)
+
+
+def test_a_named_region_needs_no_list_of_regions(account, inv, machine):
+    account.refuse_always("DescribeRegions", "UnauthorizedOperation")
+    machine("eu-west-1")
+    assert inv("kill-all", "--yes", "--region", "eu-west-1").code == 0
+    assert account.alive() == []
+
+
+def test_without_a_list_of_regions_every_known_one_is_asked(account, inv, machine):
+    account.refuse_always("DescribeRegions", "UnauthorizedOperation")
+    machine("eu-west-1")
+    done = inv("kill-all", "--yes")
+    assert account.alive() == [] and "could not list the regions" in done.err
+
+
+def test_a_misspelt_region_is_bad_input(account, inv):
+    done = inv("kill-all", "--yes", "--region", "us-esat-1")
+    assert done.code == 2 and "no region us-esat-1 in this account; it has us-east-1" in done.err
