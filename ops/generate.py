@@ -44,7 +44,13 @@ def run_worker(
     reports.
     """
     here = Path.cwd()
-    argv = [sys.executable, "-m", "worker", f"--prompts={here / prompts}", f"--model={_absolute(model)}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "worker",
+        f"--prompts={here / Path(prompts).expanduser()}",
+        f"--model={_absolute(model)}",
+    ]
     argv += [f"--output={output if '://' in output else here / Path(output).expanduser()}"]
     if hourly_cost:
         # With =, as a value may begin with a dash, like the basis "--hourly-cost" or a NAME.

@@ -53,6 +53,7 @@ def from_tree(root: Path, prompts: Path) -> Release:
 
     Raises BadInput for a wrong list, and for a tree that is too large.
     """
+    prompts = prompts.expanduser()
     listed = jobs.load(prompts)
     files = {name: root / name for name in sorted(_kept(root))}
     files[PROMPTS] = prompts
@@ -85,7 +86,7 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
         raise BadInput(
             "this checkout has uncommitted changes; commit and push them, or leave MUSICGEN_GIT_URL empty"
         )
-    if prompts.resolve() != (root / PROMPTS).resolve():
+    if prompts.expanduser().resolve() != (root / PROMPTS).resolve():
         raise BadInput(
             f"with MUSICGEN_GIT_URL the job list is the repository's {PROMPTS}; put {prompts} there"
         )

@@ -45,6 +45,13 @@ def test_check_of_a_wrong_list_is_2_with_every_line_and_its_number(inv, tmp_path
     assert first.startswith("error: prompts.txt:2: ") and second.startswith("error: prompts.txt:4: ")
 
 
+def test_check_takes_a_spreadsheet_s_list(inv, tmp_path):
+    (tmp_path / "songs.csv").write_text("prompt,seconds,name\ncalm,0:30,calm\n", "utf-8-sig")
+    (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")
+    table, plain = inv("check", "--json", "--prompts", "songs.csv"), inv("check", "--json")
+    assert (table.returncode, table.stdout) == (0, plain.stdout)
+
+
 def test_check_without_a_list_says_what_to_do(inv):
     done = inv("check")
     assert done.returncode == 2

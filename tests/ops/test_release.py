@@ -10,6 +10,7 @@ import pytest
 
 from ops import release
 from worker.errors import BadInput
+from worker.songs import jobs
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ def test_ignored_files_stay_at_home(tree):
         "requirements/worker.txt",
         "worker/__init__.py",
     ]
+
+
+def test_table_goes_as_the_job_list_and_is_read_as_one_on_the_box(tree):
+    table = 'prompt,seconds,name\r\n"rain; slow",3:00,rain\r\n'
+    (tree / "songs.csv").write_text(table, newline="")
+    made = release.from_tree(tree, tree / "songs.csv")
+    assert jobs.parse(contents(made)["prompts.txt"]) == jobs.load(tree / "songs.csv")
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,19 @@
     # PROMPT ; SECONDS ; NAME [; key=value ...]
     cinematic trailer music with epic drums ; 180 ; cinema
 
-Fields are taken from the right, so a prompt may contain `;`. All errors of a file are
-raised together. Does not depend on models, stores or machines.
+Fields are taken from the right, so a prompt may contain `;`. A spreadsheet's table is a list, too
+(table.py). All errors of a file are raised together. Does not depend on models, stores or machines.
 """
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import BadInput
+from worker.songs import durations, table
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
@@ -29,6 +30,10 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]{1,2})?")
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}")
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.S)
 _SEED = re.compile(r"[0-9]{1,19}")
+_OTHER_AUDIO = re.compile(r"\.(mp3|flac|ogg|opus|m4a|aac|aiff?|wma)$", re.I)
+# What people and spreadsheets write instead of `;`.
+_SEPARATORS = {"\t": "tabs", "\uff1b": "the full-width `\uff1b`", ",": "commas", "|": "`|`"}
+_TOLD_IN_FULL = 10
 
 
 class BadPrompts(BadInput):
@@ -86,6 +91,7 @@ def song_hash(prompt: str, seconds: float, name: str, options: Mapping[str, str]
 
 def load(path: Path) -> list[Job]:
     """Read and parse a prompts file. Raises BadInput if unreadable, BadPrompts if wrong."""
+    path = path.expanduser()
     return parse(read_bytes(path, "prompts file"), str(path), path.parent)
 
 
@@ -104,19 +110,11 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
 
     `folder`: where relative `lyrics=` paths start.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
-        raise BadPrompts([f"{filename}:{number}: not UTF-8; save the file with UTF-8 encoding"]) from None
-
+    text = _text_of(content, filename).replace("\r\n", "\n")
     jobs: list[Job] = []
     problems: list[str] = []
     first_line: dict[str, int] = {}
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        job, wrong = _parse_line(line, number, folder)
+    for number, (job, wrong) in _entries(text, folder):
         if job.name and (first := first_line.setdefault(job.name, number)) != number:
             wrong.append(f"NAME {job.name!r} is already used in line {first}; give each song its own name")
         problems += [f"{filename}:{number}: {what}" for what in wrong]
@@ -124,9 +122,33 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
             jobs.append(job)
     if not jobs and not problems:
         problems = [f"{filename}:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
+    if len(problems) > _TOLD_IN_FULL:
+        n_lines = text.count("\n") + (not text.endswith("\n"))
+        problems.append(f"{filename}: {len(problems)} mistakes in {n_lines} lines; correct them")
     if problems:
         raise BadPrompts(problems)
     return jobs
+
+
+def _text_of(content: bytes, filename: str) -> str:
+    how = "save the file with UTF-8 encoding (Notepad: Save as, Encoding; Excel: CSV UTF-8)"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadPrompts([f"{filename}:1: UTF-16, which Windows calls Unicode; {how}"])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise BadPrompts([f"{filename}:{number}: not UTF-8, perhaps Latin-1; {how}"]) from None
+
+
+def _entries(text: str, folder: Path) -> Iterator[tuple[int, tuple[Job, list[str]]]]:
+    """Every line or row with its number; what it asks for, and what is wrong with it."""
+    if (rows := table.rows(text)) is not None:
+        yield from ((row.line, _parse_row(row, folder)) for row in rows)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, _parse_line(line, number, folder)
 
 
 def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
@@ -147,20 +169,55 @@ def refuse_lyrics(listed: Iterable[Job]) -> None:
 
 def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
     """The job of one line and all errors in it; a wrong field is empty in the job."""
-    control = {c for c in line if unicodedata.category(c) == "Cc" and c != "\t"}
-    if control:
-        shown = ", ".join(f"U+{ord(c):04X}" for c in sorted(control))
-        return Job("", 0.0, ""), [f"control character {shown}; remove it"]
-
-    head = line
+    if control := _control_characters(line):
+        return Job("", 0.0, ""), control
+    head = line.rstrip()
+    rest = head.removesuffix(";").rstrip()
+    if rest != head and not rest.endswith(";") and not _parse_line(rest, number, folder)[1]:
+        # With a mistake in the rest, it is rather the name that is missing.
+        return Job("", 0.0, ""), ["a `;` at the end; remove it"]
     options: list[tuple[str, str]] = []
     while ";" in head and (match := _OPTION.fullmatch(head.rpartition(";")[2].strip())):
         options.insert(0, (match[1], match[2]))
         head = head.rpartition(";")[0]
     fields = [part.strip() for part in head.rsplit(";", 2)]
+    if any(field.startswith('"') for field in fields) and fields[-1].endswith('"'):
+        return Job("", 0.0, ""), ["in quotation marks, as a spreadsheet writes it; remove them"]
     if len(fields) < 3:
-        return Job("", 0.0, ""), [f"{len(fields)} of 3 fields; write PROMPT ; SECONDS ; NAME"]
+        return Job("", 0.0, ""), [_too_few(line, len(fields))]
+    return _job(fields, options, number, folder)
 
+
+def _parse_row(row: table.Row, folder: Path) -> tuple[Job, list[str]]:
+    """As `_parse_line`, for a row of a table."""
+    wrong = [row.wrong] if row.wrong else _control_characters("".join(row.cells.values()))
+    if wrong:
+        return Job("", 0.0, ""), wrong
+    options = [(name, row.cells[name]) for name in table.OPTIONS if row.cells.get(name)]
+    return _job([row.cells[name] for name in table.NEEDED], options, row.line, folder)
+
+
+def _control_characters(text: str) -> list[str]:
+    found = sorted({c for c in text if unicodedata.category(c) == "Cc" and c != "\t"})
+    if found == ["\n"]:
+        return ["the prompt has several lines; write it in one"]
+    return [f"control character {', '.join(f'U+{ord(c):04X}' for c in found)}; remove it"] if found else []
+
+
+def _too_few(line: str, n_fields: int) -> str:
+    for separator, shown in _SEPARATORS.items():
+        fields = line.replace(separator, ";").rsplit(";", 2)
+        if len(fields) == 3 and not _parse_seconds(fields[1].strip())[1]:
+            told = f"separated by {shown}; write ` ; ` instead"
+            heading = ", or a first line with the columns' names: prompt, seconds, name"
+            return told + heading * (separator in table.SEPARATORS)
+    return f"{n_fields} of 3 fields; write PROMPT ; SECONDS ; NAME"
+
+
+def _job(
+    fields: Sequence[str], options: list[tuple[str, str]], number: int, folder: Path
+) -> tuple[Job, list[str]]:
+    """The job of prompt, seconds and name as they are written, and what is wrong with them."""
     prompt, seconds_text, name_text = fields
     wrong = [] if prompt else ["the prompt is empty; describe the music before the first `;`"]
     seconds, seconds_wrong = _parse_seconds(seconds_text)
@@ -171,12 +228,15 @@ def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
 
 
 def _parse_seconds(text: str) -> tuple[float, list[str]]:
-    if not _NUMBER.fullmatch(text):
-        return 0.0, [f"SECONDS {text!r} is not a number; write seconds like 30 or 12.5"]
-    seconds = float(text)
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # true of NaN too
-        return 0.0, [f"{text} s is not between 1 and 3600; change SECONDS or split the song"]
-    if not _SECONDS.fullmatch(text):
+    plain = bool(_NUMBER.fullmatch(text))
+    written = None if plain else durations.in_seconds(text)
+    if not plain and written is None:
+        return 0.0, [f"SECONDS {text!r} is not a duration; write it like 30, 12.5, 3:00 or 2 min"]
+    seconds = float(text if written is None else written)
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # also true of NaN
+        shown = text if plain else f"{seconds:g}"
+        return 0.0, [f"{shown} s is not between 1 and 3600; change SECONDS or split the song"]
+    if not _SECONDS.fullmatch(text if written is None else f"{written.normalize():f}"):
         return 0.0, [f"SECONDS {text!r} is not plain with at most two decimals; write it like 30 or 12.25"]
     return seconds, []
 
@@ -187,6 +247,8 @@ def _parse_name(text: str) -> tuple[str, list[str]]:
         return "", ["NAME is empty; add a file name after SECONDS"]
     if len(name) > MAX_NAME:
         return "", [f"NAME has {len(name)} characters; use at most {MAX_NAME}"]
+    if other := _OTHER_AUDIO.search(name):
+        return "", [f"NAME {name!r}: songs are WAV files; leave {other[0]} out"]
     if not _NAME.fullmatch(name):
         bad = ", ".join(sorted({repr(c) for c in name if not _NAME.fullmatch(c)}))
         return "", [f"NAME {name!r} contains {bad}; use only A-Z a-z 0-9 - _ ."]

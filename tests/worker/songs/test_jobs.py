@@ -103,6 +103,77 @@ def test_seconds_within_bounds_are_accepted(seconds):
     assert parse_one(f"calm ; {seconds} ; a").seconds == float(seconds)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("3:00", "180"),
+        ("0:30", "30"),
+        ("1:00:00", "3600"),
+        ("2:00.5", "120.5"),
+        ("30s", "30"),
+        ("30 sec.", "30"),
+        ("2 min", "120"),
+        ("2m", "120"),
+        ("1.5 min", "90"),
+        ("1 min 30 s", "90"),
+        ("12,5", "12.5"),
+        ("12,50 s", "12.5"),
+        ("1 h", "3600"),
+    ],
+)
+def test_a_duration_s_written_form_does_not_change_the_song(written, seconds):
+    assert parse_one(f"calm ; {written} ; a") == parse_one(f"calm ; {seconds} ; a")
+    assert parse_one(f"calm ; {written} ; a").song == parse_one(f"calm ; {seconds} ; a").song
+
+
+# --- a spreadsheet's table
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'prompt,seconds,name\n"soft; slow, ""a=b""",3:00,one\n\nloud,20,two\n',
+        'prompt;seconds;name\r\n"soft; slow, ""a=b""";180;one.wav\r\nloud;20,0;two\r\n',
+        'Name\tPrompt\tSeconds\t\none\t"soft; slow, ""a=b"""\t180\t\ntwo\tloud\t20\t\n',
+    ],
+    ids=["csv", "European csv", "tsv"],
+)
+def test_table_is_the_list_that_it_shows(table):
+    plain = 'soft; slow, "a=b" ; 180 ; one\nloud ; 20 ; two\n'
+    assert jobs.parse(table.encode()) == jobs.parse(plain.encode())
+
+
+def test_table_may_have_seeds_and_lyrics(tmp_path):
+    (tmp_path / "words.txt").write_text("la")
+    table = b"name,seed,seconds,prompt,lyrics\na,7,30,calm,words.txt\nb,,30,calm,\n"
+    first, second = jobs.parse(table, folder=tmp_path)
+    assert first == jobs.parse(b"calm ; 30 ; a ; seed=7 ; lyrics=words.txt", folder=tmp_path)[0]
+    assert second.options == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "what"),
+    [
+        ("calm,30,a\nsoft, slow,30,b", 3, "4 cells under 3 columns; put a prompt that contains `,` in"),
+        ("calm,30", 2, "2 cells under 3 columns"),
+        ("calm,30,a\n,30,b", 3, "the prompt is empty"),
+        ("calm,30,a/b", 2, "NAME 'a/b' contains '/'"),
+        ('"calm\nslow",30,a', 2, "the prompt has several lines; write it in one"),
+        ('calm,30,a\n"soft,30,b', 3, "a quotation mark is not closed"),
+    ],
+)
+def test_wrong_row_is_named_with_its_line(table, line, what):
+    (problem,) = problems(f"prompt,seconds,name\n{table}\n")
+    assert problem.startswith(f"prompts.txt:{line}: ") and what in problem
+
+
+def test_unknown_column_is_named():
+    (problem,) = problems("prompt,seconds,name,tempo\ncalm,30,a,120\n")
+    assert problem.startswith(
+        "prompts.txt:1: column 'tempo' is not one of prompt, seconds, name, seed, lyrics"
+    )
+
+
 # --- what is refused, with its line and remedy
 
 
@@ -112,8 +183,8 @@ def test_seconds_within_bounds_are_accepted(seconds):
         ("calm piano", "1 of 3 fields; write PROMPT ; SECONDS ; NAME"),
         ("calm piano ; 30", "2 of 3 fields; write PROMPT ; SECONDS ; NAME"),
         (" ; 30 ; a", "the prompt is empty"),
-        ("calm ; ; a", "SECONDS '' is not a number"),
-        ("calm ; soon ; a", "SECONDS 'soon' is not a number; write seconds like 30 or 12.5"),
+        ("calm ; ; a", "SECONDS '' is not a duration"),
+        ("calm ; soon ; a", "SECONDS 'soon' is not a duration; write it like 30, 12.5, 3:00 or 2 min"),
         ("calm ; 0 ; a", "0 s is not between 1 and 3600"),
         ("calm ; 0.99 ; a", "0.99 s is not between 1 and 3600"),
         ("calm ; -5 ; a", "-5 s is not between 1 and 3600"),
@@ -123,7 +194,7 @@ def test_seconds_within_bounds_are_accepted(seconds):
         ("calm ; 3600.01 ; a", "3600.01 s is not between 1 and 3600"),
         ("calm ; 30.001 ; a", "SECONDS '30.001' is not plain with at most two decimals"),
         ("calm ; 3e1 ; a", "SECONDS '3e1' is not plain"),
-        ("calm ; ٣٠ ; a", "SECONDS '٣٠' is not a number"),
+        ("calm ; ٣٠ ; a", "SECONDS '٣٠' is not a duration"),
         ("calm ; 30 ; ", "NAME is empty"),
         ("calm ; 30 ; .wav", "NAME is empty"),
         ("calm ; 30 ; ../x", "contains '/'; use only A-Z a-z 0-9 - _ ."),
@@ -136,6 +207,20 @@ def test_seconds_within_bounds_are_accepted(seconds):
         ("calm ; 30 ; a ; seed=1 ; seed=2", "seed= is given twice"),
         ("calm ; 30 ; a ; tempo=120", "unknown field tempo=; known are seed=, lyrics="),
         ("calm ; 30 ; a ; lyrics=absent.txt", "no lyrics file at absent.txt"),
+        ("calm ; 1,000 ; a", "SECONDS '1,000' is not a duration"),
+        ("calm ; 1:75 ; a", "SECONDS '1:75' is not a duration"),
+        ("calm ; 30 s 1 min ; a", "is not a duration"),
+        ("calm ; 2 h ; a", "7200 s is not between 1 and 3600"),
+        ("calm ; 30 ; a ;", "a `;` at the end; remove it"),
+        ("calm ; 30 ; a ; seed=7 ;", "a `;` at the end; remove it"),
+        ("calm ; 30 ;", "NAME is empty"),
+        ("calm\t30\ta", "separated by tabs; write ` ; ` instead, or a first line with the columns' names"),
+        ("calm, slow,30,a", "separated by commas; write ` ; ` instead, or"),
+        ("calm\uff1b30\uff1ba", "separated by the full-width `\uff1b`; write ` ; ` instead"),
+        ("calm | 3:00 | a", "separated by `|`; write ` ; ` instead"),
+        ('"calm ; 30 ; a"', "in quotation marks, as a spreadsheet writes it; remove them"),
+        ('"calm";"30";"a"', "in quotation marks, as a spreadsheet writes it; remove them"),
+        ("calm ; 30 ; song.mp3", "songs are WAV files; leave .mp3 out"),
         ("ca\x00lm ; 30 ; a", "control character U+0000; remove it"),
         ("ca\x1flm ; 30 ; a", "control character U+001F; remove it"),
     ],
@@ -144,6 +229,10 @@ def test_wrong_line_is_named_with_its_remedy(line, what):
     (problem,) = problems(f"# a comment\n{line}\n")
     assert problem.startswith("prompts.txt:2: ")
     assert what in problem
+
+
+def test_line_of_separators_is_refused():
+    assert len(problems("calm" + ";" * 5000)) == 2
 
 
 def test_every_error_of_a_file_is_reported_at_once():
@@ -169,8 +258,27 @@ def test_file_without_songs_is_refused(content):
 
 def test_file_that_is_not_utf8_is_refused_with_its_line():
     assert problems("calm ; 30 ; a\ncafé ; 30 ; b".encode("latin-1")) == [
-        "prompts.txt:2: not UTF-8; save the file with UTF-8 encoding"
+        "prompts.txt:2: not UTF-8, perhaps Latin-1; "
+        "save the file with UTF-8 encoding (Notepad: Save as, Encoding; Excel: CSV UTF-8)"
     ]
+
+
+def test_utf16_is_named(tmp_path):
+    (problem,) = problems("calm ; 30 ; a\n".encode("utf-16"))
+    assert problem.startswith("prompts.txt:1: UTF-16, which Windows calls Unicode; save the file with UTF-8")
+
+
+def test_many_mistakes_are_counted_at_the_end():
+    found = problems("calm ; 30 ; fine\n" + "nothing\n" * 30)
+    assert len(found) == 31
+    assert found[-1] == "prompts.txt: 30 mistakes in 31 lines; correct them"
+
+
+def test_list_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "list.txt").write_text("calm ; 30 ; a\n")
+    assert [job.name for job in jobs.load(Path("~/list.txt"))] == ["a"]
 
 
 def test_missing_file_is_an_error_of_one_line():
@@ -208,12 +316,13 @@ prompts = (
     .map(str.strip)
     .filter(lambda text: text and not text.startswith(("#", "\ufeff")))
 )
+OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
 valid_jobs = st.builds(
     Job,
     prompt=prompts,
     seconds=st.integers(100, 360_000).map(lambda hundredths: hundredths / 100),
     name=st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=100).filter(
-        lambda name: not name.lower().endswith(".wav")
+        lambda name: not name.lower().endswith((".wav", *OTHER_AUDIO))
     ),
     options=st.one_of(st.just({}), st.integers(0, jobs.MAX_SEED).map(lambda seed: {"seed": str(seed)})),
 )

@@ -1,0 +1,65 @@
+"""A job list from a spreadsheet: `.csv` or `.tsv` with the columns prompt, seconds, name.
+
+    prompt,seconds,name
+    "slow piano, rain on a window",20,rain
+
+A table is known by its first line, not by the file's name: a box has every list as `prompts.txt`.
+Columns come in any order; `seed` and `lyrics` may be among them. Does not judge the cells.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+NEEDED = ("prompt", "seconds", "name")
+OPTIONS = ("seed", "lyrics")
+SEPARATORS = (",", "\t", ";")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with the line on which it begins; `wrong`: why it cannot be read, or nothing."""
+
+    line: int
+    cells: Mapping[str, str]
+    wrong: str = ""
+
+
+def rows(text: str) -> Iterator[Row] | None:
+    """The rows below the heading; None if the text is not a table."""
+    lines = text.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        return None
+    for separator in SEPARATORS:
+        heading = [cell.strip().strip('"').lower() for cell in lines[first].split(separator)]
+        if set(NEEDED) <= set(heading):
+            return _below(lines, first + 1, heading, separator)
+    return None
+
+
+def _below(lines: list[str], first: int, heading: list[str], separator: str) -> Iterator[Row]:
+    while len(heading) > len(NEEDED) and not heading[-1]:  # a spreadsheet's empty columns
+        heading.pop()
+    if unknown := [name for name in heading if name not in NEEDED + OPTIONS or heading.count(name) > 1]:
+        known = ", ".join(NEEDED + OPTIONS)
+        yield Row(first, {}, f"column {unknown[0]!r} is not one of {known}, each once; rename or remove it")
+        return
+    reader = csv.reader((f"{line}\n" for line in lines[first:]), delimiter=separator, strict=True)
+    line = first + 1
+    try:
+        for raw in reader:
+            cells, line, begun = [cell.strip() for cell in raw], first + reader.line_num + 1, line
+            if not any(cells):
+                continue
+            if any(cells[len(heading) :]) or len(cells) < len(NEEDED):
+                wrong = f"{len(cells)} cells under {len(heading)} columns; put a prompt that contains "
+                yield Row(begun, {}, wrong + f"{_shown(separator)} in quotation marks")
+            else:
+                yield Row(begun, dict(zip(heading, cells, strict=False)))
+    except csv.Error:
+        yield Row(line, {}, 'a quotation mark is not closed or not doubled; write " within a prompt as ""')
+
+
+def _shown(separator: str) -> str:
+    return "a tab" if separator == "\t" else f"`{separator}`"
