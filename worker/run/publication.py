@@ -7,7 +7,6 @@ nothing that it has not seen: who wins makes sure that its own record is there l
 puts back what it has replaced.
 """
 
-import hashlib
 from pathlib import Path
 
 from worker.songs.records import Damaged, Record, key_of
@@ -42,7 +41,7 @@ class Publication:
 
     def _settle(self) -> bool:
         """A song of this name is there: leave the record that fits it."""
-        digest = hashlib.sha256(self._store.read(self._record.song)).hexdigest()
+        digest = self._store.sha256(self._record.song)
         there, etag = self._read_record()
         if digest == self._record.sha256:  # from an earlier call, or another worker's same bytes
             if there is not None and there != self._content and _describes(there, digest):

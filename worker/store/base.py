@@ -9,6 +9,7 @@ Knows no song and no policy, and opens no store (open.py does). An S3 look-alike
 conditions of a PUT goes unnoticed unless `honours_conditions` is asked.
 """
 
+import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -96,6 +97,10 @@ class Store(ABC):
     def read(self, key: str) -> bytes:
         """The content. Raises Missing."""
         return self.read_tagged(key)[0]
+
+    def sha256(self, key: str) -> str:
+        """Of the content, in hex. Raises Missing. Folder and S3 read it in pieces: a WAV may be large."""
+        return hashlib.sha256(self.read(key)).hexdigest()
 
     def clock_skew_s(self) -> float | None:
         """Seconds this machine's clock was ahead of the store's at its last answer; None if not known."""

@@ -64,6 +64,13 @@ class FolderStore(Store):
             content = file.read()
         return content, hashlib.sha256(content).hexdigest()
 
+    def sha256(self, key: str) -> str:
+        digest = hashlib.sha256()
+        with self._reading(key) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
     def write(self, key: str, content: bytes) -> str:
         with self._changing(key) as path:
             return self._save(key, path, io.BytesIO(content))

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from worker.errors import BadInput, Unreachable
 from worker.store.base import Missing, Store, Stored, checked, is_key
 from worker.store.files import CHUNK_BYTES, disk_errors, downloaded
 from worker.store.s3_errors import BROKEN_ANSWER, EXPIRED, code_of, explained
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Between the five attempts at what boto3 does not retry by itself.
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 0.0)
@@ -73,6 +76,11 @@ class S3Store(Store):
         content = io.BytesIO()
         etag = self._get(key, content)
         return content.getvalue(), etag
+
+    def sha256(self, key: str) -> str:
+        content = _Digest()
+        self._get(key, cast(BinaryIO, content))
+        return content.digest.hexdigest()
 
     def write(self, key: str, content: bytes) -> str:
         # Without a condition it is never None.
@@ -280,6 +288,21 @@ class S3Store(Store):
             if "expired" not in str(error):
                 raise
             raise Unreachable(EXPIRED) from None
+
+
+class _Digest(io.RawIOBase):
+    """A file of which only the SHA-256 is kept. To seek is to begin anew."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self.digest = hashlib.sha256()
+        return 0
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return 0
+
+    def write(self, chunk: "ReadableBuffer", /) -> int:
+        self.digest.update(chunk)
+        return memoryview(chunk).nbytes
 
 
 def _sha256(body: BinaryIO) -> str:

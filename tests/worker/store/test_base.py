@@ -1,6 +1,7 @@
 """One contract for a folder and S3: whole objects, one winner, plain errors."""
 
 import errno
+import hashlib
 import itertools
 import os
 import threading
@@ -201,3 +202,15 @@ def test_failed_download_leaves_no_file(store, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     assert str(error_of(store.download, "key", tmp_path / "fetched/song")).startswith("disk full at ")
     assert names_in(tmp_path / "fetched") == []
+
+
+def test_checksum_is_that_of_the_content_which_is_never_whole_in_memory(store, monkeypatch):
+    content = os.urandom(3_000_000)
+    store.write("large.wav", content)
+    monkeypatch.setattr(store, "read_tagged", pytest.fail)
+    assert store.sha256("large.wav") == hashlib.sha256(content).hexdigest()
+
+
+def test_checksum_of_what_is_not_there_is_missing(store):
+    with pytest.raises(Missing):
+        store.sha256("none.wav")
