@@ -148,7 +148,11 @@ class Settings:
         None,
         "machine image; empty: the newest of `inv image`, else AWS's image for GPUs",
     )
-    lifetime_h: float = row("MUSICGEN_LIFETIME_H", 8.0, "hours after which a rented machine ends in any case")
+    lifetime_h: float = row(
+        "MUSICGEN_LIFETIME_H",
+        8.0,
+        "hours after which a rented machine ends in any case; 0 over SSH: no deadline",
+    )
     disk_gib: int | None = row(
         "MUSICGEN_DISK_GIB", None, "disk of a rented EC2 machine in GiB; empty: 20 more than its image"
     )

@@ -126,12 +126,20 @@ def check_watchdog() -> Iterator[Check]:
         ["bash", str(Path(__file__).with_name("watchdog.sh")), "status"], capture_output=True, text=True
     )
     status = json.loads(ran.stdout)
-    if not status["running"]:
+    if not status["turns_off"]:
+        at = f" (at {status['action']} is no executable)" if status["action"] else ""
         yield Check(
             "watchdog",
             "warn",
-            "no watchdog is running: nothing switches this box off",
-            "switch it off yourself when you are done",
+            f"nothing turns this box off; it bills until you stop it{at}",
+            "stop it when the run has ended, or set MUSICGEN_STOP_HOOK",
+        )
+    elif not status["running"]:
+        yield Check(
+            "watchdog",
+            "warn",
+            "no watchdog is running: no deadline and no limit switches this box off",
+            "start it: fab install, or fab run",
         )
     elif status["left_s"] is None:
         yield Check("watchdog", "warn", "there is no deadline; only the idle and progress limits hold")

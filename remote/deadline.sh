@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # This box's deadline: an absolute time in a file on its own disk, which watchdog.sh watches.
 #   MUSICGEN_LIFETIME_S=14400 [MUSICGEN_DEADLINE_S=7200] bash remote/deadline.sh arm
-#   bash remote/deadline.sh extend SECONDS | show
-# `arm` comes first at boot; running it again changes nothing. The deadline may be earlier than the end of the
+#   bash remote/deadline.sh renew SECONDS | extend SECONDS | show
+# `arm` comes first at boot; running it again changes nothing. `renew` is for a person's own command: it arms a box
+# without MUSICGEN_LIFETIME_S for SECONDS, and lets a lifetime that is over begin anew. The deadline may be earlier than the end of the
 # lifetime; `extend` moves it, never past that end. The last line of stdout is JSON. Exit codes: 1 nothing to
 # extend, 2 a wrong argument.
 set -euo pipefail
@@ -45,6 +46,15 @@ arm() {
   show
 }
 
+renew() {
+  local end
+  [[ ${1:-} =~ ^[0-9]{1,9}$ ]] || fail 2 "write: deadline.sh renew SECONDS"
+  end=$(epoch "$lifetime_end")
+  if [ -n "$end" ] && [ "$end" -le "$(date +%s)" ]; then rm -f "$deadline" "$lifetime_end"; fi
+  MUSICGEN_LIFETIME_S=${MUSICGEN_LIFETIME_S:-$1}
+  arm
+}
+
 extend() {
   local at end new clipped=false
   [[ ${1:-} =~ ^[0-9]{1,9}$ ]] || fail 2 "write: deadline.sh extend SECONDS"
@@ -64,7 +74,8 @@ extend() {
 
 case ${1:-} in
   arm) arm ;;
+  renew) shift && renew "$@" ;;
   extend) shift && extend "$@" ;;
   show) show ;;
-  *) fail 2 "write: deadline.sh arm | extend SECONDS | show" ;;
+  *) fail 2 "write: deadline.sh arm | renew SECONDS | extend SECONDS | show" ;;
 esac

@@ -69,6 +69,18 @@ settle() {
   write_whole "$state/exit_code" 137
 }
 
+stays_on="nothing turns this box off; it bills until you stop it"
+
+# --- turns_off: there is an executable that switches this box off
+turns_off() {
+  local hook=${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}
+  case $hook in
+    '' | /*) ;;
+    *) hook=$release/$hook ;;
+  esac
+  [ -x "$hook" ] && [ ! -d "$hook" ]
+}
+
 # --- why_on STATE CODE: why the box stays on after the run in STATE ended with CODE; empty if it switches off
 why_on() {
   local status=

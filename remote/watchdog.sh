@@ -212,14 +212,16 @@ run() {
 
 status() {
   local running=false pid=null idle_limit_s no_progress_limit_s grace_s poll_s warn_s action keep_alive acted=null
-  local deadline
+  local deadline off=false
   read_settings
+  if (take_deployed && turns_off); then off=true; fi
   if watchdog_is_on; then running=true pid=$(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"); fi
   if [ -r "$state_root/watchdog.json" ]; then acted=$(first_line "$state_root/watchdog.json"); fi
   deadline=$(bash "$release/remote/deadline.sh" show)
-  printf '{"running":%s,"pid":%s,%s,"idle_limit_s":%s,"no_progress_limit_s":%s,"action":%s,"acted":%s}\n' \
+  printf '{"running":%s,"pid":%s,%s,"idle_limit_s":%s,"no_progress_limit_s":%s,"action":%s,"turns_off":%s,' \
     "$running" "${pid:-null}" "${deadline:1:${#deadline}-2}" "$idle_limit_s" "$no_progress_limit_s" \
-    "$(json_string "$action")" "${acted:-null}"
+    "$(json_string "$action")" "$off"
+  printf '"acted":%s}\n' "${acted:-null}"
 }
 
 start() {

@@ -61,13 +61,13 @@ def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -
 def install(box: Box, settings: Settings, report: Report, *, use_my_keys: bool = False) -> dict[str, Any]:
     """Phase 2: settings and credentials, then the environment. -> the JSON that install.sh prints."""
     send_settings(box, settings, report, use_my_keys=use_my_keys)
+    report(session.ending(session.guard(box, settings.lifetime_h)))
     lines = _LineReporter(report)
     ran = box.remote("install.sh", limit_s=INSTALL_LIMIT_S, on_output=lines.take)
     lines.end()
     if ran.code:
         raise UserError(ran.reason())
     found: dict[str, Any] = ran.json()
-    session.guard(box)
     return found
 
 
@@ -113,7 +113,7 @@ def run(
 ) -> Run:
     """Phase 4: send settings and credentials as they are now, and start the worker with these arguments."""
     send_settings(box, settings, report)
-    session.guard(box)
+    guarded = session.guard(box, settings.lifetime_h)
     started = session.start(box, keep_alive=keep_alive, arguments=arguments)
     if started.exit_code:
         raise UserError(
@@ -121,6 +121,7 @@ def run(
         )
     how = "started; follow it" if started.running else "ended already; see its log"
     report(f"run {started.run_id} has {how}: fab logs")
+    report(session.ending(guarded))
     return started
 
 

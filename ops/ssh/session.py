@@ -4,11 +4,12 @@ Holds no state: every answer comes from the box. Does not follow a log.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ops.ssh.box import Box, CommandResult
+from worker import amounts
 from worker.errors import UserError
 
 GRACE_S = 60
@@ -16,6 +17,9 @@ GRACE_S = 60
 _AFTER_GRACE_S = 20
 # A worker that cannot run at all ends within this time.
 _SETTLE_S = 1.0
+
+# The scripts in remote/ say the same.
+STAYS_ON = "nothing turns this box off; it bills until you stop it"
 
 # What a stop needed, as session.sh names it, and as the user reads it.
 STOPPED_BY = {
@@ -67,12 +71,28 @@ def start(box: Box, *, keep_alive: bool = False, arguments: Sequence[str] = ()) 
     return status(box)
 
 
-def guard(box: Box) -> bool:
-    """Start the box's watchdog unless it is running; -> whether it was started now."""
+def guard(box: Box, lifetime_h: float = 0) -> dict[str, Any]:
+    """Start the box's watchdog unless it is running; -> its status.
+
+    With `lifetime_h`, a box that has no deadline gets one. An EC2 machine has had its own since its start.
+    """
+    if lifetime_h and box.info.platform != "ec2":
+        _checked(box, box.remote("deadline.sh", "renew", str(max(1, round(lifetime_h * 3600)))))
     ran = box.remote("watchdog.sh", "start")
     if ran.code != 4:  # it is running
         _checked(box, ran)
-    return ran.code == 0
+    found: dict[str, Any] = ran.json()
+    return found
+
+
+def ending(watchdog: Mapping[str, Any]) -> str:
+    """What ends the box, and when, as a line."""
+    left = "" if watchdog.get("left_s") is None else f"in {amounts.duration(max(0, watchdog['left_s']))}"
+    if not watchdog.get("turns_off"):
+        return STAYS_ON + (f"; its worker is stopped {left} at the latest" if left else "")
+    if left:
+        return f"this box switches off {left} at the latest"
+    return "this box has no deadline; it switches off after a run, or when no worker runs"
 
 
 def stop(box: Box, grace_s: int = GRACE_S) -> tuple[Run, str]:

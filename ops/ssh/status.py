@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ops import durations
-from ops.ssh import look
+from ops.ssh import look, session
 from ops.ssh.box import Box
 from worker import amounts, timestamps
 from worker.errors import UserError
@@ -117,14 +117,17 @@ def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
     if not watchdog:
         return {}
     rows = {}
+    off = watchdog.get("turns_off")
+    if not off:
+        named = watchdog.get("action")
+        why = f"on the box there is no executable {named}" if named else "MUSICGEN_STOP_HOOK is not set"
+        rows["this box"] = f"{session.STAYS_ON} ({why})"
     if not watchdog.get("running"):
-        rows["watchdog"] = "NOT RUNNING: nothing switches this box off; start it: fab install, or fab run"
-    elif not watchdog.get("action"):
-        rows["watchdog"] = "can only stop the worker; MUSICGEN_STOP_HOOK is not set"
+        rows["watchdog"] = "NOT RUNNING: no limit and no deadline holds; start it: fab install, or fab run"
     if (left_s := watchdog.get("left_s")) is None:
         rows["deadline"] = "none"
     else:
-        then = "then the box switches off" if watchdog.get("action") else "then the worker is stopped"
+        then = "then the box switches off" if off else "then the worker is stopped"
         rows["deadline"] = f"in {amounts.duration(max(0, left_s))}; {then}"
     if acted := watchdog.get("acted"):
         rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"

@@ -210,6 +210,9 @@ def test_weights_that_are_to_come_need_room(asked):
 
 
 def test_watchdog_and_its_deadline_are_shown(asked, box):
+    ok, detail, _ = asked("watchdog")["watchdog"]
+    assert (ok, detail) == ("warn", "nothing turns this box off; it bills until you stop it")
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()))
     assert asked("watchdog")["watchdog"][0] == "warn"
     box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_S="7200")
     assert asked("watchdog")["watchdog"] == (True, "this box switches off in 2.0 h at the latest", "")

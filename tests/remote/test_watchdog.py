@@ -36,7 +36,8 @@ def guarded(box):
 
 def watching(box):
     """Wait until the watchdog has read the deadline."""
-    until(lambda: "watching; the deadline is" in (box.home / "watchdog.log").read_text())
+    log = box.home / "watchdog.log"
+    until(lambda: log.exists() and "watching; the deadline is" in log.read_text())
 
 
 def arm(box, lifetime_s, **more):
@@ -286,6 +287,25 @@ def test_arming_again_buys_no_second_lifetime(box):
     assert arm(box, 9000)["deadline"] == first["deadline"]
     (box.home / "deadline").unlink()
     assert arm(box, 9000)["lifetime_end"] == first["lifetime_end"]
+
+
+def test_renewing_arms_once_and_a_lifetime_that_is_over_begins_anew(box):
+    first = box.json("deadline.sh", "renew", "1000")
+    assert 990 <= first["left_s"] <= 1000
+    assert box.json("deadline.sh", "renew", "9000")["deadline"] == first["deadline"]
+    for name in ("deadline", "lifetime_end"):
+        (box.home / name).write_text("1000000000\n")
+    assert box.json("deadline.sh", "renew", "500")["left_s"] > 400
+
+
+def test_renewing_keeps_the_lifetime_that_the_platform_gives(box):
+    assert box.json("deadline.sh", "renew", "9000", MUSICGEN_LIFETIME_S="60")["left_s"] <= 60
+
+
+@pytest.mark.parametrize(("hook", "off"), [("", False), ("/no/such/hook", False), ("here", True)])
+def test_status_tells_whether_anything_turns_the_box_off(box, hook, off):
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()) if hook == "here" else hook)
+    assert box.json("watchdog.sh", "status")["turns_off"] is off
 
 
 def test_nothing_armed_is_nothing_to_extend(box):

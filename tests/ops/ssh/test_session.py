@@ -4,6 +4,7 @@ The worker is one that only waits, so that it can be met in the middle of its wo
 """
 
 import hashlib
+import re
 import signal
 import time
 from pathlib import Path
@@ -126,8 +127,40 @@ def test_worker_that_ends_at_once_is_no_start(fab, box, conn):
 
 def test_watchdog_is_started_once_and_status_shows_it(conn):
     assert not read_status(conn).watchdog["running"]
-    assert [session.guard(conn), session.guard(conn)] == [True, False]
+    first, second = session.guard(conn), session.guard(conn)
+    assert first["running"] and second["pid"] == first["pid"]
     assert read_status(conn).watchdog["running"]
+
+
+def test_box_that_nothing_turns_off_says_so_everywhere(fab, box, conn):
+    line = "nothing turns this box off; it bills until you stop it"
+    works(box, "sleep 60")
+    fab.env = {"MUSICGEN_LIFETIME_H": "2"}
+    done = fab("run")
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"{line}; its worker is stopped in (2 h 0|1 h 59) min at the latest", last)
+    assert line in fab("status").stdout
+    (log,) = box.root.glob("state/2*/log")
+    assert log.read_text().splitlines()[0].endswith(f"; {line}")
+
+
+def test_box_with_a_stop_hook_and_a_deadline_says_when_it_goes(fab, box, conn):
+    works(box, "sleep 60")
+    hook = box.home / "off"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    fab.env = {"MUSICGEN_STOP_HOOK": str(hook)}
+    done = fab("run")
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(r"this box switches off in (8 h 0|7 h 59) min at the latest", last)
+    assert "nothing turns this box off" not in fab("status").stdout
+
+
+def test_lifetime_of_0_sets_no_deadline(fab, box, conn):
+    works(box, "sleep 60")
+    fab.env = {"MUSICGEN_LIFETIME_H": "0"}
+    assert fab("run").returncode == 0
+    assert read_status(conn).watchdog["left_s"] is None
 
 
 def test_run_on_an_environment_that_was_not_finished_is_refused(fab, box, conn):

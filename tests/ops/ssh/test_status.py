@@ -37,7 +37,7 @@ def rows(run=RUN, status=STATUS, watchdog=None, keys=None):
 
 
 def test_running_worker_shows_songs_speed_time_left_and_cost():
-    found = rows(watchdog={"running": True, "left_s": 7200, "action": "/off"})
+    found = rows(watchdog={"running": True, "left_s": 7200, "action": "/off", "turns_off": True})
     assert found["state"] == "running: generating"
     assert found["songs"] == "4 of 10 done, 1 failed"
     assert found["  x_5c0ffee0.wav"] == "25 %"
@@ -68,7 +68,9 @@ def test_box_without_a_watchdog_is_shown_as_such():
 
 def test_deadline_of_a_box_that_cannot_go_off_is_the_worker_s():
     found = rows(watchdog={"running": True, "left_s": 60, "action": None})
-    assert found["watchdog"].startswith("can only stop the worker")
+    assert found["this box"].startswith(
+        "nothing turns this box off; it bills until you stop it (MUSICGEN_STOP_HOOK"
+    )
     assert found["deadline"] == "in 1 min 0 s; then the worker is stopped"
 
 
