@@ -141,7 +141,10 @@ try_environment() {
 
 make_folders
 exec 8>> "$MUSICGEN_BOX_HOME/install.lock"
-flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
+if command -v flock > /dev/null; then # a bare image may lack it until the packages are here
+  flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
+  be_busy install 3600 || true
+fi
 : > "$log"
 use_scratch
 # uv does not read pip's variables, nor lists with spaces

@@ -69,6 +69,27 @@ settle() {
   write_whole "$state/exit_code" 137
 }
 
+# --- be_busy NAME LIMIT_S: until this script ends, and for LIMIT_S at most, the watchdog counts it as work
+be_busy() {
+  local up
+  mkdir -p "$MUSICGEN_BOX_HOME/busy"
+  exec 7>> "$MUSICGEN_BOX_HOME/busy/$1"
+  flock --timeout 2 7 || return 4
+  read -r up _ < /proc/uptime
+  printf '%s\n' $((10#${up%.*} + 10#$2)) > "$MUSICGEN_BOX_HOME/busy/$1" # seconds since boot
+}
+
+is_busy() {
+  local file end up
+  read -r up _ < /proc/uptime
+  for file in "$MUSICGEN_BOX_HOME"/busy/*; do
+    end=$(first_line "$file")
+    [[ $end =~ ^[0-9]{1,12}$ ]] && [ "${up%.*}" -lt "$end" ] || continue
+    flock --nonblock --shared "$file" true || return 0
+  done
+  return 1
+}
+
 stays_on="nothing turns this box off; it bills until you stop it"
 
 # --- turns_off: there is an executable that switches this box off

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Switch this box off at its deadline, after too long without a worker, or after too long without progress.
+# Switch this box off at its deadline, after too long without a worker or a job of busy.sh, or after too long without progress.
 #   bash remote/watchdog.sh run       in the foreground: a systemd service, a container's entrypoint
 #   bash remote/watchdog.sh start     the same, detached
 #   bash remote/watchdog.sh status    one line of JSON
@@ -92,6 +92,7 @@ read_progress() {
     fi
   else
     on='' progress_at_ms=$now_ms progress=''
+    if is_busy; then idle_since_ms=$now_ms; fi
   fi
 }
 

@@ -114,6 +114,10 @@ def test_second_install_changes_nothing(installed):
     assert (installed.home / "venv" / "pyvenv.cfg").stat().st_mtime_ns == made
 
 
+def test_install_is_work_for_the_watchdog(installed):
+    assert (installed.home / "busy" / "install").read_text().strip().isdigit()
+
+
 def test_new_pin_is_installed_and_a_dropped_package_goes(installed):
     pin(installed, "songbird==1.0", "torch==2.13.0")
     installed.json("install.sh")

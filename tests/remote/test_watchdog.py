@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -63,6 +64,60 @@ def test_working_box_is_not_idle(guarded, box):
     guarded(**NEVER | {"MUSICGEN_IDLE_LIMIT_S": "1"})
     time.sleep(1.2)
     assert box.status()["running"] and box.calls("off") == []
+
+
+def later(box, *arguments):
+    """Begin a job of busy.sh, and wait until it has begun."""
+    job = subprocess.Popen(
+        [*box.command("busy.sh"), *arguments, "--", "sh", "-c", f"touch {box.home}/begun; exec sleep 60"],
+        env=box.env,
+        start_new_session=True,
+    )
+    until((box.home / "begun").exists)
+    return job
+
+
+@pytest.fixture
+def jobs():
+    running = []
+    yield running
+    for job in running:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def test_box_does_not_go_off_in_the_middle_of_a_job(guarded, box, jobs):
+    jobs.append(later(box, "job", "600"))
+    guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    time.sleep(2)
+    assert box.calls("off") == []
+    os.killpg(jobs[0].pid, signal.SIGKILL)
+    jobs.pop().wait()
+    until(lambda: box.calls("off"))
+    assert set(box.calls("off")) == {"idle"}
+
+
+def test_job_that_hangs_keeps_no_box_on(guarded, box, jobs):
+    jobs.append(later(box, "job", "1"))
+    guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    until(lambda: box.calls("off"))
+    assert jobs[0].poll() is None
+
+
+def test_deadline_wins_over_a_job(guarded, box, jobs):
+    jobs.append(later(box, "job", "600"))
+    arm(box, 1)
+    guarded(**NEVER)
+    until(lambda: box.calls("off"))
+    assert set(box.calls("off")) == {"lifetime"}
+
+
+def test_job_gives_back_its_own_exit_code_and_runs_once_at_a_time(box, jobs):
+    assert box.sh("busy.sh", "job", "60", "--", "sh", "-c", "exit 7").returncode == 7
+    assert box.sh("busy.sh", "job", "--", "true").returncode == 2
+    jobs.append(later(box, "job", "60"))
+    again = box.sh("busy.sh", "job", "60", "--", "true")
+    assert again.returncode == 4 and "job is on already" in again.stderr
 
 
 def test_idle_time_counts_from_the_end_of_the_run(guarded, box):
