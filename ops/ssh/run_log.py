@@ -107,8 +107,12 @@ def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -
             return 0
         code = follow(box, folder, ui.pour, ui.say, offset=at)
     except (NoAnswer, BoxGone) as error:
-        # The run that was followed, if any: the newest in the bucket may be another box's.
+        # The run that was followed or asked for: the newest in the bucket may be another box's.
         run = folder.rpartition("/")[2] or query.run
+        if not run:
+            raise type(error)(
+                f"{error}; the log of a run that is in the bucket: fab logs --run RUN_ID"
+            ) from None
         return _show_from_bucket(settings, error, run, int(query.lines or _LINES))
     except KeyboardInterrupt:
         ui.say("\nstopped following; the worker keeps running (stop it: fab stop)")

@@ -194,8 +194,12 @@ def test_expired_credentials_are_said_and_renewed(whole):
 
 
 def test_logs_of_a_box_that_is_gone_come_from_the_bucket(whole):
-    fab, _, _, _ = whole
-    done = fab("-H", "root@127.0.0.1:1", "logs", "--lines", "5")
+    fab, box, _, _ = whole
+    (run,) = box.root.glob("state/2*")
+    unknown = fab("-H", "root@127.0.0.1:1", "logs")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("error: nothing listens at root@127.0.0.1:1; ")
+    done = fab("-H", "root@127.0.0.1:1", "logs", "--lines", "5", "--run", run.name[-4:])
     assert done.returncode == 0, done.stderr
     assert "the box is gone" in done.stderr
     assert "exit code 0" in done.stderr

@@ -299,8 +299,17 @@ def test_run_that_was_followed_is_shown_when_its_box_goes_and_no_other(
     assert capfdbinary.readouterr().out.decode() == f"the end of {MINE}\n"
 
 
-def test_newest_run_is_shown_where_none_was_followed(place):
-    assert run_log.last_run(place).run_id == OTHER
+def test_box_that_never_answered_shows_no_other_box_s_run(box, tmp_path, place, capfdbinary):
+    settings = Settings.load(env={"MUSICGEN_OUTPUT": place})
+    box.stop()
+    with connected(box, tmp_path) as conn:
+        with pytest.raises(UserError, match=r"nothing listens at .*: fab logs --run RUN_ID"):
+            run_log.show(conn, settings, LogQuery())
+        assert run_log.show(conn, settings, LogQuery(run=MINE)) == 3
+    assert f"the end of {MINE}" in capfdbinary.readouterr().out.decode()
+
+
+def test_run_is_found_by_the_end_of_its_id(place):
     assert run_log.last_run(place, "ab12").exit_code == 3
 
 
