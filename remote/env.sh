@@ -33,8 +33,11 @@ if [ -z "${MUSICGEN_PLATFORM_ENV:-}" ]; then
   [ -r "$MUSICGEN_PLATFORM_ENV" ] || MUSICGEN_PLATFORM_ENV=/proc/1/environ
 fi
 # Not its cache folders (UV_CACHE_DIR, PIP_CACHE_DIR): they are on the slow network volume.
-take_settings "$MUSICGEN_PLATFORM_ENV" '@(RUNPOD_*|MUSICGEN_*|CUDA_*|NVIDIA_*|LD_LIBRARY_PATH)'
+# Nor the pod's API key: only stop_hook.sh takes it, for the executable that switches the box off.
+take_settings "$MUSICGEN_PLATFORM_ENV" '@(RUNPOD_POD_ID|MUSICGEN_*|CUDA_*|NVIDIA_*|LD_LIBRARY_PATH)'
 take_settings "$MUSICGEN_PLATFORM_ENV" '@(UV|PIP)_*@(INDEX*|FIND_LINKS|CONSTRAINT|CERT|HOST)'
+
+unset RUNPOD_API_KEY
 
 # --- the kind of box
 if [ -z "${MUSICGEN_PLATFORM:-}" ]; then

@@ -16,6 +16,7 @@ esac
 if [ ! -x "$hook" ] || [ -d "$hook" ]; then
   fail 2 "there is no executable ${hook:-named by MUSICGEN_STOP_HOOK}; this box stays on and costs money"
 fi
+take_settings "$MUSICGEN_PLATFORM_ENV" 'RUNPOD_*'
 export MUSICGEN_STOP_REASON=${1:?why the box switches off}
 echo "$(utc) $hook ($MUSICGEN_STOP_REASON)"
 timeout 300 "$hook" < /dev/null

@@ -87,13 +87,13 @@ def test_sourcing_says_nothing_and_changes_no_file(platform, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ['export RUNPOD_API_KEY="a$HOME"b$(touch HIT)"\n', 'RUNPOD_API_KEY=a$HOME"b$(touch HIT)\0OTHER=1\0'],
+    ['export MUSICGEN_TEXT="a$HOME"b$(touch HIT)"\n', 'MUSICGEN_TEXT=a$HOME"b$(touch HIT)\0OTHER=1\0'],
     ids=["rp_environment", "environ of process 1"],
 )
 def test_platforms_variables_are_read_as_text(platform, tmp_path, text):
     platform.write_text(text.replace("HIT", str(tmp_path / "hit")))
     env = sourced(platform)
-    assert env["RUNPOD_API_KEY"].startswith('a$HOME"b$(touch ') and "OTHER" not in env
+    assert env["MUSICGEN_TEXT"].startswith('a$HOME"b$(touch ') and "OTHER" not in env
     assert not (tmp_path / "hit").exists()
 
 

@@ -352,3 +352,16 @@ def test_log_ends_with_the_exit_code_and_the_fate_of_the_box(box):
     box.ended()
     last = (box.state / "log").read_text().splitlines()[-1]
     assert last.endswith("the worker ended with exit code 1; this box switches off in 7 s")
+
+
+def test_api_key_of_the_pod_reaches_the_stop_hook_and_neither_worker_nor_tmux(box):
+    Path(box.env["MUSICGEN_PLATFORM_ENV"]).write_text("RUNPOD_POD_ID=pod1\nRUNPOD_API_KEY=planted\n")
+    box.env["RUNPOD_API_KEY"] = "planted"
+    hook = box.hook(body=f'echo "$RUNPOD_API_KEY" > {box.home}/key')
+    box.settings(MUSICGEN_STOP_HOOK=str(hook), MUSICGEN_STOP_GRACE_S="0", MUSICGEN_PLATFORM="other")
+    box.start("exit", "0")
+    until((box.home / "key").exists)
+    until(lambda: (box.home / "key").read_text() == "planted\n")
+    assert "planted" not in (box.state / "seen.json").read_text()
+    shown = subprocess.run(["tmux", "show-environment", "-g"], env=box.env, capture_output=True, text=True)
+    assert "planted" not in shown.stdout
