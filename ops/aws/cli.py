@@ -162,6 +162,7 @@ def show_status(settings: Settings, region: str, *, json: bool) -> bool:
             ui.show(found.leftovers)
     for line in [*found.problems, *found.notes]:
         ui.say(f"warning: {line}")
+    status.arm_again(aws, found.unscheduled, ui.say)
     return not found.wrong
 
 

@@ -76,10 +76,13 @@ def in_region(aws: Aws, region: str, states: Sequence[str] = ALIVE, **tags: str)
     return sorted(found, key=lambda each: (each.launched_at, each.id))
 
 
+# Just after the rent not every part of EC2 knows the machine.
+UNSEEN = ("InvalidInstanceID.NotFound", "InvalidVolume.NotFound")
+
+
 def described(aws: Aws, instance: str) -> dict[str, Any]:
     """EC2's description of an instance; empty while EC2 does not know it yet."""
-    unseen = ("InvalidInstanceID.NotFound",)
-    answer = aws.ask("ec2", "describe_instances", absent=unseen, InstanceIds=[instance])
+    answer = aws.ask("ec2", "describe_instances", absent=UNSEEN, InstanceIds=[instance])
     reservations = answer["Reservations"] if answer else []
     return dict(reservations[0]["Instances"][0]) if reservations else {}
 

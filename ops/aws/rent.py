@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -36,6 +36,7 @@ FRESH_PROFILE = "InvalidIamInstanceProfile"
 _LEAST_TRIES = 3
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Timeouts:
 
 
 TIMEOUTS = Timeouts()
+
+
+def seen(ask: Callable[[], T], timeouts: Timeouts | None = None) -> T:
+    """The answer about a new machine, asked again while it is empty: EC2 may not know it everywhere yet."""
+    limits = timeouts or TIMEOUTS
+    end_s = time.monotonic() + limits.visible
+    while not (answer := ask()) and time.monotonic() < end_s:
+        time.sleep(limits.poll)
+    return answer
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ def name_for(instance: str) -> str:
 
 
 def arm(aws: Aws, instance: str, expires_at: datetime, region: str = "") -> str:
-    """Create the schedule that ends this instance; -> its name. Raises UserError."""
+    """Create the schedule that ends this instance, unless it is there; -> its name. Raises UserError."""
     partition, account = aws.caller.partition, aws.caller.account
     at = (expires_at + AFTER).astimezone(UTC)  # in the scheduler's own format
     aws.act(
         "scheduler",
         "create_schedule",
         region=region,
+        absent=("ConflictException",),
         Name=name_for(instance),
         Description=f"Ends {instance} if it is still there",
         ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",

@@ -125,20 +125,39 @@ class Aws:
             for page in client.get_paginator(operation).paginate(**request):
                 yield from page.get(into, [])
 
-    def act(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
-        """Change something; the intent is in the audit log before it and the result after it."""
-        return self._change(service, operation, region, request, ends=False)
+    def act(
+        self, service: str, operation: str, *, absent: Sequence[str] = (), region: str = "", **request: Any
+    ) -> Any:
+        """Change something; the intent is in the audit log before it and the result after it.
+
+        None if AWS answers with one of the codes in `absent`.
+        """
+        return self._change(service, operation, region, request, absent=absent)
 
     def end(self, service: str, operation: str, *, region: str = "", **request: Any) -> Any:
         """`act` for what ends something that costs money: also when the audit log cannot be written."""
         return self._change(service, operation, region, request, ends=True)
 
-    def _change(self, service: str, operation: str, region: str, request: dict[str, Any], ends: bool) -> Any:
+    def _change(
+        self,
+        service: str,
+        operation: str,
+        region: str,
+        request: dict[str, Any],
+        *,
+        ends: bool = False,
+        absent: Sequence[str] = (),
+    ) -> Any:
         client = self.client(service, region)
         log = self.audit_of_ends if ends else self.audit
         with log.action(f"{service}.{operation}", request, region=region, ends=ends) as done:
             with errors(region or self.region):
-                answer = getattr(client, operation)(**request)
+                try:
+                    answer = getattr(client, operation)(**request)
+                except ClientError as error:
+                    if code_of(error) not in absent:
+                        raise
+                    answer = None
             done(answer)
         return answer
 

@@ -61,7 +61,7 @@ def ensure_budget(aws: Aws) -> None:
     if float(found["BudgetLimit"]["Amount"]) != limit_usd:
         aws.act("budgets", "update_budget", region=REGION, AccountId=account, NewBudget=budget)
     for alert, there in _missing_alerts(aws, email):
-        place = {"AccountId": account, "BudgetName": NAME, "Notification": alert}
+        place: dict[str, Any] = {"AccountId": account, "BudgetName": NAME, "Notification": alert}
         if there:  # an alert has at least one subscriber, so both are deleted
             aws.act("budgets", "delete_notification", region=REGION, **place)
         aws.act("budgets", "create_notification", region=REGION, Subscribers=_subscribers(email), **place)

@@ -1,13 +1,15 @@
 """What this project has in AWS, in every region, and what it costs: machines, and what they left behind.
 
-Changes nothing. Found by tag, so it does not matter who started it and from where.
+Found by tag, so it does not matter who started it and from where. Changes nothing, but `arm_again` creates
+a schedule that a launch could not.
 """
 
 import base64
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from ops.aws import machines, runs, schedule
@@ -23,6 +25,7 @@ from worker.timestamps import parse, stamp
 
 SILENT_S = 180.0  # the worker writes every 5 s
 BOOT_S = 1200.0  # first boot, packages and model included
+COPIED = timedelta(minutes=75)
 ENDED_S = 300.0  # the stop hook comes 60 s after the end
 # Instances on their way out still hold their disks.
 LEAVING = (*machines.ALIVE, "shutting-down")
@@ -45,6 +48,7 @@ class RegionInventory:
     machines: list[Machine]
     leftovers: list[Leftover]
     unanswered: list[str] = field(default_factory=list)
+    scheduled: set[str] | None = None  # machines that a schedule ends; None: not known
     images: list[str] = field(default_factory=list)  # kept by kill-all; each bills its snapshots
 
     @property
@@ -101,7 +105,7 @@ def look(aws: Aws, region: str) -> RegionInventory:
     alive = {machine.id for machine in found}
     here = RegionInventory(found, [])
     parts: dict[str, Callable[[Aws, str, set[str]], Iterator[Leftover]]]
-    parts = {"spot requests": _spot_requests, "volumes": _volumes, "schedules": _schedules}
+    parts = {"spot requests": _spot_requests, "volumes": _volumes}
     try:
         images = list(aws.pages("ec2", "describe_images", "Images", region=region, **_OWN))
         here.images.extend(image["ImageId"] for image in images)
@@ -112,8 +116,12 @@ def look(aws: Aws, region: str) -> RegionInventory:
         try:
             here.leftovers.extend(ask(aws, region, alive))
         except UserError as error:
-            if what != "schedules":  # not every region has the scheduler, and a schedule costs nothing
-                here.unanswered.append(f"could not list the {what} in {region}: {error}")
+            here.unanswered.append(f"could not list the {what} in {region}: {error}")
+    with suppress(UserError):  # not every region has the scheduler, and a schedule costs nothing
+        names = schedule.listed(aws, region)
+        for name in schedule.orphans(names, sorted(alive)):
+            here.leftovers.append(Leftover("schedule", name, region, "its machine has ended"))
+        return replace(here, scheduled={name.removeprefix(schedule.PREFIX) for name in names})
     return here
 
 
@@ -155,11 +163,6 @@ def _snapshots(
         if snapshot["SnapshotId"] not in used:
             detail = f"{snapshot['VolumeSize']} GiB of no image, still billed"
             yield Leftover("snapshot", snapshot["SnapshotId"], region, detail)
-
-
-def _schedules(aws: Aws, region: str, alive: set[str]) -> Iterator[Leftover]:
-    for name in schedule.orphans(schedule.listed(aws, region), sorted(alive)):
-        yield Leftover("schedule", name, region, "its machine has ended")
 
 
 def machine_row(machine: Machine, now: datetime, beat: Status | None) -> MachineRow:
@@ -221,6 +224,7 @@ class FleetStatus:
     problems: list[str]
     n_regions: int  # those that answered
     n_images: int = 0
+    unscheduled: list[Machine] = field(default_factory=list)  # that no schedule ends
     notes: list[str] = field(default_factory=list)  # what to know, but nothing wrong
 
     def rows(self) -> list[dict[str, Any]]:
@@ -247,13 +251,39 @@ class FleetStatus:
 def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> FleetStatus:
     """The state of everything that this project has. What does not answer is reported, not hidden."""
     found = survey(aws, regions)
-    here, leftovers = [], []
+    here, leftovers, unscheduled = [], [], []
     for region in found.answers.values():
         for machine in region.machines:
             if machine.state != "shutting-down":
                 here.append(machine_row(machine, now, _beat(machine, tell)))
+                ends = machine.expires_at and not machine.overdue(now)
+                if ends and region.scheduled is not None and machine.id not in region.scheduled:
+                    unscheduled.append(machine)
         leftovers += region.leftovers
-    return FleetStatus(here, leftovers, problems(found), len(found.answers), n_images(found), found.notes())
+    return FleetStatus(
+        machines=here,
+        leftovers=leftovers,
+        problems=problems(found),
+        n_regions=len(found.answers),
+        n_images=n_images(found),
+        unscheduled=unscheduled,
+        notes=found.notes(),
+    )
+
+
+def arm_again(aws: Aws, unscheduled: Sequence[Machine], tell: Callable[[str], None]) -> None:
+    """Create the schedules that a launch could not; its own timers end a machine all the same."""
+    for machine in unscheduled:
+        if not machine.expires_at:
+            continue
+        # The disk of a build box is copied after its deadline.
+        latest = machine.expires_at + (COPIED if machine.builds_image else timedelta())
+        try:
+            schedule.arm(aws, machine.id, latest, machine.region)
+        except UserError as error:
+            tell(f"warning: no EventBridge schedule ends {machine.id} ({error}); run: inv setup")
+        else:
+            tell(f"armed the EventBridge schedule that ends {machine.id}")
 
 
 def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:

@@ -94,9 +94,10 @@ class ImageBuild:
     def _keep_disk(self, box: str) -> None:
         """Until now its shutdown terminates it: a builder killed before the schedule leaves nothing."""
         behaviour = {"Value": "stop"}  # an image is made of a stopped machine
-        self._aws.act(
-            "ec2", "modify_instance_attribute", InstanceId=box, InstanceInitiatedShutdownBehavior=behaviour
-        )
+        request: dict[str, Any] = {"InstanceId": box, "InstanceInitiatedShutdownBehavior": behaviour}
+        unseen = machines.UNSEEN
+        if not rent.seen(lambda: self._aws.act("ec2", "modify_instance_attribute", absent=unseen, **request)):
+            raise UserError(f"EC2 does not show {box} after it was rented; it was ended, run it again")
 
     def _await_stopped(self, box: str) -> None:
         started_s, said = time.monotonic(), ""

@@ -87,8 +87,11 @@ def carry_out(
                 launch.refuse_younger(machine, {known.id for known in there})
         except _OlderLaunch as older:
             return LaunchResult(None, older.machines)
-        launch.arm_schedule(machine)
-        return LaunchResult(launch.checked(launch.running(machine)))
+        armed = launch.arm_schedule(machine, last=False)
+        machine = launch.checked(launch.running(machine))
+        if not armed:  # EventBridge sees a new role some seconds after IAM has made it
+            launch.arm_schedule(machine, last=True)
+        return LaunchResult(machine)
 
 
 def dry_run(aws: Aws, plan: LaunchPlan, tell: Tell) -> None:
@@ -181,15 +184,18 @@ class _Launch:
             self._tell(f"another launch was first; ending {machine.id}")
             raise _OlderLaunch(older)
 
-    def arm_schedule(self, machine: Machine) -> None:
+    def arm_schedule(self, machine: Machine, *, last: bool) -> bool:
         """The safeguard outside of the machine. Its own timers work without it: a failure is a warning."""
         try:
             schedule.arm(self._aws, machine.id, self._plan.boot.expires_at)
         except UserError as error:
-            self._tell(
-                f"warning: no EventBridge schedule ends the machine ({error}); its own timers still do, "
-                "and `inv setup` repairs this"
-            )
+            if last:
+                self._tell(
+                    f"warning: no EventBridge schedule ends the machine ({error}); its own timers still do, "
+                    "and `inv status` tries again (`inv setup` makes its role)"
+                )
+            return False
+        return True
 
     def running(self, machine: Machine) -> Machine:
         """Wait until it runs. Raises UserError if it does not start."""
@@ -208,7 +214,7 @@ class _Launch:
 
     def checked(self, machine: Machine) -> Machine:
         """The machine itself if it is what was asked for. Raises UserError otherwise."""
-        wrong = verify.wrong(self._aws, self._plan, machine)
+        wrong = verify.wrong(self._aws, self._plan, machine, self._timeouts)
         if wrong:
             raise UserError(f"{machine.id} is not what was asked for ({'; '.join(wrong)}); it was ended")
         return machine

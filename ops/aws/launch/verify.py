@@ -6,12 +6,15 @@ EC2 may ignore a part of a request, and prices move. Changes nothing.
 from ops.aws import machines, prices
 from ops.aws.launch.plan import LaunchPlan
 from ops.aws.machines import Machine
+from ops.aws.rent import Timeouts, seen
 from ops.aws.session import Aws
 
 
-def wrong(aws: Aws, plan: LaunchPlan, machine: Machine) -> list[str]:
-    """What differs from the plan; empty if nothing does."""
-    found = machines.described(aws, machine.id)
+def wrong(aws: Aws, plan: LaunchPlan, machine: Machine, timeouts: Timeouts) -> list[str]:
+    """What differs from the plan; empty if nothing does. What EC2 does not know yet is asked again."""
+    found = seen(lambda: machines.described(aws, machine.id), timeouts)
+    if not found:
+        return ["EC2 does not show it"]
     differs = []
     if machine.spot != plan.spot:
         differs.append("it is on-demand, not spot" if plan.spot else "it is spot, not on-demand")
@@ -21,22 +24,21 @@ def wrong(aws: Aws, plan: LaunchPlan, machine: Machine) -> list[str]:
         differs.append("it has no instance profile")
     if found.get("MetadataOptions", {}).get("HttpTokens") != "required":
         differs.append("its metadata needs no token")
-    behaviour = aws.ask(
-        "ec2",
-        "describe_instance_attribute",
-        InstanceId=machine.id,
-        Attribute="instanceInitiatedShutdownBehavior",
-    )["InstanceInitiatedShutdownBehavior"]["Value"]
-    if behaviour != "terminate":
+    attribute = {"InstanceId": machine.id, "Attribute": "instanceInitiatedShutdownBehavior"}
+    unseen = machines.UNSEEN
+    shutdown = seen(
+        lambda: aws.ask("ec2", "describe_instance_attribute", absent=unseen, **attribute), timeouts
+    )
+    if not shutdown or shutdown["InstanceInitiatedShutdownBehavior"]["Value"] != "terminate":
         differs.append("a shutdown would not end it")
     disks = [disk["Ebs"] for disk in found.get("BlockDeviceMappings", []) if "Ebs" in disk]
     if not disks or not all(disk["DeleteOnTermination"] for disk in disks):
         differs.append("its disk would stay and cost money")
     volumes = [disk["VolumeId"] for disk in disks]
-    if volumes and not all(
-        volume["Encrypted"] for volume in aws.ask("ec2", "describe_volumes", VolumeIds=volumes)["Volumes"]
-    ):
-        differs.append("its disk is not encrypted")
+    if volumes:
+        answer = seen(lambda: aws.ask("ec2", "describe_volumes", absent=unseen, VolumeIds=volumes), timeouts)
+        if not answer or not all(volume["Encrypted"] for volume in answer["Volumes"]):
+            differs.append("its disk is not encrypted")
     if plan.spot:
         now = prices.spot_now(aws, machine.instance_type, machine.zone)
         if now is not None and now > plan.cap_usd:

@@ -518,3 +518,22 @@ def test_without_a_list_of_regions_every_known_one_is_asked(account, inv, machin
 def test_a_misspelt_region_is_bad_input(account, inv):
     done = inv("kill-all", "--yes", "--region", "us-esat-1")
     assert done.code == 2 and "no region us-esat-1 in this account; it has us-east-1" in done.err
+
+
+# --- a schedule that the launch could not create
+
+
+def test_status_arms_a_missing_schedule_once(account, inv, machine):
+    rented = machine("eu-west-1", ExpiresAt=at(1))
+    assert f"armed the EventBridge schedule that ends {rented}" in inv("status").err
+    assert "armed" not in inv("status").err
+    (made,) = boto3.client("scheduler", region_name="eu-west-1").list_schedules()["Schedules"]
+    assert made["Name"] == f"musicgen-{rented}"
+
+
+def test_status_without_the_right_to_arm_warns_and_shows(account, inv, machine):
+    account.refuse_always("CreateSchedule", "AccessDeniedException", 403)
+    rented = machine(ExpiresAt=at(1))
+    done = inv("status")
+    assert (done.code, rented in done.out) == (0, True)
+    assert f"warning: no EventBridge schedule ends {rented}" in done.err

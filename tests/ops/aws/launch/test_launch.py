@@ -676,3 +676,26 @@ def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rented, told):
         rented()
     assert f"WARNING: {account.alive()[0]} may still be running" in str(told)
     assert "inv kill-all" in str(told)
+
+
+# --- a machine that not all of EC2 knows yet
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("DescribeInstanceAttribute", "InvalidInstanceID.NotFound"),
+        ("DescribeVolumes", "InvalidVolume.NotFound"),
+    ],
+)
+def test_machine_that_ec2_does_not_know_everywhere_yet_is_kept(account, rented, action, code):
+    account.fail(action, code)
+    machine = rented().started
+    assert account.alive() == [machine.id]
+
+
+def test_schedule_of_a_fresh_role_is_armed_at_the_second_try(account, rented, told):
+    account.fail("CreateSchedule", "ValidationException")
+    machine = rented().started
+    (made,) = boto3.client("scheduler").list_schedules()["Schedules"]
+    assert made["Name"] == f"musicgen-{machine.id}" and "warning" not in str(told)
