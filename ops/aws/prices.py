@@ -16,8 +16,8 @@ from ops.aws.session import Aws
 from worker.errors import UserError
 from worker.timestamps import stamp
 
-# Amazon's Price List answers only in a few regions, for all of them.
-PRICE_LIST_REGION = "us-east-1"
+# Amazon's Price List answers only in a few regions, for all of their partition.
+PRICE_LIST_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-northwest-1"}
 BLOCKS = "▁▂▃▄▅▆▇█"
 _LETTERS = "_.-=+*%#"  # the same heights for a console that lacks the blocks
 _CHART_COLUMNS = 48
@@ -201,9 +201,10 @@ def on_demand(aws: Aws, instance_type: str, region: str) -> float | None:
         "capacitystatus": "Used",
     }
     filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
-    answer = aws.ask(
-        "pricing", "get_products", region=PRICE_LIST_REGION, ServiceCode="AmazonEC2", Filters=filters
-    )
+    where = PRICE_LIST_REGIONS.get(aws.partition_of(region))
+    if not where:  # the US government's regions have no price list of their own
+        return None
+    answer = aws.ask("pricing", "get_products", region=where, ServiceCode="AmazonEC2", Filters=filters)
     prices = [usd for product in answer["PriceList"] if (usd := _hourly(json.loads(product)))]
     return min(prices, default=None)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, UnknownRegionError
 
 from ops.audit import AuditLog
 from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
@@ -96,6 +96,14 @@ class Aws:
                             "or AWS_MAX_ATTEMPTS"
                         ) from None
             return self._clients[key]
+
+    def partition_of(self, region: str) -> str:
+        """The partition of a region: `aws`, `aws-cn`, `aws-us-gov`."""
+        with self._lock:
+            try:
+                return str(self._session.get_partition_for_region(region))
+            except UnknownRegionError:
+                return "aws"
 
     def known_regions(self) -> list[str]:
         """The regions that boto3 knows, in every partition, whether this account may use them or not."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ops.aws.account.step import ABSENT, Step, step
 from ops.aws.session import Aws
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 
 NAME = "musicgen-budget"
 REGION = "us-east-1"  # the only one with Budgets
@@ -22,7 +22,16 @@ def budget_step(aws: Aws) -> Step:
     email, limit_usd = _wanted(aws)
     thing = f"budget {NAME}"
     if not email:
-        return Step(thing, ABSENT if not _budget(aws) else "there", "no alert: set MUSICGEN_BUDGET_EMAIL")
+        return Step(thing, "not asked for", "no alert: set MUSICGEN_BUDGET_EMAIL")
+    try:
+        return _email_step(aws, thing, email, limit_usd)
+    except UserError as error:  # an alert is not worth a setup
+        return Step(thing, f"not known: {error}", f"left as it is; an alert to {email}")
+
+
+def _email_step(aws: Aws, thing: str, email: str, limit_usd: float) -> Step:
+    if aws.caller.partition != "aws":
+        return Step(thing, f"not in {aws.caller.partition}", "set an alert in the console of your account")
     wanted = f"${limit_usd:g} a month, e-mail to {email}"
     found = _budget(aws)
     if not found:
@@ -69,8 +78,13 @@ def ensure_budget(aws: Aws) -> None:
 
 def budget_removal(aws: Aws) -> Step | None:
     """The removal of the budget, which setup knows by its name."""
-    if not _budget(aws):
+    if aws.caller.partition != "aws":
         return None
+    try:
+        if not _budget(aws):
+            return None
+    except UserError as error:
+        return Step(f"budget {NAME}", f"not known: {error}", "left as it is")
     return Step(
         f"budget {NAME}",
         "there",

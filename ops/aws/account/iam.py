@@ -44,7 +44,12 @@ def wanted_roles(aws: Aws, bucket: str, prefix: str = "") -> list[Role]:
     work = policies.worker(bucket, prefix, partition)
     me = principal(aws)
     return [
-        Role(WORKER_ROLE, "MusicGen worker on EC2", policies.service_trust("ec2.amazonaws.com"), work),
+        Role(
+            WORKER_ROLE,
+            "MusicGen worker on EC2",
+            policies.service_trust(policies.ec2_service(partition)),
+            work,
+        ),
         Role(POD_ROLE, "MusicGen worker elsewhere", policies.caller_trust(me), work, MAX_SESSION_S),
         Role(
             SCHEDULER_ROLE,

@@ -56,6 +56,11 @@ def service_trust(service: str, account: str = "") -> Policy:
     return policy(statement)
 
 
+def ec2_service(partition: str = "aws") -> str:
+    """EC2's name where roles are trusted and passed; China's has its own."""
+    return "ec2.amazonaws.com.cn" if partition == "aws-cn" else "ec2.amazonaws.com"
+
+
 def caller_trust(arn: str) -> Policy:
     """A role that one user or role of the account assumes."""
     return policy({"Effect": "Allow", "Principal": {"AWS": arn}, "Action": "sts:AssumeRole"})
@@ -162,7 +167,7 @@ def operator(partition: str = "aws") -> Policy:
         allow("iam:PassRole", roles)
         | {
             "Condition": {
-                "StringEquals": {"iam:PassedToService": ["ec2.amazonaws.com", "scheduler.amazonaws.com"]}
+                "StringEquals": {"iam:PassedToService": [ec2_service(partition), "scheduler.amazonaws.com"]}
             }
         },
         allow("iam:CreateServiceLinkedRole", f"{arn}:iam::*:role/aws-service-role/spot.amazonaws.com/*")

@@ -5,6 +5,7 @@ It holds for all zones; only AWS can raise it.
 """
 
 import re
+from collections.abc import Callable
 
 from ops.aws.account.step import Step
 from ops.aws.errors import QUOTA_LINK
@@ -20,17 +21,21 @@ def is_counted(instance_type: str) -> bool:
     return bool(_COUNTED.match(instance_type))
 
 
-def spot_vcpus(aws: Aws, region: str = "") -> float | None:
-    """The limit; None if these credentials may not read it, or the service does not know it."""
-    absent = ("NoSuchResourceException", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
-    found = aws.ask(
-        "service-quotas",
-        "get_service_quota",
-        region=region,
-        absent=absent,
-        ServiceCode="ec2",
-        QuotaCode=SPOT_G,
-    )
+def spot_vcpus(aws: Aws, region: str = "", tell: Callable[[str], None] | None = None) -> float | None:
+    """The limit; None, and a warning, if AWS does not tell it: EC2 itself refuses what is over it."""
+    try:
+        found = aws.ask(
+            "service-quotas",
+            "get_service_quota",
+            region=region,
+            absent=("NoSuchResourceException",),
+            ServiceCode="ec2",
+            QuotaCode=SPOT_G,
+        )
+    except UserError as error:
+        if tell is not None:
+            tell(f"warning: the account's limit is not known, so it is not checked: {error}")
+        return None
     return float(found["Quota"]["Value"]) if found else None
 
 

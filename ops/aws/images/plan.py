@@ -17,6 +17,7 @@ from ops.aws.rent import MachineRequest
 from ops.aws.session import Aws
 from ops.aws.user_data import with_values
 from worker.amounts import usd
+from worker.errors import UserError
 from worker.timestamps import compact, new_run_id
 
 BUILD_LIMIT_MIN = 90
@@ -112,7 +113,7 @@ def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:
         run_id=new_run_id(now),
         expires_at=now + timedelta(minutes=BUILD_LIMIT_MIN),
         launched_by=aws.caller.arn,
-        hourly_usd=prices.on_demand(aws, instance_type, aws.region),
+        hourly_usd=_hourly_usd(aws, instance_type),
         image=ami,
         root_device=root_device,
         disk_gib=(size_gib or _BASE_GIB) + registry.INSTALL_GIB,
@@ -120,6 +121,14 @@ def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:
         profile=aws.settings.instance_profile,
         user_data="",
     )
+
+
+def _hourly_usd(aws: Aws, instance_type: str) -> float | None:
+    """The price of the build box; None, shown as not known, if the price list does not answer."""
+    try:
+        return prices.on_demand(aws, instance_type, aws.region)
+    except UserError:
+        return None
 
 
 def _has_gpu(aws: Aws, instance_type: str) -> bool:

@@ -198,7 +198,7 @@ def _types(aws: Aws, options: LaunchOptions, tell: Tell) -> list[str]:
     if unknown := [name for name in wanted if name not in needs]:
         raise BadInput(f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES")
     counted = [] if options.on_demand else [name for name in wanted if quota.is_counted(name)]
-    limit = quota.spot_vcpus(aws) if counted else None
+    limit = quota.spot_vcpus(aws, tell=tell) if counted else None
     large = [name for name in counted if limit is not None and needs[name] > limit]
     if large == wanted:
         quota.refuse_if_short(aws, min(needs.values()))

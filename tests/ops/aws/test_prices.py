@@ -147,3 +147,10 @@ def test_a_span_that_is_none_is_bad_input():
     for wrong in ("7", "d", "0d", "-1h", "1e3d", "99999d"):
         with pytest.raises(BadInput, match="--history"):
             durations.parse(wrong, "--history")
+
+
+def test_price_list_is_asked_in_the_region_s_own_partition(us, account):
+    account.calls.clear()
+    prices.on_demand(us, "g4dn.xlarge", "cn-north-1")
+    assert prices.on_demand(us, "g4dn.xlarge", "us-gov-west-1") is None
+    assert [call.region for call in account.calls] == ["cn-northwest-1"]

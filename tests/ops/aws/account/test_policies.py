@@ -200,3 +200,8 @@ def called():
     # The names of operations as botocore has them: `describe_vpcs` is DescribeVpcs, ListObjectsV2 ends in V2.
     names = {f"{prefixes.get(s, s)}:{''.join(word.title() for word in o.split('_'))}" for s, o in calls}
     return {IAM_ACTIONS.get(name, name) for name in names if not name.endswith((":GetPaginator", ":Meta"))}
+
+
+def test_china_s_ec2_has_its_own_name_and_no_arn_is_of_another_partition():
+    text = json.dumps(policies.operator("aws-cn"))
+    assert "ec2.amazonaws.com.cn" in text and "arn:aws:" not in text

@@ -568,3 +568,16 @@ def test_inv_setup_with_wrong_keys_is_2_in_one_line(bare, inv):
 def test_inv_image_without_a_bucket_is_2(bare, inv):
     done = inv("image", "--dry-run")
     assert (done.code, done.err.startswith("error: MUSICGEN_S3_BUCKET is not set")) == (2, True)
+
+
+# --- optional services
+
+
+@pytest.mark.parametrize("action", ["DescribeBudget", "GetServiceQuota"])
+@pytest.mark.parametrize("email", ["me@example.com", ""])
+def test_optional_service_without_an_answer_stops_no_setup(bare, action, email):
+    bare.fake.refuse_always(action, "AccessDeniedException")
+    us = bare(MUSICGEN_BUDGET_EMAIL=email)
+    setup.carry_out(setup.plan(us, "musicgen-batch-output-x"), lambda line: None)
+    assert any("not known" in step.now for step in setup.plan(us, "musicgen-batch-output-x")) or not email
+    setup.carry_out(setup.removal(us), lambda line: None)

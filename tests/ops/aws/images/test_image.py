@@ -442,3 +442,8 @@ def test_damaged_record_is_bad_input(images_json, text):
 
 def test_limits_outlast_the_box_s_own():
     assert build.IMAGE_LIMIT_S >= 40 * 60 and BUILD_LIMIT_MIN >= 30
+
+
+def test_price_list_without_an_answer_stops_no_plan(us, account):
+    account.refuse_always("GetProducts", "AccessDeniedException")
+    assert "price not known" in str(plan_image(us, ROOT, NOW).rows())

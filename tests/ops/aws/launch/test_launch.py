@@ -699,3 +699,8 @@ def test_schedule_of_a_fresh_role_is_armed_at_the_second_try(account, rented, to
     machine = rented().started
     (made,) = boto3.client("scheduler").list_schedules()["Schedules"]
     assert made["Name"] == f"musicgen-{machine.id}" and "warning" not in str(told)
+
+
+def test_quota_without_an_answer_is_a_warning(account, plan, told):
+    account.refuse_always("GetServiceQuota", "AccessDeniedException")
+    assert plan().candidates and "limit is not known" in str(told)
