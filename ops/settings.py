@@ -153,6 +153,11 @@ class Settings:
         8.0,
         "hours after which a rented machine ends in any case; 0 over SSH: no deadline",
     )
+    subnet_id: str | None = row(
+        "MUSICGEN_SUBNET_ID",
+        None,
+        "a subnet of your own for EC2 machines, which must reach the internet; empty: the default VPC's",
+    )
     disk_gib: int | None = row(
         "MUSICGEN_DISK_GIB", None, "disk of a rented EC2 machine in GiB; empty: 20 more than its image"
     )

@@ -82,6 +82,7 @@ class MachineRequest:
     output: str = ""  # s3:// address of its songs
     key_name: str = ""
     subnet: str = ""  # empty: EC2 chooses, in the default VPC
+    public_address: bool = True  # False: as the subnet has it
     group: str = ""
     max_price_usd: float | None = None  # None: on-demand
 
@@ -116,10 +117,15 @@ class MachineRequest:
         }
         if self.key_name:
             request["KeyName"] = self.key_name
+        # A default subnet may have been set to give none, and without one a machine reaches nothing.
+        card: dict[str, Any] = {"DeviceIndex": 0, "DeleteOnTermination": True}
+        if self.public_address:
+            card["AssociatePublicIpAddress"] = True
         if self.subnet:
-            request["SubnetId"] = self.subnet
+            card["SubnetId"] = self.subnet
         if self.group:
-            request["SecurityGroupIds"] = [self.group]
+            card["Groups"] = [self.group]
+        request["NetworkInterfaces"] = [card]
         if spot:
             request["InstanceMarketOptions"] = {
                 "MarketType": "spot",

@@ -74,14 +74,14 @@ def _network(text: str) -> str:
 
 
 def group_id(aws: Aws) -> str | None:
-    """The id of this project's security group in the default VPC, if there is one."""
-    found = _group(aws, _default_vpc(aws))
+    """The id of this project's security group in the machines' VPC, if there is one."""
+    found = _group(aws, _vpc(aws))
     return str(found["GroupId"]) if found else None
 
 
 def group_step(aws: Aws, source: SshSource) -> Step:
     """What is missing: the group, or the right address; other rules are only shown."""
-    vpc = _default_vpc(aws)
+    vpc = _vpc(aws)
     found = _group(aws, vpc)
     wanted = f"SSH from {source.cidr}" if source.cidr else f"no access ({source.why})"
     drift = []
@@ -102,7 +102,7 @@ def group_step(aws: Aws, source: SshSource) -> Step:
 
 def ensure_group(aws: Aws, source: SshSource) -> str:
     """The id of the security group, created if necessary, with access for the wanted source alone."""
-    vpc = _default_vpc(aws)
+    vpc = _vpc(aws)
     found = _group(aws, vpc)
     if found is None:
         made = aws.act(
@@ -137,7 +137,7 @@ def ensure_group(aws: Aws, source: SshSource) -> str:
 
 def group_removal(aws: Aws) -> Step | None:
     """The removal of the security group, if setup created it."""
-    vpc = _find_default_vpc(aws)
+    vpc = _find_vpc(aws)
     found = _group(aws, vpc) if vpc else None
     if not found:
         return None
@@ -196,8 +196,14 @@ def _permission(cidr: str, describe: bool) -> dict[str, Any]:
 
 
 def subnets(aws: Aws, region: str = "") -> dict[str, str]:
-    """zone -> the subnet of the default VPC in it. Nothing can be rented in a zone without one."""
-    vpc = _default_vpc(aws, region)
+    """zone -> the subnet of the default VPC in it, or MUSICGEN_SUBNET_ID alone.
+
+    Nothing can be rented in a zone without one.
+    """
+    if aws.settings.subnet_id:
+        own = _own_subnet(aws, region)
+        return {own["AvailabilityZone"]: own["SubnetId"]}
+    vpc = _vpc(aws, region)
     found = aws.pages(
         "ec2",
         "describe_subnets",
@@ -205,22 +211,34 @@ def subnets(aws: Aws, region: str = "") -> dict[str, str]:
         region=region,
         Filters=[{"Name": "vpc-id", "Values": [vpc]}, {"Name": "state", "Values": ["available"]}],
     )
-    # A zone's default subnet last, so that it wins: it gives public addresses.
+    # A zone's default subnet last, so that it wins: it is routed to the internet.
     ordered = sorted(found, key=lambda subnet: (bool(subnet.get("DefaultForAz")), subnet["SubnetId"]))
     return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in ordered}
 
 
-def _default_vpc(aws: Aws, region: str = "") -> str:
-    found = _find_default_vpc(aws, region)
+def _own_subnet(aws: Aws, region: str = "") -> dict[str, Any]:
+    unknown = ("InvalidSubnetID.NotFound", "InvalidSubnetID.Malformed")
+    subnet = aws.settings.subnet_id
+    found = aws.ask("ec2", "describe_subnets", absent=unknown, region=region, SubnetIds=[subnet])
+    if not found or not found["Subnets"]:
+        raise BadInput(f"{region or aws.region} has no subnet {subnet}; correct MUSICGEN_SUBNET_ID")
+    return dict(found["Subnets"][0])
+
+
+def _vpc(aws: Aws, region: str = "") -> str:
+    found = _find_vpc(aws, region)
     if not found:
         raise UserError(
             f"region {region or aws.region} has no default VPC; create one "
-            "(`aws ec2 create-default-vpc`) or choose another AWS_DEFAULT_REGION"
+            "(`aws ec2 create-default-vpc`), set MUSICGEN_SUBNET_ID, or choose another AWS_DEFAULT_REGION"
         )
     return found
 
 
-def _find_default_vpc(aws: Aws, region: str = "") -> str | None:
+def _find_vpc(aws: Aws, region: str = "") -> str | None:
+    """The VPC of MUSICGEN_SUBNET_ID, else the default one."""
+    if aws.settings.subnet_id:
+        return str(_own_subnet(aws, region)["VpcId"])
     filters = [{"Name": "is-default", "Values": ["true"]}]
     found = aws.ask("ec2", "describe_vpcs", region=region, Filters=filters)["Vpcs"]
     return str(found[0]["VpcId"]) if found else None

@@ -120,6 +120,8 @@ def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:
         instance_type=instance_type,
         profile=aws.settings.instance_profile,
         user_data="",
+        subnet=aws.settings.subnet_id or "",
+        public_address=not aws.settings.subnet_id,
     )
 
 

@@ -127,6 +127,7 @@ class LaunchPlan:
             output=self.output,
             key_name=self.prerequisites.key_name,
             subnet=candidate.subnet,
+            public_address=self.prerequisites.public_address,
             group=self.prerequisites.group or "",
             max_price_usd=self.cap_usd if self.spot else None,
         )

@@ -29,6 +29,7 @@ class Prerequisites:
     group: str | None  # None: launch creates it
     key_name: str
     subnets: Mapping[str, str]  # zone -> subnet
+    public_address: bool = True  # False: an own subnet decides
     image_note: str = ""  # what to know of an image that is AWS's
 
 
@@ -75,6 +76,7 @@ def look_up(aws: Aws, bucket: str) -> Prerequisites:
         group=group,
         key_name=key,
         subnets=subnets,
+        public_address=not settings.subnet_id,
         image_note=note,
     )
 

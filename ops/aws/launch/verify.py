@@ -20,6 +20,10 @@ def wrong(aws: Aws, plan: LaunchPlan, machine: Machine, timeouts: Timeouts) -> l
         differs.append("it is on-demand, not spot" if plan.spot else "it is spot, not on-demand")
     if machine.expires_at is None or machine.run_id != plan.boot.run_id:
         differs.append("its tags are missing")
+    if plan.prerequisites.public_address and not (
+        machine.address or seen(lambda: machines.described(aws, machine.id).get("PublicIpAddress"), timeouts)
+    ):
+        differs.append("it has no public address, so it reaches nothing: set MUSICGEN_SUBNET_ID")
     if not found.get("IamInstanceProfile"):
         differs.append("it has no instance profile")
     if found.get("MetadataOptions", {}).get("HttpTokens") != "required":

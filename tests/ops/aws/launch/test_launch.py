@@ -117,7 +117,7 @@ def test_the_lifetime_is_counted_from_the_launch_and_not_from_the_plan(launched)
 
 def test_security_group_and_key_pair_are_those_of_setup(launched):
     assert launched.sent["KeyName"] == "musicgen-worker"
-    assert launched.sent["SecurityGroupId.1"].startswith("sg-")
+    assert launched.sent["NetworkInterface.1.SecurityGroupId.1"].startswith("sg-")
 
 
 def test_nothing_secret_is_sent_with_the_machine(launched):
@@ -487,7 +487,7 @@ def test_a_missing_firewall_is_made_for_our_address_alone(account, us, told, mon
     assert ec2.describe_security_groups(Filters=named)["SecurityGroups"] == []
     assert launch.carry_out(mine, planned, False, told).started
     (made,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
-    assert requests(account)[0]["SecurityGroupId.1"] == made["GroupId"]
+    assert requests(account)[0]["NetworkInterface.1.SecurityGroupId.1"] == made["GroupId"]
     assert [r["CidrIp"] for rule in made["IpPermissions"] for r in rule["IpRanges"]] == ["203.0.113.7/32"]
 
 
@@ -704,3 +704,44 @@ def test_schedule_of_a_fresh_role_is_armed_at_the_second_try(account, rented, to
 def test_quota_without_an_answer_is_a_warning(account, plan, told):
     account.refuse_always("GetServiceQuota", "AccessDeniedException")
     assert plan().candidates and "limit is not known" in str(told)
+
+
+# --- the network
+
+
+def test_public_address_is_asked_for_in_the_request(account, rented):
+    ec2 = boto3.client("ec2")
+    for subnet in ec2.describe_subnets()["Subnets"]:
+        ec2.modify_subnet_attribute(SubnetId=subnet["SubnetId"], MapPublicIpOnLaunch={"Value": False})
+    assert rented().started.address
+    (sent,) = requests(account)
+    assert sent["NetworkInterface.1.AssociatePublicIpAddress"] == "true"
+
+
+def test_machine_without_a_public_address_is_ended(account, rented, monkeypatch):
+    monkeypatch.setattr(rent, "TIMEOUTS", replace(QUICK, visible=0.1))
+    account.ignored = {"NetworkInterface.1.AssociatePublicIpAddress"}
+    ec2 = boto3.client("ec2")
+    for subnet in ec2.describe_subnets()["Subnets"]:
+        ec2.modify_subnet_attribute(SubnetId=subnet["SubnetId"], MapPublicIpOnLaunch={"Value": False})
+    with pytest.raises(UserError, match="no public address, so it reaches nothing"):
+        rented()
+    assert account.alive() == []
+
+
+def test_own_subnet_is_the_only_one_and_decides_on_the_address(account, told, monkeypatch):
+    ec2 = boto3.client("ec2")
+    own = ec2.describe_subnets()["Subnets"][0]
+    monkeypatch.setenv("MUSICGEN_SUBNET_ID", own["SubnetId"])
+    us = Aws(Settings.load(), task="test")
+    plan = prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told).plan
+    assert {candidate.subnet for candidate in plan.candidates} == {own["SubnetId"]}
+    (card,) = plan.machine(plan.candidates[0]).to_ec2()["NetworkInterfaces"]
+    assert card["SubnetId"] == own["SubnetId"] and "AssociatePublicIpAddress" not in card
+
+
+def test_unknown_own_subnet_is_bad_input(account, told, monkeypatch):
+    monkeypatch.setenv("MUSICGEN_SUBNET_ID", "subnet-0123")
+    us = Aws(Settings.load(), task="test")
+    with pytest.raises(BadInput, match="no subnet subnet-0123; correct MUSICGEN_SUBNET_ID"):
+        prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told)
