@@ -23,7 +23,8 @@ def _like(code: str) -> list[str]:
 # The same request may succeed soon, or may have succeeded although its answer is this.
 AGAIN = frozenset(_like("SlowDown"))
 
-QUOTA_LINK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF"
+SPOT_QUOTA, ON_DEMAND_QUOTA = "L-3819A6DF", "L-DB2E81BA"  # virtual CPUs of G and VT machines
+QUOTAS = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/"
 
 _KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 NO_KEYS = "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env, or AWS_PROFILE"
@@ -34,9 +35,10 @@ _DENIED = (
 _CLOSED = "a policy of the organisation or account explicitly denies {action} in {region}; ask who manages it"
 _REGION = "AWS has nothing like this in region {region} ({code}); correct AWS_DEFAULT_REGION"
 _BUSY = "AWS is busy or limits these calls ({code} for {action}); wait a minute and run it again"
-_QUOTA = (
-    "the account's limit for spot GPU machines in {region} is reached or 0 ({code}); "
-    f"ask for more of L-3819A6DF at {QUOTA_LINK}"
+_QUOTA, _ON_DEMAND = (
+    f"the account's limit for {kind} GPU machines in {{region}} is reached or 0 ({{code}}); "
+    f"ask for more of {quota} at {QUOTAS}{quota}"
+    for kind, quota in (("spot", SPOT_QUOTA), ("on-demand", ON_DEMAND_QUOTA))
 )
 _CAPACITY = (
     "AWS has no free machine of this kind in {region} ({code}); "
@@ -71,6 +73,11 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidClientTokenId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "UnrecognizedClientException": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "SignatureDoesNotMatch": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
+    "InvalidSignatureException": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
+    "CredentialProcessFailed": (  # not a code of AWS: see explained
+        BadInput,
+        "the credential_process of the AWS profile failed; run its command by hand and correct it",
+    ),
     "AuthFailure": (
         BadInput,
         f"AWS does not accept these credentials in {{region}} (is the region enabled?); "
@@ -90,8 +97,8 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidRegionError": (BadInput, "AWS_DEFAULT_REGION is not a region; write it like us-east-1"),
     "301": (BadInput, _REGION),
     "MaxSpotInstanceCountExceeded": (UserError, _QUOTA),
-    "VcpuLimitExceeded": (UserError, _QUOTA),
-    "InstanceLimitExceeded": (UserError, _QUOTA),
+    "VcpuLimitExceeded": (UserError, _ON_DEMAND),
+    "InstanceLimitExceeded": (UserError, _ON_DEMAND),
     "SpotMaxPriceTooLow": (
         UserError,
         "the maximum price is below the current spot price; raise MUSICGEN_MAX_PRICE "
@@ -164,8 +171,13 @@ def explained(error: Exception, region: str = "") -> UserError:
         refused = _REFUSED_ACTION.search(message)
         action = refused[1] if refused else action
         action = IAM_ACTIONS.get(action, action)
+        if "Signature" in message and ("expired" in message or "not yet current" in message):
+            names.insert(0, "RequestTimeTooSkewed")
         if "explicit deny" in message:
             names.insert(0, "ExplicitDeny")
+    # What the program printed may hold a key, so it is not repeated.
+    if getattr(error, "kwargs", {}).get("provider") == "custom-process":
+        names.insert(0, "CredentialProcessFailed")
     kind, text = next(ERRORS[name] for name in names if name in ERRORS)
     message = " ".join(message.split()).rstrip(".")
     return kind(text.format(action=action, region=region or "this region", code=names[0], message=message))

@@ -42,6 +42,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 IMAGE = "ami-12c6146b"  # the one machine image of every region
 SPOT_QUOTA = "L-3819A6DF"  # All G and VT Spot Instance Requests, in vCPUs
+ON_DEMAND_QUOTA = "L-DB2E81BA"  # Running On-Demand G and VT instances
 VCPUS = {"g4dn.xlarge": 4, "g4dn.2xlarge": 8, "g5.xlarge": 4, "g6.xlarge": 4}
 LIVE = {"pending", "running", "stopping", "stopped"}
 WHERE = ("SubnetId", "Placement.AvailabilityZone", "NetworkInterface.1.SubnetId")
@@ -112,7 +113,9 @@ class Aws:
     prices: dict[tuple[str, str], list[tuple[datetime, float]]] = field(default_factory=dict)
     price_page: int = 2
     on_demand: dict[str, float] = field(default_factory=lambda: {"g4dn.xlarge": 0.526})
-    quotas: dict[tuple[str, str], float] = field(default_factory=lambda: {("ec2", SPOT_QUOTA): 64.0})
+    quotas: dict[tuple[str, str], float] = field(
+        default_factory=lambda: {("ec2", SPOT_QUOTA): 64.0, ("ec2", ON_DEMAND_QUOTA): 64.0}
+    )
     parameters: dict[str, str] = field(default_factory=dict)  # of SSM, by name
     capacity: dict[str, int] = field(default_factory=dict)  # zone -> instances it still has
     unsupported: set[tuple[str, str]] = field(default_factory=set)  # (type, zone)

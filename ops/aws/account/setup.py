@@ -29,7 +29,7 @@ def plan(aws: Aws, name: str, ssh_from: str = "") -> list[Step]:
         keys.key_step(aws, aws.settings),
         network.group_step(aws, source),
         budget.budget_step(aws),
-        quota.quota_step(aws),
+        *quota.quota_steps(aws),
     ]
 
 

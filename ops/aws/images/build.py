@@ -18,6 +18,7 @@ from typing import Any
 
 from ops import interrupts
 from ops.aws import machines, rent, schedule
+from ops.aws.account import quota
 from ops.aws.errors import errors
 from ops.aws.images import registry
 from ops.aws.images.plan import BUILD_LIMIT_MIN, ImagePlan
@@ -47,11 +48,13 @@ class ImageBuild:
 
     def dry_run(self) -> None:
         """Ask EC2 whether it would accept the request, without renting anything. Raises UserError if not."""
+        self._refuse_over_quota()
         rent.dry_run(self._aws, self._plan.machine)
 
     def carry_out(self) -> Image:
         """Rent, build, make the image, record it; always end the box."""
         self._refuse_second_build()
+        self._refuse_over_quota()
         self._upload_code()
         with interrupts.terminate_as_interrupt():
             try:
@@ -73,6 +76,12 @@ class ImageBuild:
         if found:
             boxes = ", ".join(machine.id for machine in found)
             raise UserError(f"there is a build box already ({boxes}); wait, or run: inv kill-all")
+
+    def _refuse_over_quota(self) -> None:
+        kind = self._plan.machine.instance_type
+        if quota.is_counted(kind):
+            needed = quota.vcpus(self._aws, [kind]).get(kind, 0)
+            quota.refuse_if_short(self._aws, quota.ON_DEMAND, needed, self._tell)
 
     def _upload_code(self) -> None:
         plan = self._plan

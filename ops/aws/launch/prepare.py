@@ -197,11 +197,12 @@ def _types(aws: Aws, options: LaunchOptions, tell: Tell) -> list[str]:
     needs = quota.vcpus(aws, wanted)
     if unknown := [name for name in wanted if name not in needs]:
         raise BadInput(f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES")
-    counted = [] if options.on_demand else [name for name in wanted if quota.is_counted(name)]
-    limit = quota.spot_vcpus(aws, tell=tell) if counted else None
+    counted = [name for name in wanted if quota.is_counted(name)]
+    kind = quota.ON_DEMAND if options.on_demand else quota.SPOT
+    limit = quota.limit(aws, kind, tell) if counted else None
     large = [name for name in counted if limit is not None and needs[name] > limit]
     if large == wanted:
-        quota.refuse_if_short(aws, min(needs.values()))
+        quota.refuse_if_short(aws, kind, min(needs.values()))
     for name in large:
         tell(f"{name} is left out: it has {needs[name]} virtual CPUs, the account's limit is {limit:g}")
     return [name for name in wanted if name not in large]

@@ -4,7 +4,7 @@ import re
 
 import botocore.exceptions
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, CredentialRetrievalError
 
 from ops.aws.errors import ERRORS, code_of, explained
 from worker.errors import UserError
@@ -44,7 +44,7 @@ def test_each_error_has_the_exit_code_of_its_row():
         ("ExpiredToken", 1, "expired"),
         ("UnauthorizedOperation", 1, "ec2:RunInstances"),
         ("MaxSpotInstanceCountExceeded", 1, "L-3819A6DF at https://"),
-        ("VcpuLimitExceeded", 1, "L-3819A6DF at https://"),
+        ("VcpuLimitExceeded", 1, "L-DB2E81BA at https://"),
         ("SpotMaxPriceTooLow", 1, "MUSICGEN_MAX_PRICE"),
         ("InsufficientInstanceCapacity", 1, "MUSICGEN_INSTANCE_TYPES"),
         ("InvalidAMIID.NotFound", 2, "inv image"),
@@ -97,3 +97,29 @@ def test_permission_that_aws_names_wins():
         "identity-based policy allows the iam:PassRole action"
     )
     assert "does not allow iam:PassRole " in str(explained(refused("UnauthorizedOperation", message=message)))
+
+
+# --- what another code means by its message
+
+
+@pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidSignatureException", "AuthFailure"])
+def test_an_expired_signature_is_the_clock_and_no_wrong_key(code):
+    message = "Signature expired: 20261122T100000Z is now earlier than 20261122T101500Z"
+    assert "clock" in str(explained(refused(code, message=message)))
+    assert "clock" in str(explained(refused(code, message="Signature not yet current: 20261122T100000Z")))
+
+
+def test_a_wrong_secret_key_of_every_service_is_told():
+    message = "The request signature we calculated does not match the signature you provided."
+    assert "secret key is wrong" in str(explained(refused("InvalidSignatureException", message=message)))
+
+
+def test_a_failing_credential_process_is_not_called_expired_and_its_words_are_kept_back():
+    error = CredentialRetrievalError(provider="custom-process", error_msg="planted-secret")
+    line = str(explained(error))
+    assert "credential_process" in line and "expired" not in line and "planted-secret" not in line
+
+
+def test_refusals_name_the_quota_of_their_kind():
+    assert "L-DB2E81BA" in str(explained(refused("VcpuLimitExceeded")))
+    assert "L-3819A6DF" in str(explained(refused("MaxSpotInstanceCountExceeded")))

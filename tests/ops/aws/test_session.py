@@ -79,3 +79,8 @@ def test_absent_code_is_none_and_another_one_is_raised(bare):
 def test_repr_and_errors_show_no_secret(bare):
     us = bare(**KEYS)
     assert "planted-secret" not in repr(us.settings) + repr(us.audit) + repr(us)
+
+
+def test_the_region_of_other_tools_counts(bare, monkeypatch):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert bare(AWS_REGION="eu-west-1").region == "eu-west-1"

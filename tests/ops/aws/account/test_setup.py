@@ -37,7 +37,7 @@ def make_roles(aws):
 
 def test_dry_plan_of_a_new_account_changes_nothing(bare, tmp_path):
     steps = setup.plan(bare(), BUCKET)
-    assert {step.action for step in steps[:-1]} == {"create"}
+    assert {step.action for step in steps[:-2]} == {"create"}
     assert audited(tmp_path) == []
     writes = [
         c.action
@@ -132,7 +132,7 @@ def test_remove_takes_away_everything_that_setup_made(bare):
     setup.carry_out(setup.removal(us), lambda line: None)
     assert setup.removal(us) == []
     kept = [step.thing for step in setup.plan(us, BUCKET) if step.now != ABSENT]
-    assert [thing.split()[0] for thing in kept] == ["spot"]
+    assert [thing.split()[0] for thing in kept] == ["spot", "on-demand"]
 
 
 def test_remove_keeps_a_bucket_with_content(bare):
@@ -355,14 +355,14 @@ def test_address_that_is_none_is_refused(bare, address):
 
 @pytest.mark.parametrize(("limit", "short"), [(0.0, True), (3.0, True), (4.0, False), (None, False)])
 def test_quota_below_the_machine_is_named_with_the_link(bare, limit, short):
-    bare.fake.quotas = {} if limit is None else {("ec2", quota.SPOT_G): limit}
+    bare.fake.quotas = {} if limit is None else {("ec2", quota.SPOT.code): limit}
     us = bare()
-    assert ("ask AWS: https://" in quota.quota_step(us).wanted) == short
+    assert ("ask AWS: https://" in quota.quota_steps(us)[0].wanted) == short
     if short:
         with pytest.raises(UserError, match="https://"):
-            quota.refuse_if_short(us, 4)
+            quota.refuse_if_short(us, quota.SPOT, 4)
     else:
-        quota.refuse_if_short(us, 4)
+        quota.refuse_if_short(us, quota.SPOT, 4)
 
 
 # --- the key pair
@@ -533,7 +533,7 @@ def test_inv_setup_dry_run_as_json_is_the_plan_and_changes_nothing(bare, inv, tm
     done = inv("setup", "--dry-run", "--json")
     assert done.code == 0, done.err
     rows = json.loads(done.out)
-    assert {row["to_do"] for row in rows} == {"create", "nothing"} and len(rows) == 9
+    assert {row["to_do"] for row in rows} == {"create", "nothing"} and len(rows) == 10
     assert "dry run: nothing was changed" in done.err
     assert audited(tmp_path) == []
 

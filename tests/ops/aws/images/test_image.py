@@ -447,3 +447,9 @@ def test_limits_outlast_the_box_s_own():
 def test_price_list_without_an_answer_stops_no_plan(us, account):
     account.refuse_always("GetProducts", "AccessDeniedException")
     assert "price not known" in str(plan_image(us, ROOT, NOW).rows())
+
+
+def test_dry_run_checks_the_on_demand_quota(us, account, told):
+    account.quotas["ec2", "L-DB2E81BA"] = 0
+    with pytest.raises(UserError, match=r"on-demand GPU machines.*L-DB2E81BA"):
+        ImageBuild(us, plan_image(us, ROOT, NOW), told).dry_run()

@@ -228,7 +228,7 @@ def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rented):
 
 REFUSALS = {
     "MaxSpotInstanceCountExceeded": "limit for spot GPU machines in us-east-1 is reached or 0",
-    "VcpuLimitExceeded": "L-3819A6DF",
+    "VcpuLimitExceeded": "L-DB2E81BA",
     "UnauthorizedOperation": "AWS does not allow ec2:RunInstances",
     "InvalidAMIID.NotFound": "AWS does not know this machine image",
     "InvalidKeyPair.NotFound": "there is no key pair",
@@ -745,3 +745,10 @@ def test_unknown_own_subnet_is_bad_input(account, told, monkeypatch):
     us = Aws(Settings.load(), task="test")
     with pytest.raises(BadInput, match="no subnet subnet-0123; correct MUSICGEN_SUBNET_ID"):
         prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told)
+
+
+def test_on_demand_launch_checks_the_on_demand_quota(account, plan):
+    account.quotas["ec2", "L-DB2E81BA"] = 0
+    assert plan().candidates
+    with pytest.raises(UserError, match=r"on-demand GPU machines.*L-DB2E81BA"):
+        plan(on_demand=True, max_price_usd=0.6)
