@@ -18,6 +18,7 @@ _FORCE = "Also while a worker runs, which keeps its release"
 _OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
 _KEEP = "Leave the box on after the run, until its deadline"
 _ONLY = "Only this song (repeat for more)"
+_GRACE = "How long the worker may take to stop on Ctrl-C (default: 60s)"
 _WATCH = "Refresh every two seconds until Ctrl-C"
 
 
@@ -122,7 +123,7 @@ def up(
     phases.run(box, settings, ui.say, keep_alive=keep_alive)
 
 
-@box_task(help={"prompts": _PROMPTS, "grace": "How long the worker may take to stop on Ctrl-C, like 60s"})
+@box_task(help={"prompts": _PROMPTS, "grace": _GRACE})
 def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
     """Ship code and prompts.txt, restart the worker.
 
@@ -170,7 +171,7 @@ def status(box: Box, json: bool = False, extend: str = "") -> None:
     ui.show(status.rows(box, json=json), json=json)
 
 
-@box_task(help={"grace": "How long the worker may take to stop on Ctrl-C, like 60s"})
+@box_task(help={"grace": _GRACE})
 def stop(box: Box, grace: str = "60s") -> None:
     """Stop the worker, gently, then firmly; the box stays on.
 
@@ -232,7 +233,7 @@ def shell(box: Box) -> None:
         raise Exit(code=code)
 
 
-@box_task(help={"to": "Folder to fetch into", "json": _JSON})
+@box_task(help={"to": "Folder to fetch into (default: out/fetched)", "json": _JSON})
 def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
     """Bring songs from the box itself, without a bucket.
 

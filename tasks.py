@@ -1,11 +1,18 @@
 """Tasks on this machine and on AWS: generate, check, fetch, rent, end. `inv --list` shows every task."""
 
+import functools
 from pathlib import Path
 
-from invoke import Context, Exit, task
+import invoke
+from invoke import Context, Exit
+from invoke.main import program
 
-from ops import ui
+from ops import mistyped, ui
 from ops.settings import Settings
+
+# No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
+task = functools.partial(invoke.task, auto_shortflags=False)
+mistyped.explain(program, "inv")
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _OUTPUT = "Folder or s3://bucket/prefix (default: from .env, else out/songs)"
@@ -65,9 +72,12 @@ def check(
     settings.check()
     settings.export_aws()
     output = output or settings.output_place
-    songs = plan.plan_songs(Path(prompts or settings.prompts), output, model or settings.model, only or ())
+    model = model or settings.model
+    songs = plan.plan_songs(Path(prompts or settings.prompts), output, model, only or ())
     ui.show(songs, json=json)
     ui.say(plan.closing_line(songs, output))
+    if needs := plan.what_it_takes(songs, model):
+        ui.say(needs)
 
 
 @task(
@@ -79,6 +89,10 @@ def check(
         "only": _ONLY,
         "start_over": "Begin songs again that were begun with other settings",
         "verify": "Compare every finished song with its record's checksum first",
+        "temperature": "Higher is more random (default: 1)",
+        "top_k": "Tokens to choose from, 0: all (default: 250)",
+        "guidance_scale": "How closely to follow the prompt (default: 3)",
+        "stride": "Seconds between the 30 s windows of a long song (default: 18)",
     },
     iterable=["only"],
 )
@@ -92,6 +106,10 @@ def generate(
     only: list[str] | None = None,
     start_over: bool = False,
     verify: bool = False,
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
 ) -> None:
     """Make the songs of a prompts file on this machine.
 
@@ -103,13 +121,20 @@ def generate(
     settings = Settings.load()
     basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
     usd = hourly_cost or settings.hourly_cost_usd
+    flags = ["--start-over"] * start_over + ["--verify"] * verify
+    sampling = {
+        "temperature": temperature,
+        "top-k": top_k,
+        "guidance-scale": guidance_scale,
+        "stride": stride,
+    }
     code = generate.run_worker(
         prompts=prompts or settings.prompts,
         output=output or settings.output_place,
         model=model or settings.model,
         hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
-        flags=["--start-over"] * start_over + ["--verify"] * verify,
+        flags=[*flags, *(f"--{name}={value}" for name, value in sampling.items() if value)],
     )
     if code:
         raise Exit(code=code)
@@ -118,7 +143,7 @@ def generate(
 @task(
     help={
         "source": "Folder or s3://bucket/prefix to fetch from (default: from .env)",
-        "to": "Folder to fetch into",
+        "to": "Folder to fetch into (default: out/fetched)",
         "json": "Print rows as JSON",
     }
 )
@@ -240,7 +265,7 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
     help={
         "run": "RUN_ID (default: the newest; without a log, its machine's console)",
         "console": "Id of a machine whose console is printed",
-        "lines": "Only the last lines",
+        "lines": "Only this many of the last lines (default: all)",
     }
 )
 @ui.one_line_errors

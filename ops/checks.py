@@ -1,8 +1,10 @@
 """The repository's own checks: what `inv lint`, `inv test` and `inv bench` run."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ops import repository, ui
 
@@ -16,7 +18,7 @@ def lint() -> list[str]:
         "mypy": [*python, "mypy"],
         "import contracts": [*python, "importlinter.cli", "lint"],
         "requirements": [sys.executable, "requirements/compile.py", "--check"],
-        "shellcheck": ["shellcheck", *_shell_scripts()],
+        "shellcheck": [_beside_python("shellcheck"), *_shell_scripts()],
     }
     return [name for name, argv in checks.items() if _run(name, argv)]
 
@@ -33,7 +35,16 @@ def bench(arguments: Sequence[str] = ()) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> int:
     ui.say(f"--- {name}")
-    return subprocess.run(argv, cwd=repository.ROOT).returncode
+    try:
+        return subprocess.run(argv, cwd=repository.ROOT).returncode
+    except OSError as error:
+        ui.say(f"cannot start {argv[0]} ({error.strerror}); install what `uv sync` installs")
+        return 127
+
+
+def _beside_python(program: str) -> str:
+    """The program of this environment, also where the environment is not active."""
+    return shutil.which(program, path=str(Path(sys.executable).parent)) or program
 
 
 def _shell_scripts() -> list[str]:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.amounts import count, duration
+from worker.amounts import count, duration, size
 from worker.songs import jobs, maker, records
 from worker.songs.jobs import Job
 from worker.store.open import open_store
 
 TO_MAKE = "to make"
+# Seconds of music per second: other people's figures for one T4. A run with the same output replaces it.
+ASSUMED_RATE = 1.5
+_BYTES_PER_S = 64_000  # of a WAV file: 32,000 samples of 16 bits
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,14 @@ def closing_line(songs: Sequence[PlannedSong], output: str) -> str:
     length = duration(sum(song.duration_s for song in to_make))
     n = f"{len(to_make)} of {count(len(songs), 'song')}"
     return f"{n} to make, {length} of audio, into {output}; {done} done already"
+
+
+def what_it_takes(songs: Sequence[PlannedSong], model: str) -> str:
+    """The model, and what the songs to make take of time and disk; empty if there are none."""
+    seconds = sum(song.duration_s for song in songs if song.state == TO_MAKE)
+    if not seconds:
+        return ""
+    return (
+        f"model {model}; about {duration(seconds / ASSUMED_RATE)} on one T4 (assumed, {ASSUMED_RATE:g} s of "
+        f"music per second; without a GPU far longer); {size(seconds * _BYTES_PER_S)} of WAV files"
+    )

@@ -46,6 +46,12 @@ def test_empty_variable_before_the_only_task_is_no_help_text(fab):
     assert done.stderr.startswith("error: -H took the task `status` for a box")
 
 
+def test_mistyped_command_is_one_line_with_the_nearest(fab):
+    done = fab("instal")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: there is no command 'instal'; did you mean install?\n"
+
+
 def test_one_box_at_a_time(fab, box):
     done = fab("-H", f"{box.address},root@203.0.113.7", "stop")
     assert done.returncode == 2 and "names several boxes" in done.stderr

@@ -49,11 +49,29 @@ def test_each_task_has_an_example_that_names_it_and_its_own_flags():
     assert wrong == {}, wrong
 
 
-def test_every_flag_has_help_and_none_is_fabric_s_own():
-    without_help, fabrics = [], []
-    for (program, name), arguments in ARGUMENTS.items():
-        without_help += [(program, name, argument.name) for argument in arguments if not argument.help]
-        short = {each for argument in arguments for each in argument.names}
-        if program == "fab" and {"H", "i", "S", "t"} & short:
-            fabrics.append(name)
-    assert (without_help, fabrics) == ([], []), (without_help, fabrics)
+def test_every_flag_has_help():
+    without_help = [
+        (*key, argument.name) for key, found in ARGUMENTS.items() for argument in found if not argument.help
+    ]
+    assert without_help == [], without_help
+
+
+def test_no_task_has_short_flags():
+    short = [
+        (*key, name)
+        for key, found in ARGUMENTS.items()
+        for argument in found
+        for name in argument.names
+        if len(name) == 1
+    ]
+    assert short == [], short  # -h is help everywhere; fab's own are -H, -i, -S and -t
+
+
+def test_help_of_a_flag_with_a_value_of_its_own_says_which():
+    silent = [
+        (*key, argument.name)
+        for key, found in ARGUMENTS.items()
+        for argument in found
+        if argument.takes_value and argument.default and str(argument.default) not in argument.help
+    ]
+    assert silent == [], silent

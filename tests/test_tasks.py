@@ -34,7 +34,12 @@ def test_check_json_is_json_on_stdout_and_nothing_else(inv, tmp_path):
     (row,) = json.loads(done.stdout)
     assert (row["prompt"], row["duration_s"], row["state"]) == ("тихо; calm", 30.0, "to make")
     assert done.returncode == 0
-    assert done.stderr == "1 of 1 song to make, 30 s of audio, into out/songs; 0 done already\n"
+    first, second = done.stderr.splitlines()
+    assert first == "1 of 1 song to make, 30 s of audio, into out/songs; 0 done already"
+    assert second == (
+        "model facebook/musicgen-medium; about 20 s on one T4 (assumed, 1.5 s of music per second; "
+        "without a GPU far longer); 1.9 MB of WAV files"
+    )
 
 
 def test_check_of_a_wrong_list_is_2_with_every_line_and_its_number(inv, tmp_path):
@@ -86,6 +91,41 @@ def test_misspelt_setting_is_a_warning_elsewhere(inv, tmp_path):
     assert done.returncode == 0
     assert done.stderr.startswith("warning: .env:1: there is no setting MUSICGEN_MAX_PRCE; ")
     assert done.stderr.count("warning") == 1
+
+
+# --- mistyped commands
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["chekc"], "there is no command 'chekc'; did you mean check?"),
+        (["terminate-al"], "there is no command 'terminate-al'; did you mean terminate-all?"),
+        (["zzz"], "there is no command 'zzz'; `inv --list` shows all commands"),
+        (["check", "--onyl", "x"], "`inv check` has no --onyl; did you mean --only?"),
+        (["check", "--prompts"], "`inv check` has --prompts without a value; write --prompts=VALUE"),
+        (["check", "--only"], "`inv check` has --only without a value; write --only=VALUE"),
+        (["check", "--only", "--json"], "`inv check` has --only without a value; write --only=VALUE"),
+        (["--lst"], "`inv` has no --lst; did you mean --list?"),
+        (["logs", "--lines", "x"], "'x' is not a whole number; correct the flag's value"),
+    ],
+)
+def test_mistyped_command_is_one_line_with_the_nearest(inv, words, says):
+    done = inv(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+def test_help_is_a_short_flag_of_every_task(inv):
+    done = inv("generate", "-h")
+    assert done.returncode == 0 and "--temperature=STRING" in done.stdout
+
+
+def test_sampling_reaches_the_worker(inv, tmp_path):
+    (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")
+    done = inv("generate", "--temperature", "0", "--model", "rehearsal")
+    assert done.returncode == 2
+    assert done.stderr == "error: --temperature must be over 0; MusicGen's default is 1\n"
 
 
 # --- inv fetch

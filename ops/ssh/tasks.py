@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import fabric
 from fabric.main import program as fab
 
-from ops import boxes, ui
+from ops import boxes, mistyped, ui
 from ops.settings import Settings
 from ops.ssh import address
 from ops.ssh.address import Address, current_host
@@ -21,6 +21,8 @@ from ops.ssh.box import Box
 # The user that Fabric takes when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"
 CONFIG = {"user": NO_USER, "run": {"in_stream": False, "encoding": "utf-8"}}
+
+mistyped.explain(fab, "fab")
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 

@@ -10,10 +10,9 @@ from ops.aws.launch.prerequisites import Prerequisites
 from ops.aws.prices import Quote
 from ops.aws.rent import MachineRequest
 from ops.aws.user_data import Boot
+from ops.plan import ASSUMED_RATE
 from worker.amounts import count, duration, usd
 
-# Other people's figures for one T4; the first run with this output replaces it.
-ASSUMED_RATE = 1.5
 ASSUMED_BASIS = "an assumption until a run has ended here"
 # Boot, model load, the last upload and the stop hook's grace.
 OVERHEAD_S = 600.0

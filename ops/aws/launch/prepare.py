@@ -18,7 +18,6 @@ from ops.aws.account import quota
 from ops.aws.launch import prerequisites
 from ops.aws.launch.plan import (
     ASSUMED_BASIS,
-    ASSUMED_RATE,
     STOP_HOOK,
     BootFiles,
     LaunchPlan,
@@ -27,7 +26,7 @@ from ops.aws.launch.plan import (
 )
 from ops.aws.session import Aws
 from ops.aws.user_data import Boot
-from ops.plan import TO_MAKE, plan_songs
+from ops.plan import ASSUMED_RATE, TO_MAKE, plan_songs
 from ops.release import Release
 from ops.repository import ROOT
 from ops.settings import Settings
