@@ -40,7 +40,7 @@ def demo(c: Context) -> None:
     )
     if code:
         raise Exit(code=code)
-    ui.say(generate.AFTER_DEMO)
+    ui.say(generate.after_demo())
 
 
 @task(

@@ -164,6 +164,8 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         )
 
         def load_engine(dtype: str | None) -> Engine:
+            loading = f"loading PyTorch and the model {arguments.model}, which may take a minute"
+            context.observer.note("loading", loading)
             from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
 
             with temporary_in_scratch():  # a model is written there, a kernel compiled

@@ -302,6 +302,7 @@ def test_truncated_weights_are_one_line(run, prompts, broken, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", broken)
     assert code == 2
+    assert "loading PyTorch and the model " in stderr  # before half a minute of silence
     one_error(stderr, "model.safetensors is truncated or damaged; fetch the model again")
     assert songs_and_records(tmp_path / "out") == {}
 
