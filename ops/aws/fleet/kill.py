@@ -26,7 +26,6 @@ POLL_S = 3.0
 LIMIT_S = 300.0
 # Lists at least so often, however slow AWS is; a region may answer the next time.
 _LEAST_LOOKS = 3
-_KINDS = ("spot request", "volume", "snapshot", "schedule")
 
 
 @dataclass
@@ -88,14 +87,38 @@ class _Killing:
 
     def look_and_end(self, region: str) -> RegionInventory:
         here = look(self._aws, region)
-        for what, call in _calls(self._aws, region, here):
-            try:
-                call()
-            except UserError as error:
-                self._failed(what, error)
-            else:
-                self._ended(what)
+        for operation, parameter, ids in _in_order(here):
+            self._end(region, operation, parameter, ids)
+        for name in _ids(here, "schedule"):
+            self._try(name, lambda name=name: schedule.remove(self._aws, name, region))  # type: ignore[misc]
         return here
+
+    def _end(self, region: str, operation: str, parameter: str, ids: Sequence[str]) -> None:
+        """In one call, where EC2 takes several; if it refuses that, one by one: one may be protected."""
+
+        def call(value: object) -> object:
+            return self._aws.end("ec2", operation, region=region, **{parameter: value})
+
+        if parameter.endswith("Ids") and len(ids) > 1:
+            try:
+                call(list(ids))
+            except UserError:
+                pass  # its reason comes with the one that it is about
+            else:
+                for each in ids:
+                    self._ended(each)
+                return
+        for each in ids:
+            value = [each] if parameter.endswith("Ids") else each
+            self._try(each, lambda value=value: call(value))  # type: ignore[misc]
+
+    def _try(self, what: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except UserError as error:
+            self._failed(what, error)
+        else:
+            self._ended(what)
 
     def _failed(self, what: str, error: UserError) -> None:
         with self._lock:
@@ -110,24 +133,16 @@ class _Killing:
                 self.done.ended.append(what)
 
 
-def _calls(aws: Aws, region: str, here: RegionInventory) -> list[tuple[str, Callable[[], object]]]:
-    """What ends each thing, in the right order."""
-    calls: list[tuple[str, Callable[[], object]]] = []
+def _ids(here: RegionInventory, kind: str) -> list[str]:
+    return [left.id for left in here.leftovers if left.what == kind]
 
-    def end(operation: str, **request: object) -> Callable[[], object]:
-        return lambda: aws.end("ec2", operation, region=region, **request)
 
-    by_kind = {kind: [left.id for left in here.leftovers if left.what == kind] for kind in _KINDS}
-    for request in by_kind["spot request"]:
-        calls.append((request, end("cancel_spot_instance_requests", SpotInstanceRequestIds=[request])))
-    # One by one: a protected one must not keep the others alive.
-    for machine in here.machines:
-        if machine.state != "shutting-down":
-            calls.append((machine.id, end("terminate_instances", InstanceIds=[machine.id])))
-    for volume in by_kind["volume"]:
-        calls.append((volume, end("delete_volume", VolumeId=volume)))
-    for snapshot in by_kind["snapshot"]:
-        calls.append((snapshot, end("delete_snapshot", SnapshotId=snapshot)))
-    for name in by_kind["schedule"]:
-        calls.append((name, lambda name=name: schedule.remove(aws, name, region)))  # type: ignore[misc]
-    return calls
+def _in_order(here: RegionInventory) -> list[tuple[str, str, list[str]]]:
+    """What ends each kind of thing: EC2's operation, the parameter for the ids, the ids."""
+    machines = [machine.id for machine in here.machines if machine.state != "shutting-down"]
+    return [
+        ("cancel_spot_instance_requests", "SpotInstanceRequestIds", _ids(here, "spot request")),
+        ("terminate_instances", "InstanceIds", machines),
+        ("delete_volume", "VolumeId", _ids(here, "volume")),
+        ("delete_snapshot", "SnapshotId", _ids(here, "snapshot")),
+    ]

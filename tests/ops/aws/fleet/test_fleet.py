@@ -537,3 +537,10 @@ def test_status_without_the_right_to_arm_warns_and_shows(account, inv, machine):
     done = inv("status")
     assert (done.code, rented in done.out) == (0, True)
     assert f"warning: no EventBridge schedule ends {rented}" in done.err
+
+
+def test_all_machines_of_a_region_end_in_one_call(account, ended, machine):
+    rented = {machine() for _ in range(4)}
+    assert set(ended().ended) == rented
+    (sent,) = account.sent("TerminateInstances")
+    assert {value for name, value in sent.items() if name.startswith("InstanceId.")} == rented
