@@ -90,14 +90,12 @@ is_busy() {
   return 1
 }
 
-stays_on="nothing turns this box off; it bills until you stop it"
-
 # --- turns_off: there is an executable that switches this box off
 turns_off() {
   local hook=${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}
   case $hook in
     '' | /*) ;;
-    *) hook=$release/$hook ;;
+    *) hook=${release:?the script that sources this sets it}/$hook ;;
   esac
   [ -x "$hook" ] && [ ! -d "$hook" ]
 }

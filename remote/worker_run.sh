@@ -85,6 +85,7 @@ log_download() {
   done
 }
 
+stays_on="nothing turns this box off; it bills until you stop it"
 echo "--- $(utc) run $run_id of $release$(turns_off || echo "; $stays_on")" >> "$state/log"
 set -m # job control: its own process group, and SIGINT not ignored, as in a plain background job
 (become_worker "$@") >> "$state/log" 2>&1 < /dev/null &
