@@ -22,7 +22,9 @@ from worker.run.claims import Claims
 from worker.run.context import RunContext
 from worker.run.observer import Begun
 from worker.run.publication import Publication
+from worker.songs import maker
 from worker.songs.jobs import Job
+from worker.songs.maker import Maker
 from worker.songs.records import Record
 from worker.store.files import disk_errors
 
@@ -123,6 +125,8 @@ class Finisher:
         try:
             record = self._make(tune, path)
             self._abandon_if_given_up()
+            ours = Maker.of(tune.engine.describe(), self._run.request.sampling)
+            self._run.retry(lambda: maker.refuse_started_over(self._run.store, ours))
             if self._run.retry(Publication(self._run.store, record, path)):
                 self._run.observer.made(record)
             else:

@@ -111,6 +111,19 @@ def refuse_other_model(makers: Iterable[str], model: str, location: str) -> None
             )
 
 
+def refuse_started_over(store: Store, ours: Maker) -> None:
+    """Right before a song is stored: raise BadInput if another run has started the output over meanwhile."""
+    try:
+        there = Maker.from_json(store.read(KEY))
+    except Missing:
+        return
+    if there and (differences := there.differences(ours)):
+        raise BadInput(
+            f"{store.location} was started over with {'; '.join(differences)} while this run was at work; "
+            "its unfinished songs are not stored; use those settings or another output"
+        )
+
+
 def settle(store: Store, maker: Maker, found: Survey, *, start_over: bool) -> None:
     """Make this output `maker`'s, or check that it is. Of two workers with different makers one wins.
 

@@ -443,6 +443,19 @@ def test_checkpoint_of_another_stride_is_replaced_when_asked_to_start_over(folde
     assert wavs(folder) == {job.song for job in JOBS}
 
 
+def test_output_that_is_started_over_beside_a_live_worker_is_not_mixed(folder):
+    other = {}
+
+    def start_over(at):
+        if at == (ONE.song, 3) and not other:
+            other["run"] = True
+            run_list(folder, Choosy(stride_s=12.0), start_over=True, selected=[TWO], run_id="other")
+
+    with pytest.raises(BadInput, match="was started over with stride 12 s, not 18 s while this run"):
+        run(folder, Choosy(at=start_over))
+    assert wavs(folder) == {TWO.song}
+
+
 def test_of_two_models_in_one_empty_output_one_is_refused_and_the_other_makes_all(folder):
     gate, ended = threading.Barrier(2), {}
 
