@@ -104,6 +104,13 @@ class Finisher:
             self._changed.notify_all()
         return dropped
 
+    def close(self, timeout_s: float) -> None:
+        """After `give_up`: wait for the song that is being finished, at most this long."""
+        until_s = time.monotonic() + timeout_s
+        with self._changed:
+            while self._n_unfinished and not self._error and (left_s := until_s - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+
     def _finish_each(self) -> None:
         while not self._error:
             with self._changed:

@@ -23,6 +23,9 @@ from worker.songs.jobs import Job
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
 _MAX_FINISHING = 32
 
+# Time was up, and a song that is nearly stored should be in the report.
+_GRACE_S = 0.5
+
 # What overflows in fp16 is tried once more in the precision that no song overflows in.
 _NARROW, _WIDER = "fp16", "fp32"
 
@@ -54,6 +57,7 @@ class Runner:
         except BaseException:
             self._finisher.give_up()
             self._checkpoints.save_locally()
+            self._finisher.close(self._run.budget.finish_audio_s)  # else the report would lack its song
             raise
 
     def _generate_all(self, engine: Engine, load_engine: LoadEngine) -> None:
@@ -120,6 +124,7 @@ class Runner:
 
         if not self._finisher.wait(0, in_time):
             self._run.observer.saved(self._finisher.give_up())
+            self._finisher.close(_GRACE_S)
 
     # --- what the engine gives
 
