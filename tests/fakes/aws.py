@@ -14,6 +14,7 @@ moto keeps its state in this process: one account, emptied when `serving` begins
 """
 
 import base64
+import functools
 import io
 import json
 import re
@@ -24,7 +25,7 @@ import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,6 +63,24 @@ MESSAGES = {
     "used in previous request(s).",
     "NoSuchResourceException": "The request failed because the specified service quota does not exist.",
 }
+
+
+def _tagging_snapshots(create_image: Callable[..., Any]) -> Callable[..., Any]:
+    """moto refuses the tags that a CreateImage request has for its snapshots."""
+
+    @functools.wraps(create_image)
+    def create(self: Any, *arguments: Any, tag_specifications: Sequence[dict[str, Any]], **more: Any) -> Any:
+        of_kind = {each["ResourceType"]: each for each in tag_specifications}
+        images = [each for kind, each in of_kind.items() if kind == "image"]
+        image = create_image(self, *arguments, tag_specifications=images, **more)
+        tags = of_kind.get("snapshot", {}).get("Tags", [])
+        self.create_tags([image.ebs_snapshot.id], {tag["Key"]: tag["Value"] for tag in tags})
+        return image
+
+    return create
+
+
+AmiBackend.create_image = _tagging_snapshots(AmiBackend.create_image)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -358,6 +377,9 @@ class Aws:
                 for i in ids
             )
             return _xml("TerminateInstances", f"<instancesSet>{items}</instancesSet>")
+        ec2 = self._ec2(call.region)
+        for instance in (i for i in ec2.all_instances() if i.id in ids and i.state == "terminated"):
+            instance.nics.clear()  # moto would delete them twice, and fail; EC2 does not
         status, _, answer = self._pass_on(env)
         if status.startswith("200"):
             for request in list(self.spot_requests.values()):
@@ -417,24 +439,6 @@ class Aws:
                 ):
                     state.text = "pending"
         return ET.tostring(tree)
-
-    def _on_CreateImage(self, call: Call, env: dict[str, Any]) -> bytes | None:
-        """moto tags no snapshot on creation."""
-        tags = _tags_for(call.params, "snapshot")
-        numbers = [
-            name.split(".")[1]
-            for name, value in call.params.items()
-            if name.endswith("ResourceType") and value == "snapshot"
-        ]
-        own = tuple(f"TagSpecification.{number}." for number in numbers)
-        heeded = {name: value for name, value in call.params.items() if not name.startswith(own)}
-        body = urllib.parse.urlencode(heeded).encode()
-        env["wsgi.input"], env["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
-        answer = self._pass_on(env)[2]
-        if made := re.search(rb"<imageId>(.*?)</imageId>", answer):
-            ec2 = self._ec2(call.region)
-            ec2.create_tags([ec2.amis[made[1].decode()].ebs_snapshot.id], tags)
-        return answer
 
     def _on_DeregisterImage(self, call: Call, env: dict[str, Any]) -> bytes | None:
         ec2 = self._ec2(call.region)

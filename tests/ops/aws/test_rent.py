@@ -81,9 +81,9 @@ def test_its_tags_are_in_the_request(rented, kind, resource):
     assert float(found["HourlyUsd"]) == rented.planned[kind].hourly_usd
 
 
-def test_a_shutdown_ends_a_worker_and_stops_a_build_box(rented):
+def test_a_shutdown_ends_either_until_the_build_box_has_its_schedule(rented):
     found = {kind: sent["InstanceInitiatedShutdownBehavior"] for kind, sent in rented.sent.items()}
-    assert found == {"launch": "terminate", "image": "stop"}
+    assert found == {"launch": "terminate", "image": "terminate"}
 
 
 def test_the_same_request_has_the_same_token_and_another_one_another(rented, kind):
