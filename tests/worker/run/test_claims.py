@@ -1,4 +1,4 @@
-"""Claims: each song made once by any number of workers, and gone on with when one of them dies."""
+"""Claims: each song made once by any number of workers, and resumed when one of them dies."""
 
 import os
 import signal
