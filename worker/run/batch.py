@@ -54,11 +54,10 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     ledger = RunLedger(run, found)
     run = replace(run, observer=Observers(ledger, run.observer))
     run.observer.planned(found, request)
-    stores = [store, *([run.spare] if run.spare else [])]
 
     def end() -> Summary:
         ledger.close("failed" if ledger.summary.is_failed else "done")
-        tidy = partial(saved.tidy, stores, ledger.done_stems, [job.stem for job in request.jobs])
+        tidy = partial(saved.tidy, run.stores, ledger.done_stems, [job.stem for job in request.jobs])
         with suppress(TimedOut):  # the next run tidies
             answer(tidy, lambda: not run.interruption.notice)
         return ledger.summary
@@ -108,12 +107,11 @@ def _unless_stopped(run: RunContext, action: Callable[[], Result], when: str) ->
 
 def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[str]) -> None:
     """Refuse settings that would mix songs of two kinds in one output, or replace paid work."""
-    request, store = run.request, run.store
+    request = run.request
     mine = Maker.of(engine.describe(), request.sampling)
-    maker.settle(store, mine, found, start_over=request.start_over)
+    maker.settle(run.store, mine, found, start_over=request.start_over)
     if not request.start_over:
-        stores = [store, *([run.spare] if run.spare else [])]
-        saved.refuse_other_settings(stores, stems, lambda song: engine.check(song, request.sampling))
+        saved.refuse_other_settings(run.stores, stems, lambda song: engine.check(song, request.sampling))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Checkpoints:
     """The checkpoints of one run. Safe to share between threads. Close it to be sure of what is saved."""
 
     def __init__(self, run: RunContext, claims: Claims):
-        self._store, self._spare, self._claims = run.store, run.spare, claims
+        self._store, self._spare, self._stores, self._claims = run.store, run.spare, run.stores, claims
         self._note, self._start_over = run.observer.note, run.request.start_over
         self._changed = threading.Condition()
         self._waiting: dict[str, Unfinished] = {}
@@ -42,10 +42,6 @@ class Checkpoints:
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="checkpoints", daemon=True)
         self._thread.start()
-
-    @property
-    def _stores(self) -> list[Store]:
-        return [self._store, *([self._spare] if self._spare else [])]
 
     def load(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
         """The song as it was left, if `check` accepts it. A damaged checkpoint is reported and removed.

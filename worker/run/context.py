@@ -26,6 +26,11 @@ class RunContext:
     budget: StopBudget = field(default_factory=StopBudget)
     claim_ttl_s: float = TTL_S
 
+    @property
+    def stores(self) -> list[Store]:
+        """The store, then the spare folder if there is one."""
+        return [self.store, *([self.spare] if self.spare else [])]
+
     @cached_property
     def retry(self) -> Retry:
         """Waits for the store while it does not answer."""
