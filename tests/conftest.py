@@ -18,9 +18,12 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure():
-    # A shell's background job ignores Ctrl-C, and so would the programs whose Ctrl-C is tested.
+    # A shell's background job ignores Ctrl-C, and nohup's a hangup; so would the programs whose signals
+    # are tested.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.name != "nt" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_xdist_auto_num_workers():

@@ -3,7 +3,7 @@
 FOLDER/status.json is rewritten whole or not at all, and the same bytes are uploaded to
 `runs/RUN_ID/status.json` in the store: each in a thread of its own, so that neither a slow store nor
 a full disk holds up the run or the other copy. A failure is logged once, and the next beat tries
-again. Nothing is uploaded before `planned`, so that a run that is refused leaves nothing in the store.
+again. Nothing is uploaded before `planned`: a run refused for its list, model or store leaves nothing there.
 Does not judge the run, and does not notice that its own clock is wrong.
 """
 
