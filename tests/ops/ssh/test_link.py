@@ -1,6 +1,7 @@
 """The link: a pinned key, every way in which connecting can fail, and a link that has died silently."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -79,7 +80,7 @@ def test_link_that_dies_while_the_key_is_shown_is_no_refusal(box, tmp_path):
             ran = threads.submit(conn.run, "true")
             server = paramiko.Transport(listener.accept()[0])
             server.add_server_key(paramiko.ECDSAKey.generate())
-            server.start_server(server=Dies())
+            server.start_server(event=threading.Event(), server=Dies())  # waits for nothing
             with pytest.raises(NoAnswer, match="closed the connection; run it again"):
                 ran.result(30)
         server.close()
