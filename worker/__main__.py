@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -284,4 +285,9 @@ def _leave(code: int) -> None:
 
 if __name__ == "__main__":
     make_lasting()
-    _leave(main())
+    exit_code = 1
+    try:
+        exit_code = main()
+    except Exception:
+        traceback.print_exc()
+    _leave(exit_code)

@@ -178,11 +178,12 @@ class Checkpoints:
 
 
 def refuse_other_settings(
-    stores: Iterable[Store], stems: Iterable[str], check: Callable[[Unfinished], None]
+    stores: Sequence[Store], stems: Iterable[str], check: Callable[[Unfinished], None]
 ) -> None:
     """Before the first song is begun: raise BadInput if one of these was begun with other settings.
 
-    A checkpoint holds paid work, so a wrong flag must not replace it.
+    A checkpoint holds paid work, so a wrong flag must not replace it. `stores`: the run's, then the spare
+    folder, which may be unreadable: then no checkpoint is resumed from there either.
     """
     wanted = {checkpoint_key(stem): stem for stem in stems}
 
@@ -195,11 +196,19 @@ def refuse_other_settings(
             pass  # gone since, or damaged: it starts over when its turn comes
         return None
 
-    for store in stores:
+    def differences(store: Store) -> dict[str, str]:
         keys = [key for key in store.list("checkpoints/") if key in wanted]
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda key, store=store: difference(store, key), keys)
-            differs = {wanted[key]: text for key, text in zip(keys, found, strict=True) if text}
+            found = pool.map(lambda key: difference(store, key), keys)
+            return {wanted[key]: text for key, text in zip(keys, found, strict=True) if text}
+
+    for store in stores:
+        try:
+            differs = differences(store)
+        except UserError:
+            if store is stores[0]:
+                raise
+            continue
         if differs:
             stem, text = next(iter(differs.items()))
             others = f" and {len(differs) - 1} more" if len(differs) > 1 else ""

@@ -161,6 +161,18 @@ def test_damaged_checkpoint_is_not_refused_before_the_run(store):
     refuse_other_settings([store], [STEM], refuse)
 
 
+def test_spare_folder_that_cannot_be_read_does_not_end_the_run(store, tmp_path, opened, notes, monkeypatch):
+    def denied(prefix=""):
+        raise UserError("permission denied")
+
+    spare = open_store(str(tmp_path / "spare"))
+    monkeypatch.setattr(spare, "list", denied)
+    refuse_other_settings([store, spare], [STEM], refuse)
+    saved(store, opened, notes)
+    with pytest.raises(BadInput):
+        refuse_other_settings([store, spare], [STEM], refuse)
+
+
 # --- claims and this machine's disk
 
 
