@@ -186,7 +186,7 @@ def inv(tmp_path):
 
 @pytest.fixture
 def machine(account):
-    """Rent a machine of ours behind the tools' back; more of its tags may be given."""
+    """Rent a machine of this project behind the tools' back; more of its tags may be given."""
 
     def rent(region="us-east-1", project=True, **tags):
         ec2 = boto3.client("ec2", region_name=region)

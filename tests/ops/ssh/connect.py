@@ -1,4 +1,4 @@
-"""A `Box` of ours that is connected to the stand-in, or to a bad way to it."""
+"""A `Box` connected to the stand-in, or to a bad link to it."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""inv status, logs and kill-all: everything of ours, in every region, until it is gone."""
+"""inv status, logs and kill-all: every machine of this project, in every region, until it is gone."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -434,7 +434,7 @@ def test_a_log_in_the_bucket_needs_no_answer_of_ec2(account, inv):
 
 @pytest.fixture
 def image(account, machine):
-    """An image of ours with its snapshot, made of a machine of somebody else's: (image, snapshot)."""
+    """An image of this project with its snapshot, made from somebody else's machine's: (image, snapshot)."""
     ec2 = boto3.client("ec2")
     kinds = [{"ResourceType": kind, "Tags": tag_list()} for kind in ("image", "snapshot")]
     source = machine(project=False)
