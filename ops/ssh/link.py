@@ -23,6 +23,8 @@ from paramiko.ssh_exception import (
     SSHException,
 )
 
+from ops.ssh import keys
+from worker import amounts
 from worker.errors import BadInput, UserError
 
 CONNECT_S = 10
@@ -58,9 +60,7 @@ def connect(link: fabric.Connection, pin_file: Path, report: Report) -> paramiko
 
     Raises NoAnswer, OtherKey, or BadInput for what the user has to correct.
     """
-    for key_file in link.connect_kwargs.get("key_filename", []):
-        if not Path(key_file).expanduser().exists():
-            raise BadInput(f"there is no SSH key {key_file}; correct RUNPOD_SSH_KEY or -i")
+    login = keys.login(link)
     client = paramiko.SSHClient()
     if pin_file.exists():
         client.load_host_keys(str(pin_file))
@@ -68,7 +68,10 @@ def connect(link: fabric.Connection, pin_file: Path, report: Report) -> paramiko
     limits = {"banner_timeout": 15, "auth_timeout": 20, "channel_timeout": 15, "timeout": 15}
     try:
         line = TimedSocket(link.open_gateway() if link.gateway else _tcp(link.host, link.port))
-        client.connect(link.host, link.port, link.user, sock=line, **limits | dict(link.connect_kwargs))
+        client.connect(link.host, link.port, sock=line, auth_strategy=login, **limits)
+    except keys.Refused as error:
+        client.close()
+        raise _refused(error, label(link), login) from None
     except LOST as error:
         client.close()
         raise _explained(error, link, pin_file) from None
@@ -81,7 +84,8 @@ def connect(link: fabric.Connection, pin_file: Path, report: Report) -> paramiko
 
 def label(link: fabric.Connection) -> str:
     """What messages call the box."""
-    return f"{link.user}@{link.host}:{link.port}"
+    host = f"[{link.host}]" if ":" in link.host else link.host
+    return f"{link.user}@{host}:{link.port}"
 
 
 class PinFirstKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
@@ -147,6 +151,17 @@ def _tcp(host: str, port: int) -> socket.socket:
     return line
 
 
+def _refused(error: keys.Refused, where: str, login: keys.Login) -> BadInput:
+    n, name_it = error.n_offered, "name the right key: RUNPOD_SSH_KEY"
+    if error.closed:
+        of = f"{n} of your {len(login.keys)} SSH keys"
+        return BadInput(f"{where} refused {of} and then closed the connection; {name_it}")
+    if login.locked:
+        return BadInput(f"{where} refused {amounts.count(n, 'SSH key')}; {keys.locked(Path(login.locked))}")
+    what = "your SSH key" if n == 1 else f"all {n} SSH keys that you have"
+    return BadInput(f"{where} refused {what}; put a public key of yours on the box, or {name_it}")
+
+
 def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> UserError:
     where = label(link)
     match error:
@@ -157,7 +172,7 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
                 f"machine, delete {pin_file}"
             )
         case PasswordRequiredException():
-            return BadInput("the SSH key has a passphrase; load it first: ssh-add KEYFILE")
+            return BadInput("a key for the jump host has a passphrase; load it first: ssh-add KEYFILE")
         case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
             # The key was not refused: the connection was lost during the login.
             return NoAnswer(f"{where} closed the connection; run it again")

@@ -7,10 +7,11 @@ import fabric
 from ops.ssh.box import Box
 
 
-def opened(box, folder, port=None, report=lambda text: None, host=None, new_host=lambda: None):
-    """A Box that connects at its first command; its pin lies in `folder`."""
+def opened(box, folder, port=None, report=lambda text: None, host=None, new_host=lambda: None, named=None):
+    """A Box that connects at its first command; its pin lies in `folder`. `named`: the key files."""
     user = box.address.rpartition("@")[0] or None
-    keys = {"key_filename": [str(box.key_file)], "allow_agent": False, "look_for_keys": False}
+    files = [box.key_file] if named is None else named
+    keys = {"key_filename": [str(file) for file in files]}
     link = fabric.Connection(host or box.host, user, port or box.port, connect_kwargs=keys)
     return Box(link, folder / "pins" / "known_hosts", report, new_host)
 
@@ -23,3 +24,10 @@ def connected(box, folder, port=None, report=lambda text: None):
         yield conn
     finally:
         conn.close()
+
+
+def configured(text):
+    """Fabric's configuration with this ~/.ssh/config."""
+    made = fabric.Config(lazy=True)
+    made.base_ssh_config.parse(text.splitlines())
+    return made

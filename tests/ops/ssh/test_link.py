@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import fabric
 import paramiko
 import pytest
 from paramiko.ssh_exception import SSHException
@@ -106,7 +107,7 @@ def test_key_file_that_is_not_there_is_named(box, tmp_path):
 
 def test_key_of_another_program_is_named_as_such(box, tmp_path):
     box.key_file.write_text("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n")
-    with pytest.raises(BadInput, match=r"the SSH key cannot be read .*OpenSSH's format"):
+    with pytest.raises(BadInput, match=r"the SSH key .*client_key cannot be read; .*OpenSSH's format"):
         opened(box, tmp_path).run("true")
 
 
@@ -114,6 +115,10 @@ def test_server_that_does_not_speak_ssh_is_one_line(box, tmp_path, s3_url):
     port = int(s3_url.rpartition(":")[2])
     with pytest.raises(NoAnswer, match="does not answer as an SSH server"):
         opened(box, tmp_path, port).run("true")
+
+
+def test_label_of_an_ipv6_address_has_brackets():
+    assert links.label(fabric.Connection("::1", "root", 2302)) == "root@[::1]:2302"
 
 
 # --- a link that dies
