@@ -76,6 +76,21 @@ def test_dash_h_wins_over_the_settings_and_a_chain_shares_one_connection(fab, bo
     assert done.stderr.count("first contact") == 1
 
 
+def test_ssh_command_line_that_runpod_shows_is_an_address(fab, box):
+    user = box.address.rpartition("@")[0]
+    pasted = f"ssh {user}{'@' * bool(user)}{box.host} -p {box.port} -i {box.key_file}"
+    fab.env = {"RUNPOD_HOST": pasted, "RUNPOD_SSH_KEY": ""}
+    assert fab("gpu").returncode == 0
+    fab.env = {"RUNPOD_HOST": "", "RUNPOD_SSH_KEY": ""}
+    assert fab("-H", pasted, "gpu").returncode == 0
+
+
+def test_proxy_jump_none_in_the_configuration_is_no_jump_host(fab):
+    (fab.here / ".ssh").mkdir()
+    (fab.here / ".ssh" / "config").write_text("Host *\n  ProxyJump none\n")
+    assert fab("gpu").returncode == 0
+
+
 def test_changed_host_key_is_refused(fab, box):
     assert fab("gpu").returncode == 0
     box.rekey()

@@ -3,7 +3,9 @@
 Never falls back to this machine or the local user. Connects to nothing; only `current_host` asks AWS.
 """
 
+import getopt
 import re
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -28,25 +30,49 @@ PROXIED = (
 
 @dataclass(frozen=True)
 class Address:
-    """Where a box is. None: as in ~/.ssh/config, else SSH's default. `id` names its folder in `.boxes`."""
+    """Where a box is. None: as in ~/.ssh/config, else SSH's default. `id` names its folder in `.boxes`.
+
+    `pasted_key`: the key of an ssh command line, for which RunPod shows the usual one: any other one wins.
+    """
 
     host: str
     user: str | None = None
     port: int | None = None
     key_file: str | None = None
     id: str | None = None
+    pasted_key: str | None = None
 
 
 def parse(text: str, what: str) -> Address:
-    """`[user@]host[:port]`; `what` is the option or setting it comes from. Raises BadInput."""
-    found = _TEXT.fullmatch(text.strip())
-    port = int(found["port"]) if found and found["port"] else None
-    if not found or (port is not None and not 0 < port < 65536):
+    """`[user@]host[:port]`, or an ssh command line with -p, -l and -i, as RunPod shows it.
+
+    `what` is the option or setting it comes from. Raises BadInput.
+    """
+    target, options = _taken_apart(text)
+    found = _TEXT.fullmatch(target)
+    digits = options.get("-p") or (found and found["port"])
+    port = int(digits) if digits and re.fullmatch("[0-9]{1,5}", digits) else None
+    if not found or (digits and (port is None or not 0 < port < 65536)):
         hint = " (is a variable empty in this shell? RUNPOD_HOST is read from .env)" if what == "-H" else ""
         raise BadInput(
             f"{what} {text.strip()!r} is not a valid address{hint}; write it like root@203.0.113.7:22001"
         )
-    return Address(found["host"].strip("[]"), found["user"], port)
+    return Address(
+        found["host"].strip("[]"), found["user"] or options.get("-l"), port, pasted_key=options.get("-i")
+    )
+
+
+def _taken_apart(text: str) -> tuple[str, dict[str, str]]:
+    """The host of `ssh HOST -p PORT ...`, and its options; for any other text, the text without options."""
+    text = text.strip()
+    if not text.startswith("ssh "):
+        return text, {}
+    try:
+        # Backslashes are part of a Windows path, not quotes.
+        options, hosts = getopt.gnu_getopt(shlex.split(text.replace("\\", "\\\\"))[1:], "p:i:l:")
+    except (ValueError, getopt.GetoptError):
+        return text, {}
+    return (hosts[0] if len(hosts) == 1 else text), dict(options)
 
 
 def given(text: str, tasks: Collection[str]) -> Address | None:
@@ -82,7 +108,7 @@ def find(given: Address | None, settings: Settings) -> Address:
         address.host,
         address.user,
         address.port,
-        address.key_file or settings.ssh_key,
+        address.key_file or settings.ssh_key or address.pasted_key,
         address.id,
     )
 

@@ -6,11 +6,13 @@ A plain Fabric task without -H runs on the user's own machine; a box task never 
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import fabric
 from fabric.main import program as fab
+from fabric.util import get_local_user
 
 from ops import boxes, mistyped, ui
 from ops.settings import Settings
@@ -86,25 +88,41 @@ def _given(context: Any) -> Address | None:
     given = address.given(_dash_h(), _names)
     if given is None:
         return None
-    port = given.port or context.port  # from ~/.ssh/config, if the host is in it; so is the user
-    known = boxes.find(given.host, port)
-    user = given.user or (None if context.user == NO_USER else context.user)
-    return Address(given.host, user, port, known.key_file if known else None, known.id if known else None)
+    # Without a port, that of ~/.ssh/config if the host is in it.
+    port = given.port or fabric.Connection(given.host, config=context.config).port
+    if known := boxes.find(given.host, port):
+        given = replace(given, id=known.id, key_file=known.key_file)
+    return given
 
 
 def _link(found: Address, settings: Settings, config: Any) -> fabric.Connection:
-    keys: dict[str, Any] = {}
-    if found.key_file:
-        # Only this key: an SSH agent may hang, or offer six others first.
-        keys = {
-            "key_filename": [str(Path(found.key_file).expanduser())],
-            "allow_agent": False,
-            "look_for_keys": False,
-        }
+    keys = {"key_filename": [str(Path(found.key_file).expanduser())]} if found.key_file else {}
     link = fabric.Connection(found.host, found.user, found.port, config=config, connect_kwargs=keys)
     if link.user == NO_USER:
         link.user = settings.runpod_user
+    link.gateway = gateway(link)
     return link
+
+
+def gateway(link: fabric.Connection) -> Any:
+    """What the connection goes through by ~/.ssh/config: a jump host, a ProxyCommand, or None.
+
+    Fabric takes `ProxyJump none` for a host, and visits several jump hosts in the wrong order.
+    """
+    jumps = link.ssh_config.get("proxyjump")
+    if not jumps or jumps.lower() == "none":
+        return None if jumps else link.gateway
+    found = None
+    for name in jumps.split(","):
+        hop = fabric.Connection(name.strip(), config=link.config.clone(), gateway=found)
+        if hop.host == link.host:  # the jump host itself, which `Host *` matches
+            return None
+        if hop.user == NO_USER:
+            hop.user = get_local_user()
+        if found is None:
+            hop.gateway = gateway(hop)
+        found = hop
+    return found
 
 
 def _pin_file(found: Address, link: fabric.Connection) -> Path:

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from ops import ui
 from ops.interrupts import remembered
+from ops.ssh import keys
 from ops.ssh.box import Box
 from ops.ssh.link import LinkLost, NoAnswer
 from worker.errors import UserError
@@ -21,13 +24,31 @@ def ssh_command(box: Box, program: str = "ssh") -> list[str]:
     """The ssh command line to the box, with its key and its pinned host key."""
     # ssh needs quotes around a value with spaces, such as a Windows home.
     options = [f'UserKnownHostsFile="{box.pin_file.as_posix()}"', "StrictHostKeyChecking=yes"]
+    if keys.named(box.link) or keys.restricted(box.link):
+        # Only these keys: an agent may offer more keys than sshd allows tries.
+        options.append("IdentitiesOnly=yes")
+    options.append(_way(box.link.gateway))
     command = [program, "-p", str(box.link.port)]
     for option in options:
         command += ["-o", option]
     for key_file in box.link.connect_kwargs.get("key_filename", []):
-        # Only this key: an agent may offer more keys than sshd allows tries.
-        command += ["-o", "IdentitiesOnly=yes", "-i", str(key_file)]
+        command += ["-i", str(Path(key_file).expanduser())]
     return [*command, f"{box.link.user}@{box.link.host}"]
+
+
+def _way(gateway: Any) -> str:
+    """The option of ssh for the jump hosts or the command that the connection goes through.
+
+    Always one: ssh is given an address, for which ~/.ssh/config may say something else than for the name.
+    """
+    if isinstance(gateway, str):
+        return f"ProxyCommand={gateway}"
+    hops: list[str] = []
+    while gateway:
+        host = gateway.original_host
+        hops.insert(0, f"{gateway.user}@{f'[{host}]' if ':' in host else host}:{gateway.port}")
+        gateway = gateway.gateway
+    return f"ProxyJump={','.join(hops) or 'none'}"
 
 
 def shell(box: Box) -> int:

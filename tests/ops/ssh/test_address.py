@@ -33,6 +33,15 @@ def here(tmp_path, monkeypatch):
         ("my-pod:22", Address("my-pod", None, 22)),
         ("[2001:db8::7]:22001", Address("2001:db8::7", None, 22001)),
         ("2001:db8::7", Address("2001:db8::7")),
+        ("ssh root@203.0.113.7 -p 22001", Address("203.0.113.7", "root", 22001)),
+        (
+            "ssh -p22001 -l root 203.0.113.7 -i ~/.ssh/id",
+            Address("203.0.113.7", "root", 22001, pasted_key="~/.ssh/id"),
+        ),
+        (
+            r'ssh root@203.0.113.7 -i "C:\Users\me too\id"',
+            Address("203.0.113.7", "root", pasted_key=r"C:\Users\me too\id"),
+        ),
     ],
 )
 def test_address_is_taken_apart(text, meant):
@@ -40,7 +49,19 @@ def test_address_is_taken_apart(text, meant):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ssh root@203.0.113.7 -p 22", "root@", "a:99999", "a:b", "-oProxyCommand=x", "a b"]
+    "text",
+    [
+        "",
+        "root@",
+        "a:99999",
+        "a:b",
+        "-oProxyCommand=x",
+        "a b",
+        "ssh root@a -p x",
+        "ssh root@a ls",
+        "ssh -oProxyCommand=x root@a",
+        "ssh 'root@a",
+    ],
 )
 def test_what_is_no_address_is_refused_with_the_form_it_should_have(text):
     with pytest.raises(BadInput, match="write it like root@"):
@@ -76,6 +97,12 @@ def test_key_of_the_box_wins_over_the_setting():
     boxes.save(boxes.Known("i-1", "ec2", "198.51.100.1", key_file="ec2.pem"))
     assert address.find(None, settings(RUNPOD_SSH_KEY="pod_key")).key_file == "ec2.pem"
     assert address.find(Address("192.0.2.9"), settings(RUNPOD_SSH_KEY="pod_key")).key_file == "pod_key"
+
+
+def test_setting_wins_over_the_key_of_a_pasted_command_line():
+    pasted = "ssh root@203.0.113.7 -p 22001 -i ~/.ssh/usual"
+    assert address.find(None, settings(RUNPOD_HOST=pasted)).key_file == "~/.ssh/usual"
+    assert address.find(None, settings(RUNPOD_HOST=pasted, RUNPOD_SSH_KEY="mine")).key_file == "mine"
 
 
 # --- a machine of EC2 that was stopped and started
