@@ -8,6 +8,7 @@ decide which box is meant, and knows nothing about the worker.
 import functools
 import json
 import math
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ _MARK = b"\n=== begin ===\n"
 _PRINT_MARK = "printf '\\n=== begin ===\\n'"
 # A bash that is the first under sshd reads ~/.bashrc, also for a script.
 _NO_BASHRC = "SHLVL=2; export SHLVL; unset BASH_ENV ENV"
-_QUIET = "let it do so only in a terminal, after a line: case $- in *i*) ;; *) return ;; esac"
+_ONLY_IN_A_TERMINAL = "put this line above that: case $- in *i*) ;; *) return ;; esac"
 
 OnOutput = Callable[[bytes], None]
 
@@ -161,11 +162,12 @@ class Box:
         except _NeverBegan:
             raise UserError(
                 f"the login shell of {self.label} did not run our command within {_BEGIN_S:.0f} s; "
-                "something in its ~/.bashrc waits: see it with ssh, and correct it there"
+                "something in its ~/.bashrc waits: open fab shell, press Ctrl-C, and correct it there"
             ) from None
         except _OverLimit:
             raise UserError(
-                f"the command did not finish within {limit_s:.0f} s; see what the box does: fab system"
+                f"the command did not finish within {limit_s:.0f} s; {self.label} is overloaded, "
+                "or a disk or driver there hangs: look with fab shell"
             ) from None
         except LOST:
             raise self._lost() from None
@@ -204,7 +206,7 @@ class Box:
             if not self._sftp_is_garbled:
                 raise
             raise UserError(
-                f"~/.bashrc on {self.label} prints something, which breaks SFTP; {_QUIET}"
+                f"~/.bashrc on {self.label} prints something, which breaks SFTP; {_ONLY_IN_A_TERMINAL}"
             ) from None
 
     def _sftp(self, start: Callable[[paramiko.Channel], None]) -> paramiko.SFTPClient:
@@ -224,6 +226,18 @@ class Box:
                     ) from None
             raise self._lost() from None
 
+    def write_problem(self, ran: CommandResult, what: str) -> UserError:
+        """Why a script could not write `what` on the box, and what to do about it."""
+        if "No space left" in ran.err or "Disk quota" in ran.err:
+            return UserError(f"the disk of {self.label} is full; free space (fab shell), then run it again")
+        denied = [line for line in ran.err.splitlines() if re.search("ermission denied|ead-only file", line)]
+        if denied:
+            return UserError(
+                f"{self.info.user} may not write {what} on {self.label} ({denied[-1]}); "
+                "make the folder writable (fab shell), or log in as another user"
+            )
+        return UserError(f"{self.label} could not write {what} ({ran.reason()}); run it again")
+
     def _never_began(self, output: "_Output", code: int) -> UserError:
         printed = output.out.noise.decode("utf-8", "replace") + output.err.noise.decode("utf-8", "replace")
         if _PTY_ONLY in printed:
@@ -234,7 +248,7 @@ class Box:
         last = (printed.strip().splitlines() or [f"exit code {code}"])[-1]
         return UserError(
             f"the login shell of {self.label} ended before our command ({last[:200]}); "
-            f"if its ~/.bashrc runs exit, {_QUIET}"
+            f"if its ~/.bashrc runs exit or exec, {_ONLY_IN_A_TERMINAL}"
         )
 
     def sftp_problem(self, error: Exception) -> UserError:

@@ -54,8 +54,7 @@ def put(box: Box, path: str, content: bytes) -> None:
     """Write a file of mode 0600 on the box, whole or not at all."""
     ran = box.shell(_WRITE, path, stdin=content)
     if ran.code:
-        full = "; its disk is full" if "No space left" in ran.err else f" ({ran.reason()})"
-        raise UserError(f"cannot write {path} on {box.label}{full}; free space there, then run it again")
+        raise box.write_problem(ran, path)
 
 
 def read(box: Box, path: str) -> str:

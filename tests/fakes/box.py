@@ -216,11 +216,12 @@ class FakeBox:
 
     def processes(self) -> dict[int, list[str]]:
         """The command line of everything that runs on the box."""
-        mark = f"MUSICGEN_BOX_ROOT={self.root}".encode()
+        # A shell that hangs in ~/.bashrc has only what sshd sets.
+        marks = {f"MUSICGEN_BOX_ROOT={self.root}".encode(), f"HOME={self.home}".encode()}
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                if marks & set((entry / "environ").read_bytes().split(b"\0")):
                     words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                     found[int(entry.name)] = words
         return found

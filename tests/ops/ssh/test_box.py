@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +67,8 @@ def test_what_bashrc_prints_breaks_no_sftp_session(talkative, conn, tmp_path):
 def test_what_bashrc_prints_is_explained_where_sftp_cannot_do_without_it(talkative, conn, monkeypatch):
     monkeypatch.setattr(boxes, "_SFTP_SERVER", "exit 127")
     with pytest.raises(
-        UserError, match=r"~/\.bashrc on .* prints something, which breaks SFTP; let it do so only"
+        UserError,
+        match=r"~/\.bashrc on .* prints something, which breaks SFTP; put this line above that: case",
     ):
         conn.sftp()
 
@@ -93,6 +95,19 @@ def test_bashrc_that_hangs_is_said(box, conn, monkeypatch):
         UserError, match=r"did not run our command within .* s; something in its ~/\.bashrc waits"
     ):
         conn.run("true")
+
+
+def test_box_that_ends_leaves_no_hanging_shell_behind(box, conn, monkeypatch):
+    monkeypatch.setattr(boxes, "_BEGIN_S", 0.5)
+    pid = box.home / "pid"
+    (box.home / ".bashrc").write_text(f"sh -c 'echo $$ > {pid}; exec sleep 600'\n")
+    with pytest.raises(UserError):
+        conn.run("true")
+    while not (pid.exists() and pid.read_text()):
+        time.sleep(0.01)
+    box.stop()
+    command = Path(f"/proc/{pid.read_text().strip()}/cmdline")
+    assert not command.exists() or not command.read_bytes()
 
 
 def test_large_input_and_output_pass_unchanged(conn):
