@@ -101,10 +101,18 @@ def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -
     """
     folder = ""
     try:
-        folder, at = find_start(box, query)
         if once:
+            folder, at = find_start(box, query)
             read_to_end(box, folder, ui.pour, at)
             return 0
+        reconnection = _Reconnection(box, ui.say)
+        while not folder:
+            try:
+                folder, at = find_start(box, query)
+            except (LinkLost, NoAnswer) as error:
+                if isinstance(error, NoAnswer) and not reconnection.tries:
+                    raise
+                reconnection.wait(error, "before the first byte")
         code = follow(box, folder, ui.pour, ui.say, offset=at)
     except (NoAnswer, BoxGone) as error:
         # The run that was followed or asked for: the newest in the bucket may be another box's.
@@ -156,7 +164,7 @@ def since_when(text: str, now: datetime) -> str:
 
 def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report, *, offset: int = 0) -> int:
     """Pass the log of the run in `folder` to `write` from `offset` on; -> the worker's exit code."""
-    tries, last_grown_s = 0, time.monotonic()
+    reconnection, last_grown_s = _Reconnection(box, report), time.monotonic()
 
     def pass_on(block: bytes) -> None:
         nonlocal offset
@@ -174,7 +182,7 @@ def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report
                         code = _exit_code(sftp, folder)  # before the log, so that no line is missed
                         if grown := _read(sftp, f"{folder}/log", offset, pass_on):
                             last_grown_s = time.monotonic()
-                        tries = 0
+                        reconnection.tries = 0
                         check()
                         if code is not None and not grown:
                             return code
@@ -186,15 +194,27 @@ def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report
             except _WriterFailed as error:
                 raise error.__cause__ or error from None
             except _LOST as error:
-                box.close()
-                if tries == 0:
-                    since_s = time.monotonic()
-                    report(f"the connection was lost after byte {offset}; following again when it is back")
-                if isinstance(error, NoAnswer) and time.monotonic() - since_s > GONE_AFTER_S:
-                    raise BoxGone(f"{box.label} does not answer any more; run it again to resume") from None
                 check()
-                time.sleep(RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)])
-                tries += 1
+                reconnection.wait(error, f"after byte {offset}")
+
+
+class _Reconnection:
+    """The time between a lost connection and the next one. `tries`: how many were made since the loss."""
+
+    def __init__(self, box: Box, report: Report) -> None:
+        self.tries = 0
+        self._box, self._report, self._since_s = box, report, 0.0
+
+    def wait(self, error: Exception, where: str) -> None:
+        """Wait until the next try. Raises BoxGone where nothing has answered for GONE_AFTER_S."""
+        self._box.close()
+        if self.tries == 0:
+            self._since_s = time.monotonic()
+            self._report(f"the connection was lost {where}; following again when it is back")
+        if isinstance(error, NoAnswer) and time.monotonic() - self._since_s > GONE_AFTER_S:
+            raise BoxGone(f"{self._box.label} does not answer any more; run it again to resume") from None
+        time.sleep(RETRY_AFTER_S[min(self.tries, len(RETRY_AFTER_S) - 1)])
+        self.tries += 1
 
 
 def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: int = 0) -> int | None:

@@ -14,6 +14,7 @@ import pytest
 from ops.settings import Settings
 from ops.ssh import link as links
 from ops.ssh import run_log
+from ops.ssh.link import LinkLost, NoAnswer
 from ops.ssh.run_log import BoxGone, LogQuery
 from tests.fakes import s3
 from tests.fakes.proxy import proxying
@@ -95,6 +96,21 @@ def test_output_is_byte_identical_across_resets_and_half_open_links(box, run, tm
     assert bytes(got) == b"".join(blocks)
     assert code == 3
     assert all("following again" in line for line in reported) and reported
+
+
+def test_link_that_is_lost_before_the_first_byte_is_made_again(box, run, tmp_path, monkeypatch, capfdbinary):
+    write(run, [b"one\n"], 4)
+    losses = [LinkLost("lost"), NoAnswer("not back yet")]
+
+    def find_start(*arguments, really=run_log.find_start):
+        if losses:
+            raise losses.pop(0)
+        return really(*arguments)
+
+    monkeypatch.setattr(run_log, "find_start", find_start)
+    with connected(box, tmp_path) as conn:
+        assert run_log.show(conn, Settings.load(env={}), LogQuery()) == 4
+    assert capfdbinary.readouterr().out == b"one\n"
 
 
 @contextmanager
