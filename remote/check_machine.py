@@ -20,10 +20,11 @@ TORCH = ["gpu_torch", "matrix_product", "precision", "gpu_memory"]
 
 
 def check_tools() -> Iterator[Check]:
-    """The programs that the session and the sync need."""
-    missing = [tool for tool in ("tmux", "rsync", "flock") if not shutil.which(tool)]
-    detail = f"missing: {', '.join(missing)}" if missing else "tmux, rsync and flock are there"
-    yield Check("tools", not missing, detail, "run the install phase" if missing else "")
+    """The programs that the session needs."""
+    missing = [tool for tool in ("tmux", "flock") if not shutil.which(tool)]
+    detail = f"missing: {', '.join(missing)}" if missing else "tmux and flock are there"
+    remedy = "install util-linux" if "flock" in missing else "run the install phase" if missing else ""
+    yield Check("tools", not missing, detail, remedy)
 
 
 def check_gpu_driver() -> Iterator[Check]:

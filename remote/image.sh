@@ -62,7 +62,7 @@ dpkg-query --show --showformat '${Package}\n' \
 # cloud-init's updates may still hold apt's lock.
 apt-get -o DPkg::Lock::Timeout=600 update
 apt-get -o DPkg::Lock::Timeout=600 --yes -o Dpkg::Options::=--force-confold upgrade
-apt-get -o DPkg::Lock::Timeout=600 --yes install git rsync tmux
+apt-get -o DPkg::Lock::Timeout=600 --yes install git tmux
 
 begin install
 bash "$root/current/remote/install.sh"

@@ -50,10 +50,7 @@ make_folders() {
 
 # --- the packages that apt has to install
 missing_packages() {
-  local program
-  for program in tmux rsync flock; do
-    command -v "$program" > /dev/null || echo "${program/flock/util-linux}"
-  done
+  command -v tmux > /dev/null || echo tmux
   if ! has_uv && ! pip --version > /dev/null; then echo python3-pip; fi
 }
 
@@ -141,10 +138,8 @@ try_environment() {
 
 make_folders
 exec 8>> "$MUSICGEN_BOX_HOME/install.lock"
-if command -v flock > /dev/null; then # a bare image may lack it until the packages are here
-  flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
-  be_busy install 3600 || true
-fi
+flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
+be_busy install 3600 || true
 : > "$log"
 use_scratch
 # uv does not read pip's variables, nor lists with spaces

@@ -3,6 +3,9 @@
 # A run is on while worker_run.sh holds a lock on the box's own disk; the kernel releases it whatever happens, and
 # another box on the same network volume does not see it. Files appear whole: written aside, then renamed.
 
+# Without it every lock would look taken. Debian and Ubuntu always have it.
+command -v flock > /dev/null || fail 2 "flock is missing on this box; install util-linux there (fab shell), then run it again"
+
 state_root=$MUSICGEN_BOX_ROOT/state
 worker_lock=$MUSICGEN_BOX_HOME/worker.lock
 worker_run=$MUSICGEN_BOX_HOME/worker.run # RUN_ID, pid of worker_run.sh, pid of the worker

@@ -191,7 +191,7 @@ def few_programs(folder, python):
     """A PATH of what the script itself needs and this Python: no tmux, no uv, no apt."""
     folder.mkdir()
     names = (
-        "bash sh dirname readlink tr grep id mkdir chmod cat tee df awk stat date hostname flock rsync "
+        "bash sh dirname readlink tr grep id mkdir chmod cat tee df awk stat date hostname flock "
         "sed head tail sha256sum rm mv env"
     )
     for name in names.split():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from datetime import UTC, datetime
@@ -47,6 +48,19 @@ def test_status_names_the_run_that_is_on(box):
 def test_status_before_any_run_names_none(box):
     status = box.status()
     assert status["run_id"] is None and status["pid"] is None and not status["running"]
+
+
+def test_box_without_flock_says_so_and_is_not_taken_for_busy(box, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "readlink", "tr", "grep", "id"):
+        (tools / name).symlink_to(shutil.which(name))
+    for script in ("session.sh", "watchdog.sh"):
+        done = box.sh(script, "start", PATH=str(tools))
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: flock is missing on this box; install util-linux there (fab shell), then run it again\n",
+        )
 
 
 def test_worker_gets_prompts_arguments_and_its_place(box):
