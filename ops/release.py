@@ -94,7 +94,10 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
 
 
 def bundle(contents: dict[str, bytes]) -> Release:
-    """The release of these files; its id depends on their names and contents alone."""
+    """The release of these files; its id depends on their names and contents alone.
+
+    It is the beginning of the SHA-256 of what `sha256sum --zero` prints for them, so a box can check it.
+    """
     digest, buffer = hashlib.sha256(), io.BytesIO()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed,
@@ -102,7 +105,9 @@ def bundle(contents: dict[str, bytes]) -> Release:
     ):
         for name in sorted(contents):
             content = contents[name]
-            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+            digest.update(
+                f"{hashlib.sha256(content).hexdigest()}  {name}\0".encode("utf-8", "surrogateescape")
+            )
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             entry.mode = 0o755 if content.startswith(b"#!") else 0o644  # Windows has no modes

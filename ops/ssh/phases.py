@@ -54,7 +54,8 @@ def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -
             "restart it with the new code: fab sync, or deploy without a restart: fab deploy --force"
         )
     shipped = ship.send(box, release)
-    report(f"release {release.id}: {amounts.count(release.n_files, 'file')}, {amounts.size(release.n_bytes)}")
+    size = f"{amounts.count(release.n_files, 'file')}, {amounts.size(release.n_bytes)}"
+    report(f"release {release.id}: {'unchanged, ' * shipped.unchanged}{size}")
     return shipped
 
 

@@ -2,6 +2,10 @@
 
 import hashlib
 import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -40,11 +44,49 @@ def test_release_becomes_the_current_one(conn, box):
     assert sorted(releases(box)) == sorted([first.release.id, second.release.id])
 
 
-def test_same_release_again_changes_nothing(conn, box):
-    name = send(conn).release.id
-    inode = (box.root / "releases" / name / "prompts.txt").stat().st_ino
-    send(conn)
-    assert (box.root / "releases" / name / "prompts.txt").stat().st_ino == inode
+def test_same_release_again_is_not_sent(conn, box):
+    first = send(conn)
+    # As of a run of Python by hand.
+    compiled = box.root / "current" / "worker" / "__pycache__" / "more.pyc"
+    compiled.parent.mkdir()
+    compiled.touch()
+    again = ship.send(conn, replace(first.release, archive=b"not sent"))
+    assert (first.unchanged, again.unchanged) == (False, True)
+
+
+def test_earlier_release_becomes_the_current_one_again_without_being_sent(conn, box):
+    first = send(conn)
+    send(conn, more="x = 1\n")
+    assert ship.send(conn, replace(first.release, archive=b"not sent")).unchanged
+    assert (box.root / "current").readlink().name == first.release.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda release: (release / "prompts.txt").write_text("changed by hand\n"),
+        lambda release: (release / "prompts.txt").unlink(),
+        lambda release: (release / "worker" / "added.py").touch(),
+        shutil.rmtree,
+    ],
+)
+def test_release_that_was_changed_on_the_box_is_sent_again(conn, box, change):
+    release = box.root / "releases" / send(conn).release.id
+    change(release)
+    assert not send(conn).unchanged
+    files = {str(path.relative_to(release)) for path in release.rglob("*") if path.is_file()}
+    assert files == set(FILES)
+    assert (release / "prompts.txt").read_bytes() == FILES["prompts.txt"]
+
+
+def test_changed_release_stays_for_the_run_that_works_in_it(conn, box):
+    release = box.root / "releases" / send(conn).release.id
+    (release / "prompts.txt").write_text("changed by hand\n")
+    os.utime(release, (0, 0))
+    with subprocess.Popen(["cat"], cwd=release, stdin=subprocess.PIPE) as working:
+        send(conn)
+        folder = Path(f"/proc/{working.pid}/cwd").readlink()
+    assert folder.parent == release.parent and folder.name.startswith(f".{release.name}.changed.")
 
 
 def test_three_releases_are_kept(conn, box):
@@ -84,7 +126,7 @@ def test_environment_that_is_not_made_from_the_requirements_is_noticed_each_time
 def test_broken_stream_leaves_the_current_release_and_the_next_try_works(conn, box):
     good = send(conn).release
     broken = Release("feedfacebeef", packed().archive[:-40])
-    with pytest.raises(UserError, match="could not unpack the release"):
+    with pytest.raises(UserError, match="could not write the release"):
         ship.send(conn, broken)
     assert releases(box) == [good.id]
     assert send(conn, more="x = 1\n").release.id in releases(box)
@@ -100,6 +142,18 @@ def test_full_disk_is_one_line(conn, box):
         send(conn)
     (box.bin / "tar").unlink()
     send(conn)
+
+
+def test_folder_that_may_not_be_written_is_one_line_with_the_user(conn, box):
+    # As mkdir meets it, unless it runs as root.
+    (box.bin / "mkdir").write_text(
+        "#!/bin/bash\necho \"mkdir: cannot create directory '/x': Permission denied\" >&2; exit 1\n"
+    )
+    (box.bin / "mkdir").chmod(0o755)
+    with pytest.raises(
+        UserError, match=r"may not write the release on .* Permission denied\); make the folder"
+    ):
+        send(conn)
 
 
 def releases(box):
