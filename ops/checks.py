@@ -48,4 +48,4 @@ def _beside_python(program: str) -> str:
 
 
 def _shell_scripts() -> list[str]:
-    return (repository.git("ls-files", "*.sh", ".ci/run") or "").split()
+    return repository.files("*.sh", ".ci/run") or []

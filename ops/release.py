@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ops import repository
 from ops.repository import git
 from worker import amounts
 from worker.errors import BadInput
@@ -79,7 +80,7 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
             "MUSICGEN_GIT_URL contains credentials, and user data can be read; give a public address, "
             "or leave it empty to send this folder"
         )
-    commit = git("rev-parse", "HEAD", root=root)
+    commit = (git("rev-parse", "HEAD", root=root) or "").strip()
     if not commit:
         raise BadInput("this folder is not a git checkout, so it has no commit; leave MUSICGEN_GIT_URL empty")
     if git("status", "--porcelain", root=root):
@@ -129,13 +130,11 @@ def as_shipped(content: bytes) -> bytes:
 
 def _kept(root: Path) -> Iterable[str]:
     """Files git would keep, tracked or new; without git, the parts that a box needs."""
-    listing = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", root=root)
-    if listing is not None:
-        listed = listing.split("\0")
-    else:
+    listed = repository.files("--cached", "--others", "--exclude-standard", root=root)
+    if listed is None:
         found = [path for part in _PARTS for path in [root / part, *(root / part).rglob("*")]]
         listed = [path.relative_to(root).as_posix() for path in found if "__pycache__" not in path.parts]
-    return {name for name in listed if name and _may_leave(name) and (root / name).is_file()}
+    return {name for name in listed if _may_leave(name) and (root / name).is_file()}
 
 
 def _may_leave(name: str) -> bool:

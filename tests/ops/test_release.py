@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -137,6 +139,14 @@ def test_tree_that_is_too_large_is_refused_and_names_the_largest(tree, monkeypat
     (tree / "worker" / "weights.bin").write_bytes(b"\0" * 2000)
     with pytest.raises(BadInput, match=r"\.gitignore \(largest: worker/weights\.bin"):
         pack(tree)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
+@pytest.mark.parametrize("name", [b" leading.txt", b"trailing ", b"latin-\xe4.txt"])
+def test_file_is_shipped_whatever_its_name(tree, name):
+    (tree / os.fsdecode(name)).write_text("here\n")
+    with tarfile.open(fileobj=io.BytesIO(pack(tree).archive)) as tar:
+        assert os.fsencode("\n".join(tar.getnames())).split(b"\n").count(name) == 1
 
 
 # --- how it is pinned

@@ -23,13 +23,20 @@ def test_root_holds_tasks_py():
 
 
 def test_commit_is_12_digits_of_head(checkout):
-    whole = repository.git("rev-parse", "HEAD", root=checkout)
+    whole = repository.git("rev-parse", "HEAD", root=checkout).strip()
     assert repository.commit(checkout) == repository.head(checkout) == whole[:12]
 
 
 def test_commit_of_a_changed_tree_ends_with_a_plus(checkout):
     (checkout / "a.txt").write_text("two\n")
     assert repository.commit(checkout) == repository.head(checkout) + "+"
+
+
+def test_files_have_their_exact_names(checkout):
+    names = [" leading", "trailing ", "two words", "käse"]
+    for name in names:
+        (checkout / name).touch()
+    assert repository.files("--others", root=checkout) == sorted(names)
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path):
