@@ -180,8 +180,8 @@ def stop(box: Box, grace: str = "60s") -> None:
     from ops import durations
     from ops.ssh import session
 
-    stopped, how = session.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
-    ui.say(f"run {stopped.run_id}: {how}" if stopped.run_id else how)
+    stopped, needed = session.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
+    ui.say(f"run {stopped.run_id}: {needed}" if stopped.run_id else str(needed))
 
 
 @box_task(help={"json": _JSON, "watch": _WATCH})

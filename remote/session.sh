@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start or stop the worker on this box, or print its state. The last line of stdout is JSON.
 #   bash remote/session.sh start [--keep-alive] [-- WORKER_ARGUMENT...]
-#   bash remote/session.sh stop [--keep] [GRACE_S]    --keep: the box stays on afterwards
+#   bash remote/session.sh stop [--keep] [GRACE_S [BY]]    --keep: the box stays on afterwards; BY: who stops it
 #   bash remote/session.sh status
 # Exit codes: 0 done, 1 failed, 2 something is missing, 4 the worker is running already.
 set -euo pipefail
@@ -80,6 +80,8 @@ stop() {
       run_is_on || break
       sleep 0.1
     done
+    # The worker itself takes the signal for a Ctrl-C.
+    [ ! -d "$state_root/$id" ] || write_whole "$state_root/$id/stopped_by" "${2:-session.sh stop}"
     kill -s INT "$worker" 2> /dev/null || true
     if ! ended_within "$grace_s"; then
       needed=SIGTERM
@@ -103,5 +105,5 @@ case ${1:-} in
   start) shift && start "$@" ;;
   stop) shift && stop "$@" ;;
   status) settle "$(newest_run)" && status_json ;;
-  *) fail 2 "write: session.sh start [--keep-alive] [-- ARGUMENT...] | stop [--keep] [GRACE_S] | status" ;;
+  *) fail 2 "write: session.sh start [--keep-alive] [-- ARGUMENT...] | stop [--keep] [GRACE_S [BY]] | status" ;;
 esac

@@ -136,6 +136,7 @@ status_json() {
   printf '{"run_id":%s,"running":%s,"pid":%s,"exit_code":%s,"log_bytes":%s,"release":%s,"state_dir":%s,' \
     "$(json_string "$id")" "$running" "${pid:-null}" "${code:-null}" "$bytes" \
     "$(json_string "$([ -z "$id" ] || first_line "$state/release")")" "$(json_string "${id:+$state}")"
-  printf '"stop_hook":%s,"keep_alive":%s%s}\n' \
-    "$(json_string "$([ -z "$id" ] || first_line "$state/stop_hook")")" "$keep" "${1:+,$1}"
+  printf '"stop_hook":%s,"stopped_by":%s,"keep_alive":%s%s}\n' \
+    "$(json_string "$([ -z "$id" ] || first_line "$state/stop_hook")")" \
+    "$(json_string "$([ -z "$id" ] || first_line "$state/stopped_by")")" "$keep" "${1:+,$1}"
 }

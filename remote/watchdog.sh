@@ -163,7 +163,7 @@ act() {
   mkdir -p "$state_root"
   write_result null
   if [ -n "$on" ]; then
-    answer=$(bash "$(scripts)/session.sh" stop --keep "$grace_s" 9>&-)
+    answer=$(bash "$(scripts)/session.sh" stop --keep "$grace_s" "the watchdog" 9>&-)
     if [[ $answer =~ \"needed\":\"([A-Za-z]+)\" ]]; then stopped_with=${BASH_REMATCH[1]}; fi
   fi
   if [ -n "$action" ]; then

@@ -129,9 +129,9 @@ def run(
 def sync(box: Box, settings: Settings, release: Release, report: Report, *, grace_s: int) -> Run:
     """Ship code and list and restart the worker, which resumes from its checkpoints."""
     shipped = deploy(box, release, report, force=True)
-    stopped, how = session.stop(box, grace_s)
-    if how != session.STOPPED_BY["nothing"]:
-        report(f"run {stopped.run_id}: {how}")
+    stopped, needed = session.stop(box, grace_s, by="fab sync")
+    if needed is not session.StopNeeded.NOTHING:
+        report(f"run {stopped.run_id}: {needed}")
     if shipped.needs_install:
         report("the environment was made from other requirements; installing")
         install(box, settings, report, use_my_keys=configure.has_own_keys(box))

@@ -6,6 +6,7 @@ Holds no state: every answer comes from the box. Does not follow a log.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any
 
 from ops.ssh.box import Box, CommandResult
@@ -21,13 +22,22 @@ _SETTLE_S = 1.0
 # The scripts in remote/ say the same.
 STAYS_ON = "nothing turns this box off; it bills until you stop it"
 
-# What a stop needed, as session.sh names it, and as the user reads it.
-STOPPED_BY = {
-    "nothing": "nothing was running",
-    "SIGINT": "it stopped by itself and kept its checkpoints",
-    "SIGTERM": "it ignored Ctrl-C and stopped at SIGTERM",
-    "SIGKILL": "it did not react and was killed; songs in progress resume from their last checkpoint",
-}
+
+class StopNeeded(Enum):
+    """What a stop needed, as session.sh names it."""
+
+    NOTHING = "nothing"
+    SIGINT = "SIGINT"
+    SIGTERM = "SIGTERM"
+    SIGKILL = "SIGKILL"
+
+    def __str__(self) -> str:
+        return {
+            self.NOTHING: "nothing was running",
+            self.SIGINT: "it stopped by itself and kept its checkpoints",
+            self.SIGTERM: "it ignored SIGINT and stopped at SIGTERM",
+            self.SIGKILL: "it did not react and was killed; songs in progress resume from their checkpoints",
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,15 @@ def ending(watchdog: Mapping[str, Any]) -> str:
     return "this box has no deadline; it switches off after a run, or when no worker runs"
 
 
-def stop(box: Box, grace_s: int = GRACE_S) -> tuple[Run, str]:
-    """Stop the worker: Ctrl-C, after `grace_s` SIGTERM, then SIGKILL. The box stays on.
+def stop(box: Box, grace_s: int = GRACE_S, by: str = "fab stop") -> tuple[Run, StopNeeded]:
+    """Stop the worker: SIGINT, after `grace_s` SIGTERM, then SIGKILL. The box stays on.
 
-    -> the run, and a line on how it stopped.
+    `by`: the command that `fab status` names. -> the run, and what the stop needed.
     """
-    ran = box.remote("session.sh", "stop", "--keep", str(grace_s), limit_s=grace_s + _AFTER_GRACE_S + 30)
+    limit_s = grace_s + _AFTER_GRACE_S + 30
+    ran = box.remote("session.sh", "stop", "--keep", str(grace_s), by, limit_s=limit_s)
     found = _checked(box, ran).json()
-    return _run(found), STOPPED_BY.get(found.get("needed"), str(found.get("needed")))
+    return _run(found), StopNeeded(found["needed"])
 
 
 def _run(found: dict[str, Any]) -> Run:

@@ -93,7 +93,10 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
         rows["cost"] = (
             f"{amounts.usd(current['cost_usd'])} at {amounts.usd(current['hourly_cost_usd'])} an hour"
         )
-    if current.get("notice"):
+    # To the worker, a stop's SIGINT is a Ctrl-C.
+    if run.get("stopped_by"):
+        rows["stopped by"] = str(run["stopped_by"])
+    elif current.get("notice"):
         rows["notice"] = str(current["notice"])
     for gpu in found.gpus:
         used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0

@@ -57,6 +57,7 @@ def test_stop_is_gentle_says_so_and_again_succeeds(waiting, box):
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1].endswith("it stopped by itself and kept its checkpoints")
     assert waiting("stop").stderr.splitlines()[-1].endswith("nothing was running")
+    assert "fab stop" in waiting("status").stdout
     assert waiting("logs").returncode == 75
 
 

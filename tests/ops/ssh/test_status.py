@@ -61,6 +61,11 @@ def test_ended_run_shows_how_it_ended(code, shown):
     assert rows(run=RUN | {"running": False, "exit_code": code})["state"] == shown
 
 
+def test_run_that_was_stopped_shows_by_what_and_no_ctrl_c():
+    found = rows(run=RUN | {"stopped_by": "fab stop"}, status=STATUS | {"notice": "Ctrl-C"})
+    assert found["stopped by"] == "fab stop" and "notice" not in found
+
+
 def test_box_without_a_watchdog_is_shown_as_such():
     found = rows(watchdog={"running": False, "left_s": None, "action": None})
     assert found["watchdog"].startswith("NOT RUNNING: ") and found["deadline"] == "none"
