@@ -199,7 +199,7 @@ def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
     help={
         "json": _JSON,
         "watch": _WATCH,
-        "follow": "Follow the logs of the kernel and the watchdog until Ctrl-C",
+        "follow": "Follow the logs of the kernel and the watchdog, from the newest run's start, until Ctrl-C",
     }
 )
 def system(box: Box, json: bool = False, watch: bool = False, follow: bool = False) -> None:
@@ -210,10 +210,10 @@ def system(box: Box, json: bool = False, watch: bool = False, follow: bool = Fal
     from ops.ssh import look, terminal
 
     def show() -> None:
-        rows, busiest = look.system(box)
-        ui.show([*rows, *busiest] if json else rows, json=json)
+        found = look.system(box)
+        ui.show([found] if json else look.system_rows(found), json=json)
         if not json:
-            ui.show(busiest)
+            ui.show(found.processes)
 
     if follow:
         terminal.follow(look.SystemLog(box).new)

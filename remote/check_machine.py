@@ -1,6 +1,7 @@
 """Checks of the machine itself: programs, GPU, memory, disks, and what switches it off."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -94,13 +95,8 @@ def check_torch() -> Iterator[Check]:
 def check_memory() -> Iterator[Check]:
     """RAM, through which the weights are loaded. In a container, its limit counts."""
     fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
-    free = int(fields["MemAvailable"]) * 1024
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
-            free = min(free, int(text) - int(Path(used).read_text()))
+    free = float(fields["MemAvailable"]) * 1024
+    free = min(free, free_in_cgroup(Path("/sys/fs/cgroup")))
     need = max(MODEL_GB.get(model_name(), 8.5), 0.5)
     ok = True if free >= need * GB else "warn"
     yield Check(
@@ -109,6 +105,23 @@ def check_memory() -> Iterator[Check]:
         f"{free / GB:.1f} GB free, {need} GB needed",
         "" if ok is True else "rent a machine with more RAM",
     )
+
+
+def free_in_cgroup(folder: Path) -> float:
+    """Bytes below the memory limit of cgroup v2 or v1; infinite without one. The kernel's cache is free."""
+    for limit, used, stat, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        if (folder / limit).exists() and (text := (folder / limit).read_text().strip()).isdigit():
+            found = re.search(rf"^{cached} (\d+)", (folder / stat).read_text(), re.M)
+            return int(text) - int((folder / used).read_text()) + (int(found[1]) if found else 0)
+    return math.inf
 
 
 def check_disk_system() -> Iterator[Check]:

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 
 from ops.ssh.box import Box
-from worker import amounts
 from worker.errors import UserError
 
 MARK = "=== "
@@ -28,6 +27,11 @@ GPU_QUERY = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,nohead
 _SYSTEM = f"""
 echo "{MARK}load"; cat /proc/loadavg; nproc
 echo "{MARK}memory"; cat /proc/meminfo
+echo "{MARK}cgroup"
+for f in cpu.max memory.max memory.current memory.stat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us \\
+  memory/memory.limit_in_bytes memory/memory.usage_in_bytes memory/memory.stat; do
+  sed "s|^|$f |" "/sys/fs/cgroup/$f" 2> /dev/null
+done
 echo "{MARK}disk"; df -Pk "$1" "$2" / 2> /dev/null
 echo "{MARK}network"; cat /proc/net/dev; sleep 1; echo; cat /proc/net/dev
 echo "{MARK}top"; ps -eo pid,pcpu,pmem,etimes,comm --sort=-pcpu 2> /dev/null | head -n 9
@@ -35,11 +39,25 @@ echo "{MARK}oom"; dmesg -T 2> /dev/null | grep -iE 'out of memory|oom-kill|NVRM:
 exit 0
 """
 
-# $1 home, $2 and $3 how many lines of the watchdog's log and of the kernel's were printed before.
+# $1 home, $2 root, $3 the time to begin at (empty: the start of the newest run), $4 and $5 how many lines of
+# the watchdog's log and of the kernel's were printed before.
 _SYSTEM_LOG = rf"""
-echo "{MARK}watchdog"; tail -n +"$(($2 + 1))" "$1/watchdog.log" 2> /dev/null
+since=$3
+if [ -z "$since" ]; then
+  run=$(readlink "$2/state/current" 2> /dev/null) # 20261122T195059Z-ab12
+  since=$(sed -nE 's/^(....)(..)(..)T(..)(..)(..)Z.*/\1-\2-\3T\4:\5:\6/p' <<< "${{run##*/}}")
+fi
+from() {{
+  awk -v since="$since" '
+    !on && match($0, /[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9:]*/) && RSTART < 6 {{
+      on = substr($0, RSTART, 19) >= since
+    }}
+    on || since == "begin"' | tail -n +"$(($1 + 1))"
+}}
+echo "{MARK}since"; echo "${{since:=begin}}"
+echo "{MARK}watchdog"; from "$4" 2> /dev/null < "$1/watchdog.log"
 echo "{MARK}kernel"
-dmesg -T 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed' | tail -n +"$(($3 + 1))"
+TZ=UTC dmesg --time-format iso 2> /dev/null | grep -iE 'memory|oom|NVRM|nvme|I/O error|killed' | from "$5"
 exit 0
 """
 
@@ -67,6 +85,35 @@ class Disk:
     size_gb: float
 
 
+@dataclass(frozen=True)
+class Process:
+    """One process of the box. `runs_s`: seconds since it was started."""
+
+    pid: int
+    cpu_percent: float
+    memory_percent: float
+    runs_s: float
+    command: str
+
+
+@dataclass(frozen=True)
+class System:
+    """The box itself. None: not reported. In a container, the load is the host's, the rest its own.
+
+    `network`: bytes per second received and sent, by interface. `processes`: the busiest.
+    """
+
+    load_1min: float | None
+    load_5min: float | None
+    cores: float | None
+    memory_free_gb: float | None
+    memory_gb: float | None
+    disks: list[Disk]
+    network: dict[str, tuple[float, float]]
+    kernel_errors: list[str]
+    processes: list[Process]
+
+
 def gpus(box: Box) -> list[Gpu]:
     """Every GPU. Raises UserError if there is none."""
     ran = box.run(GPU_QUERY)
@@ -75,43 +122,40 @@ def gpus(box: Box) -> list[Gpu]:
     return found
 
 
-def system(box: Box) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows of CPU, memory, disk, network and kernel errors; and rows of the busiest processes."""
-    found = sections(box.shell(_SYSTEM, box.info.root, box.info.home).out)
+def system(box: Box) -> System:
+    """CPU, memory, disks, network, kernel errors and processes, as the box reports them now."""
+    return parse_system(box.shell(_SYSTEM, box.info.root, box.info.home).out)
+
+
+def system_rows(system: System) -> list[dict[str, str]]:
+    """All but the processes, as `fab system` shows it."""
     rows: dict[str, str] = {}
-    load = found.get("load", "").split()
-    if len(load) >= 6:
-        rows["CPU"] = f"load {load[0]} (1 min), {load[1]} (5 min), {load[-1]} cores"
-    memory = {name: int(kb) / 1e6 for name, kb in re.findall(r"(\w+):\s+(\d+) kB", found.get("memory", ""))}
-    if "MemTotal" in memory:
-        rows["memory"] = f"{memory.get('MemAvailable', 0):.1f} GB free of {memory['MemTotal']:.1f}"
-    for disk in parse_disks(found.get("disk", "")):
+    if system.cores is not None:
+        rows["CPU"] = f"load {system.load_1min} (1 min), {system.load_5min} (5 min), {system.cores:g} cores"
+    if system.memory_gb is not None:
+        rows["memory"] = f"{system.memory_free_gb:.1f} GB free of {system.memory_gb:.1f}"
+    for disk in system.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
-    for name, (received, sent) in network_rates(found.get("network", "")).items():
+    for name, (received, sent) in system.network.items():
         rows[f"network {name}"] = f"{received / 1e6:.2f} MB/s in, {sent / 1e6:.2f} MB/s out"
-    for n, line in enumerate(found.get("oom", "").splitlines(), start=1):
+    for n, line in enumerate(system.kernel_errors, start=1):
         rows[f"kernel {n}"] = line
-    names = ("pid", "cpu", "memory", "runs_s", "command")
-    top = [
-        dict(zip(names, (pid, f"{cpu} %", f"{share} %", amounts.duration(float(age)), command), strict=True))
-        for pid, cpu, share, age, command in (
-            line.split(maxsplit=4) for line in found.get("top", "").splitlines()[1:]
-        )
-    ]
-    return [{"what": name, "now": value} for name, value in rows.items()], top
+    return [{"what": name, "now": value} for name, value in rows.items()]
 
 
 class SystemLog:
-    """The logs of the watchdog and the kernel on a box, each line once."""
+    """The logs of the watchdog and the kernel on a box since the newest run's start, each line once."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
+        self._since = ""
         self._n_seen = {"watchdog": 0, "kernel": 0}
 
     def new(self) -> list[str]:
         """The lines since the last call."""
-        n_seen = [str(n) for n in self._n_seen.values()]
-        found = sections(self._box.shell(_SYSTEM_LOG, self._box.info.home, *n_seen).out)
+        info, n_seen = self._box.info, [str(n) for n in self._n_seen.values()]
+        found = sections(self._box.shell(_SYSTEM_LOG, info.home, info.root, self._since, *n_seen).out)
+        self._since = found.get("since", "").strip()
         lines = {name: found.get(name, "").splitlines() for name in self._n_seen}
         for name, part in lines.items():
             self._n_seen[name] += len(part)
@@ -125,6 +169,61 @@ def sections(text: str) -> dict[str, str]:
     """The parts of an output that begin with a line `=== NAME`."""
     parts = re.split(rf"^{MARK}(\w+)\n", text, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def parse_system(text: str) -> System:
+    """The output of _SYSTEM."""
+    found = sections(text)
+    load = [_number(word) for word in found.get("load", "").split()]
+    load_1min, load_5min, cores = (load[0], load[1], load[-1]) if len(load) >= 6 else (None, None, None)
+    memory = {name: int(kb) / 1e6 for name, kb in re.findall(r"(\w+):\s+(\d+) kB", found.get("memory", ""))}
+    total, free = memory.get("MemTotal"), memory.get("MemAvailable")
+    most_cores, most_memory, used = parse_cgroup(found.get("cgroup", ""))
+    if cores and most_cores:
+        cores = min(cores, most_cores)
+    if total and free and most_memory and most_memory < total:
+        total, free = most_memory, max(0.0, min(free, most_memory - used))
+    return System(
+        load_1min,
+        load_5min,
+        cores,
+        memory_free_gb=free,
+        memory_gb=total,
+        disks=parse_disks(found.get("disk", "")),
+        network=network_rates(found.get("network", "")),
+        kernel_errors=found.get("oom", "").splitlines(),
+        processes=[
+            Process(int(pid), float(cpu), float(share), float(age), command)
+            for pid, cpu, share, age, command in (
+                line.split(maxsplit=4) for line in found.get("top", "").splitlines()[1:]
+            )
+        ],
+    )
+
+
+def parse_cgroup(text: str) -> tuple[float | None, float | None, float]:
+    """A container's limits, of cgroup v2 or v1: cores, memory in GB, and how much of that is used.
+
+    None: no limit. Lines are `FILE VALUE...`. Files that the kernel can drop from its cache are not in use.
+    """
+    values: dict[str, list[str]] = {}
+    for file, *words in filter(None, map(str.split, text.splitlines())):
+        is_stat = file.endswith("memory.stat")
+        values[f"{file} {words[0]}" if is_stat else file] = words[1:] if is_stat else words
+
+    def number(*names: str) -> float | None:
+        return next((float(values[name][0]) for name in names if values.get(name, ["max"])[0] != "max"), None)
+
+    quota = number("cpu.max", "cpu/cpu.cfs_quota_us")
+    period = float(values["cpu.max"][1]) if "cpu.max" in values else number("cpu/cpu.cfs_period_us")
+    limit = number("memory.max", "memory/memory.limit_in_bytes")
+    used = number("memory.current", "memory/memory.usage_in_bytes") or 0.0
+    cached = number("memory.stat inactive_file", "memory/memory.stat total_inactive_file") or 0.0
+    return (
+        quota / period if quota and period and quota > 0 else None,
+        limit / 1e9 if limit else None,
+        (used - cached) / 1e9,
+    )
 
 
 def parse_gpus(text: str) -> list[Gpu]:

@@ -164,6 +164,21 @@ def test_check_that_crashes_has_failed(checked, box):
     assert checks["gpu_torch"]["detail"] == "the check ended without a result (exit code 9)"
 
 
+def test_cache_of_the_kernel_is_free_memory_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "remote")
+    import check_machine
+
+    for name, text in {
+        "memory.max": "100\n",
+        "memory.current": "90\n",
+        "memory.stat": "anon 30\ninactive_file 60\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert check_machine.free_in_cgroup(tmp_path) == 70
+    (tmp_path / "memory.max").write_text("max\n")
+    assert check_machine.free_in_cgroup(tmp_path) == float("inf")
+
+
 def test_gpu_is_named_by_its_driver(asked, box):
     fake_program(box, "nvidia-smi", "echo 'NVIDIA L40S, 580.10, 46068 MiB'")
     ok, detail, _ = asked("gpu_driver")["gpu_driver"]
