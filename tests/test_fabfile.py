@@ -85,6 +85,12 @@ def test_ssh_command_line_that_runpod_shows_is_an_address(fab, box):
     assert fab("-H", pasted, "gpu").returncode == 0
 
 
+def test_ssh_command_line_with_a_windows_path_is_an_address(fab):
+    fab.env = {"RUNPOD_SSH_KEY": ""}
+    done = fab("-H", r"ssh root@127.0.0.1 -p 1 -i C:\keys\id", "gpu")
+    assert done.stderr == "error: there is no SSH key C:\\keys\\id; correct RUNPOD_SSH_KEY or -i\n"
+
+
 def test_proxy_jump_none_in_the_configuration_is_no_jump_host(fab):
     (fab.here / ".ssh").mkdir()
     (fab.here / ".ssh" / "config").write_text("Host *\n  ProxyJump none\n")

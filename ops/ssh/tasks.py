@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import fabric
+from fabric.executor import Executor
 from fabric.main import program as fab
 from fabric.util import get_local_user
 
@@ -24,6 +25,15 @@ from ops.ssh.box import Box
 NO_USER = "(RUNPOD_USER)"
 CONFIG = {"user": NO_USER, "run": {"in_stream": False, "encoding": "utf-8"}}
 
+
+class WithoutConnection(Executor):  # type: ignore[misc]
+    """Runs tasks without Fabric's own connection: it would split -H in its own way, with a traceback."""
+
+    def normalize_hosts(self, hosts: Any) -> Any:
+        return super().normalize_hosts(hosts) if self.core.remainder else []
+
+
+fab.executor_class = WithoutConnection
 mistyped.explain(fab, "fab")
 
 Body = TypeVar("Body", bound=Callable[..., Any])
@@ -44,7 +54,7 @@ def box_task(*, spends: bool = False, **options: Any) -> Callable[[Body], Body]:
             return ui.one_line_errors(lambda: body(_box(context, spends), *args, **kwargs))()
 
         # No short flags: Fabric accepts its own -H, -i, -S and -t after a task, too.
-        made = fabric.task(auto_shortflags=False, pre=[_one_box], **options)(task)
+        made = fabric.task(auto_shortflags=False, **options)(task)
         _names.add(made.name.replace("_", "-"))
         return cast(Body, made)
 
@@ -55,20 +65,12 @@ def refuse_task_as_box() -> None:
     """End with one line if -H took the only task for a box: an empty variable, as in `-H $EMPTY status`."""
     core = getattr(fab, "core", None)  # absent where fab does not run, as in a test
     if core and not core.unparsed and _dash_h() in _names:
-        _check_dash_h(None)
+        ui.one_line_errors(lambda: address.given(_dash_h(), _names))()
 
 
 def _dash_h() -> str:
     """The value of -H."""
     return str(fab.core[0].args.hosts.value or "")
-
-
-def _check_dash_h(_: Any) -> None:
-    """Runs before each task: from a malformed -H, Fabric would make a connection and end with a traceback."""
-    ui.one_line_errors(lambda: address.given(_dash_h(), _names))()
-
-
-_one_box = fabric.task(_check_dash_h)
 
 
 def _box(context: Any, spends: bool) -> Box:
@@ -84,7 +86,7 @@ def _box(context: Any, spends: bool) -> Box:
 
 
 def _given(context: Any) -> Address | None:
-    """The address of -H, of which Fabric has made `context`; None without -H."""
+    """The address of -H, with what is known of that box; None without -H."""
     given = address.given(_dash_h(), _names)
     if given is None:
         return None
