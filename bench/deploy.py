@@ -44,7 +44,7 @@ def main() -> int:
     ):
         link.delay_s = arguments.delay_ms / 1000
         for _ in range(2):
-            keys = {"key_filename": [str(served.key_file)], "allow_agent": False, "look_for_keys": False}
+            keys = {"key_filename": [str(served.key_file)]}
             user = served.address.rpartition("@")[0] or None
             connection = fabric.Connection(served.host, user, link.port, connect_kwargs=keys)
             box = Box(connection, Path(folder) / "known_hosts", lambda text: None)
