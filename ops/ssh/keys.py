@@ -126,7 +126,10 @@ class _AgentKeys:
 
             def ask() -> None:
                 with suppress(SSHException, OSError):
-                    found.extend(paramiko.Agent().get_keys())
+                    agent = paramiko.Agent()
+                    found.extend(agent.get_keys())
+                    if not found:
+                        agent.close()
 
             asking = threading.Thread(target=ask, daemon=True)
             asking.start()
