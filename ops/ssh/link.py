@@ -19,7 +19,6 @@ from paramiko.ssh_exception import (
     AuthenticationException,
     BadHostKeyException,
     NoValidConnectionsError,
-    PasswordRequiredException,
     SSHException,
 )
 
@@ -67,7 +66,7 @@ def connect(link: fabric.Connection, pin_file: Path, report: Report) -> paramiko
     client.set_missing_host_key_policy(PinFirstKey(pin_file, report))
     limits = {"banner_timeout": 15, "auth_timeout": 20, "channel_timeout": 15, "timeout": 15}
     try:
-        line = TimedSocket(link.open_gateway() if link.gateway else _tcp(link.host, link.port))
+        line = _line(link, pin_file, report)
         client.connect(link.host, link.port, sock=line, auth_strategy=login, **limits)
     except keys.Refused as error:
         client.close()
@@ -108,16 +107,19 @@ class PinFirstKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
 
 
 class TimedSocket:
-    """A socket that knows when it last received something."""
+    """A socket that knows when it last received something. `over`: the connection to close with it."""
 
-    def __init__(self, line: Any) -> None:
-        self._line = line
+    def __init__(self, line: Any, over: paramiko.Transport | None = None) -> None:
+        self._line, self._over = line, over
         self.received_at_s = time.monotonic()
 
     def recv(self, n_bytes: int) -> bytes:
         block: bytes = self._line.recv(n_bytes)
         self.received_at_s = time.monotonic()
         return block
+
+    def close(self) -> None:
+        (self._over or self._line).close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._line, name)
@@ -142,6 +144,26 @@ def close_when_dead(transport: paramiko.Transport, line: TimedSocket) -> None:
 
     for part in (keep_alive, check):
         threading.Thread(target=part, daemon=True).start()
+
+
+def _line(link: fabric.Connection, pin_file: Path, report: Report) -> TimedSocket:
+    """TCP, a ProxyCommand, or a jump host, whose first host key is pinned beside the box's."""
+    jump = link.gateway
+    if not jump:
+        return TimedSocket(_tcp(link.host, link.port))
+    if isinstance(jump, str):
+        return TimedSocket(link.open_gateway())
+    pins = pin_file.with_name(f"{pin_file.name}_{jump.host}_{jump.port}".replace(":", "_"))
+    over = connect(jump, pins, report)
+    try:
+        line = over.open_channel("direct-tcpip", (link.host, link.port), ("", 0), timeout=CONNECT_S)
+    except LOST:
+        over.close()
+        raise NoAnswer(
+            f"the jump host {label(jump)} cannot reach {label(link)}; "
+            "is the box running, and the address right?"
+        ) from None
+    return TimedSocket(line, over)
 
 
 def _tcp(host: str, port: int) -> socket.socket:
@@ -171,21 +193,11 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
                 f"{error.expected_key.fingerprint}), so it is not trusted; if you replaced this "
                 f"machine, delete {pin_file}"
             )
-        case PasswordRequiredException():
-            return BadInput("a key for the jump host has a passphrase; load it first: ssh-add KEYFILE")
         case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
             # The key was not refused: the connection was lost during the login.
             return NoAnswer(f"{where} closed the connection; run it again")
         case AuthenticationException():
-            return BadInput(
-                f"{where} refused your SSH key; put its public half on the box, "
-                "or name the right key: RUNPOD_SSH_KEY"
-            )
-        case SSHException() if "private key" in str(error):
-            return BadInput(
-                f"the SSH key cannot be read ({error}); "
-                "name a private key in OpenSSH's format: RUNPOD_SSH_KEY"
-            )
+            return BadInput(f"{where} refused the password; put a public key of yours there instead")
         case NoValidConnectionsError() | ConnectionRefusedError():
             return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
         case socket.gaierror():

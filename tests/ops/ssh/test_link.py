@@ -121,6 +121,44 @@ def test_label_of_an_ipv6_address_has_brackets():
     assert links.label(fabric.Connection("::1", "root", 2302)) == "root@[::1]:2302"
 
 
+# --- through a jump host
+
+
+@pytest.fixture
+def jumping(box, tmp_path):
+    """A box behind a jump host, which is the same server."""
+    with connected(box, tmp_path) as conn:
+        conn.link.gateway = opened(box, tmp_path).link
+        yield conn
+
+
+def test_jump_host_is_pinned_and_closed_with_the_connection(box, tmp_path, jumping):
+    assert jumping.run("echo there").out == "there\n"
+    assert sorted(path.name for path in (tmp_path / "pins").iterdir()) == [
+        "known_hosts",
+        f"known_hosts_{box.host}_{box.port}",
+    ]
+    over = jumping.transport.sock._over
+    assert over.is_active()
+    jumping.close()
+    over.join(60)
+    assert not over.is_active()
+
+
+def test_jump_host_that_refuses_the_key_is_the_one_that_is_named(box, jumping):
+    other = box.folder / "host_key"  # of the server, which does not know it as a user's
+    jumping.link.gateway.connect_kwargs["key_filename"] = [str(other)]
+    jumping.link.gateway.host = "localhost"
+    with pytest.raises(BadInput, match=r"@localhost:\d+ refused your SSH key"):
+        jumping.run("true")
+
+
+def test_jump_host_that_cannot_reach_the_box_is_one_line(jumping):
+    jumping.link.port = 1
+    with pytest.raises(NoAnswer, match=r"the jump host .* cannot reach .*:1; is the box running"):
+        jumping.run("true")
+
+
 # --- a link that dies
 
 

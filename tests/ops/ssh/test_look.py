@@ -73,6 +73,7 @@ HOST = (
         (UNLIMITED_V1, (128, 400, 512)),
         ("", (128, 400, 512)),
     ],
+    ids=["v2", "v1", "v2 without limits", "v1 without limits", "no cgroup"],
 )
 def test_container_shows_its_own_cores_and_memory(cgroup, shown):
     found = look.parse_system(HOST + cgroup.lstrip())
