@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -122,11 +123,20 @@ def test_key_file_that_could_not_be_tried_is_said_beside_the_refused_ones(box, t
 
 
 def test_agent_that_never_answers_does_not_hang_the_login(box, tmp_path, home, monkeypatch):
+    over = threading.Event()
+
     class Hangs:
         def get_keys(self):
-            time.sleep(60)
+            over.wait(60)
+            return ()
+
+        def close(self):
+            pass
 
     monkeypatch.setattr(keys.paramiko, "Agent", Hangs)
     monkeypatch.setattr(keys, "_AGENT_LIMIT_S", 0.01)
     shutil.copy(box.key_file, home / "id_ed25519")
-    assert log_in(box, tmp_path) == "in\n"
+    try:
+        assert log_in(box, tmp_path) == "in\n"
+    finally:
+        over.set()
