@@ -12,6 +12,8 @@ from ops.repository import ROOT
 from ops.settings import child_env
 from worker.errors import Interrupted, UserError
 
+_WINDOWS_CTRL_C = 0xC000013A  # the exit code of a process that Ctrl-C ended before it listened
+
 _AFTER_DEMO = """
 These songs are noise: the rehearsal model has random weights. For music:
   {inv} generate --model facebook/musicgen-small --only dance_test
@@ -73,7 +75,7 @@ def run_worker(
             break
         except KeyboardInterrupt:
             continue
-    if code in (-signal.SIGINT, -signal.SIGTERM):
+    if code in (-signal.SIGINT, -signal.SIGTERM, _WINDOWS_CTRL_C):
         raise Interrupted("stopped at once; run it again to resume")
     if code < 0:
         raise UserError(f"the worker was killed by signal {-code} (out of memory?); run it again to resume")

@@ -12,6 +12,12 @@ SIGTERM ends at once.
 Exit codes: 0 done, 1 a song is missing or the store failed, 2 bad input or settings, 75 interrupted.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # While the rest is imported, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import hashlib
 import io
@@ -32,6 +38,7 @@ from typing import TextIO
 from rich.console import Console
 
 from worker import names, timestamps
+from worker.amounts import duration
 from worker.engine import Engine, Sampling
 from worker.errors import BadInput, Interrupted, UserError
 from worker.host.notice import Interruption
@@ -165,8 +172,8 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         )
 
         def load_engine(dtype: str | None) -> Engine:
-            loading = f"loading PyTorch and the model {arguments.model}, which may take a minute"
-            context.observer.note("loading", loading)
+            context.observer.note("loading", f"loading PyTorch and the model {arguments.model}")
+            began_s = time.monotonic()
             from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
 
             with temporary_in_scratch():  # a model is written there, a kernel compiled
@@ -177,7 +184,10 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
                     slots=slots,
                     stride_s=arguments.stride,
                 )
-            heartbeat.loaded(engine.describe())
+            heartbeat.loaded(loaded := engine.describe())
+            took = duration(time.monotonic() - began_s)
+            on = f"{loaded['device']}, {loaded['precision']}, {loaded['slots']} at once"
+            context.observer.note("loaded", f"loaded in {took}: {on}")
             return engine
 
         with ending_reported(run_log, heartbeat, context.budget.last_log_s) as ending:
@@ -284,6 +294,7 @@ def _leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     make_lasting()
     exit_code = 1
     try:

@@ -180,6 +180,18 @@ def test_nothing_to_make_is_0_and_says_so(all_done, capfd):
     assert "3 done already" in out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_while_python_is_still_importing_is_no_traceback(tmp_path):
+    (tmp_path / "rich.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "worker"], cwd=tmp_path, env=env, **pipes) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=120)[1] == ""
+    assert process.returncode == -signal.SIGINT
+
+
 NO_TORCH = """
 import sys
 from worker.__main__ import main

@@ -1,7 +1,8 @@
 """What a run shows while it works: bars on a terminal, plain lines anywhere else.
 
 On a terminal a bar for each song in progress and one for the list; else a line when a song starts
-and ends, and one for each song in progress every ten seconds. At the end a table.
+and ends, and one for each song in progress every ten seconds. While nothing comes, a line that says
+what is waited for. At the end a table.
 """
 
 import threading
@@ -15,6 +16,8 @@ from rich.text import Text
 
 from worker.amounts import count, duration, usd
 from worker.engine import Progress as SongProgress
+from worker.host.load import busy
+from worker.observe.waiting import Waiting
 from worker.run.observer import Begun
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
@@ -23,8 +26,16 @@ from worker.songs.status import InProgress
 from worker.songs.summary import Summary
 
 _LINE_EVERY_S = 10.0
-# Every few seconds when all goes well: not worth a person's attention.
-_FOR_THE_LOG = {"checkpoint"}
+# Every few seconds when all goes well; and what the listener for signals has said already.
+_FOR_THE_LOG = {"checkpoint", "stopping"}
+# What a run does after these notes, until the next one or the next frames.
+_STAGES = {
+    "loaded": "waiting for the first frames, for which the prompts are encoded",
+    "waiting": "waiting for the songs of other workers",
+    "stopping": "saving what is begun",
+    "finishing": "finishing the audio",
+}
+_NO_FRAMES_S = 30.0
 # More bars than this do not fit a terminal; the list's own bar stays.
 _MAX_BARS = 12
 _MAX_NAME = 24  # columns of a bar's name: its numbers and a short bar fit beside it into 80
@@ -37,8 +48,15 @@ class ConsoleDisplay:
     is informed first.
     """
 
-    def __init__(self, console: Console, meter: ProgressMeter, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        console: Console,
+        meter: ProgressMeter,
+        clock: Callable[[], float] = time.monotonic,
+        busy: Callable[[], str] = busy,
+    ):
         self._console, self._meter, self._clock = console, meter, clock
+        self.waiting = Waiting(self._say, clock, busy)
         self._lock = threading.RLock()  # songs are made in a thread of their own
         self._seconds: dict[str, float] = {}  # song -> seconds asked, of the songs to make
         self._started: set[str] = set()
@@ -62,9 +80,12 @@ class ConsoleDisplay:
     def __enter__(self) -> "ConsoleDisplay":
         if self._bars:
             self._bars.start()
+        self.waiting.begin("reading the output")
+        self.waiting.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.waiting.__exit__()
         if self._bars:
             self._bars.stop()
 
@@ -91,6 +112,7 @@ class ConsoleDisplay:
             )
 
     def progress(self, event: SongProgress) -> None:
+        self.waiting.begin("waiting for the next frames", _NO_FRAMES_S)
         with self._lock:
             if self._bars:
                 self._draw(self._bars)
@@ -129,6 +151,10 @@ class ConsoleDisplay:
     def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None:
         if event not in _FOR_THE_LOG:
             self._say(text)
+        if event == "loading":
+            self.waiting.begin(text)
+        elif event in _STAGES:
+            self.waiting.begin(_STAGES[event])
 
     # --- how it looks
 

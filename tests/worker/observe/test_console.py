@@ -93,6 +93,60 @@ def test_resumed_song_shows_the_speed_of_this_run_alone(shown):
     ]
 
 
+LOADING = "loading PyTorch and the model rehearsal"
+
+
+@pytest.fixture
+def waiting(shown):
+    """A planned run; `passing(seconds)` lets time pass and returns the lines that are shown then."""
+    run = MeteredRun(todo=[RAIN, SUN])
+    display = ConsoleDisplay(Console(file=shown, width=200), run.meter, run.clock, lambda: "")
+    run.observed_by(display).plan()
+
+    def pass_s(seconds):
+        before = len(lines(shown))
+        run.clock.now_s += seconds
+        display.waiting.look()
+        return lines(shown)[before:]
+
+    run.passing = pass_s
+    return run
+
+
+def test_long_loading_is_said_to_last(waiting):
+    waiting.observer.note("loading", LOADING)
+    assert waiting.passing(9) == []
+    assert waiting.passing(31) == [f"still {LOADING} (40 s so far)"]
+
+
+def test_first_frames_are_waited_for_once_the_model_is_loaded(waiting):
+    waiting.observer.note("loading", LOADING)
+    waiting.observer.note("loaded", "loaded in 4 s")
+    (line,) = waiting.passing(12)
+    assert line.startswith("still waiting for the first frames") and line.endswith("(12 s so far)")
+
+
+def test_long_time_without_a_frame_is_told(waiting):
+    waiting.at(0, (RAIN, 0))
+    assert waiting.passing(20) == []
+    waiting.at(20, (RAIN, 1))
+    assert waiting.passing(20) == []
+    assert waiting.passing(30) == ["still waiting for the next frames (50 s so far)"]
+
+
+@pytest.mark.parametrize("event", ["waiting", "stopping", "finishing"])
+def test_other_waits_are_told(waiting, event):
+    waiting.at(0, (RAIN, 0))
+    waiting.observer.note(event, "so it is")
+    (line,) = waiting.passing(10)
+    assert line.startswith("still ") and "frames" not in line
+
+
+def test_reason_of_a_stop_is_left_to_the_listener_which_has_said_it(run, shown):
+    run.observer.note("stopping", "stopped (Ctrl-C)")
+    assert "stopped" not in shown.getvalue()
+
+
 def test_many_steps_give_few_lines(run, shown):
     for step in range(1000):
         run.at(0.05 * step, (RAIN, step // 2))

@@ -274,8 +274,10 @@ def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(workers, tmp_pa
     wait_until(lambda: (place / REPORT_KEY).exists() or None)
     worker.send(signal.SIGINT)
     assert worker.wait(120) == 75, worker.said
-    *_, last = worker.said.splitlines()
-    assert last == "error: stopped (Ctrl-C); 1 song to make; run it again to resume"
+    assert [line for line in worker.said.splitlines() if "stop" in line] == [
+        "stopping: Ctrl-C; again to stop at once",
+        "error: stopped (Ctrl-C); 1 song to make; run it again to resume",
+    ]
     assert "Traceback" not in worker.said
     made, store = wavs(str(place)), open_store(str(place))
     assert [song[:6] for song in made] == ["first_"]
