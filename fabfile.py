@@ -11,6 +11,7 @@ from ops import ui
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
+from worker.errors import UserError
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _JSON = "Print rows as JSON"
@@ -62,7 +63,7 @@ def validate(box: Box, json: bool = False) -> None:
     findings = phases.validate(box)
     ui.show(findings if json else phases.finding_rows(findings), json=json)
     if failed := phases.would_fail(findings):
-        raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
+        raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
 
 
 @box_task(
@@ -119,7 +120,7 @@ def up(
     findings = phases.validate(box)
     ui.show(phases.finding_rows(findings))
     if failed := phases.would_fail(findings):
-        raise Exit(f"error: the run would fail: {', '.join(failed)}; see the remedies above", code=1)
+        raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
     phases.run(box, settings, ui.say, keep_alive=keep_alive)
 
 

@@ -9,6 +9,7 @@ from invoke.main import program
 
 from ops import mistyped, ui
 from ops.settings import Settings
+from worker.errors import UserError
 
 # No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
 task = functools.partial(invoke.task, auto_shortflags=False)
@@ -30,6 +31,7 @@ def demo(c: Context) -> None:
     """
     from ops import generate, repository  # here and below: `inv --list` stays under 1 s
 
+    ui.say("rehearsing prompts.txt with a tiny model; the songs will be noise")
     hourly = Settings.load().hourly_cost_usd
     example = generate.HourlyCost(0.40, "an example, no machine was rented")
     code = generate.run_worker(
@@ -40,7 +42,7 @@ def demo(c: Context) -> None:
     )
     if code:
         raise Exit(code=code)
-    ui.say(generate.after_demo())
+    ui.say(generate.AFTER_DEMO)
 
 
 @task(
@@ -396,7 +398,7 @@ def lint(c: Context) -> None:
     from ops import checks
 
     if failed := checks.lint():
-        raise Exit(f"error: failed: {', '.join(failed)}; see above", code=1)
+        raise UserError(f"failed: {', '.join(failed)}; see above")
 
 
 @task(help={"args": "More arguments for `python -m bench`, as one string"})

@@ -1,10 +1,9 @@
 """Run the worker on this machine, as a process of its own: `inv` itself never imports torch."""
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +13,13 @@ from worker.errors import Interrupted, UserError
 
 _WINDOWS_CTRL_C = 0xC000013A  # the exit code of a process that Ctrl-C ended before it listened
 
-_AFTER_DEMO = """
+AFTER_DEMO = """
 These songs are noise: the rehearsal model has random weights. For music:
-  {inv} generate --model facebook/musicgen-small --only dance_test
+  inv generate --model facebook/musicgen-small --only dance_test
       on this machine; fetches 2.4 GB once; some minutes for 30 s of music without a GPU.
       MusicGen's weights are licensed CC-BY-NC 4.0: not for commercial use.
-  {inv} check
+  inv check
       shows the plan for your own prompts.txt; docs/prompts.md explains the format."""
-
-
-def after_demo(env: Mapping[str, str] = os.environ) -> str:
-    """What to do next, in commands that can be pasted into the shell that started this one."""
-    # `uv run` activates the environment for its command only, not in the user's shell.
-    active = env.get("VIRTUAL_ENV") == sys.prefix and "UV_RUN_RECURSION_DEPTH" not in env
-    return _AFTER_DEMO.format(inv="inv" if active else "uv run inv")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
-"""A mistyped command or flag as one `error:` line with the nearest name, instead of Invoke's own words.
+"""A mistyped command or flag as one `error:` line with the nearest name; help whose example can be pasted.
 
 Decides nothing: what Invoke refuses is refused, with its exit code 1.
 """
 
 import difflib
+import io
 import re
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from typing import Any
 
-from invoke import Exit
 from invoke.exceptions import ParseError
+
+from ops import hints, ui
+from worker.errors import UserError
 
 _UNKNOWN = re.compile(r"No idea what '(.*)' is!")
 _NO_VALUE = re.compile(r"Flag <Argument: ([\w-]+).*> needed value")
@@ -25,12 +29,21 @@ def explain(program: Any, name: str) -> None:
             for context in program.tasks:
                 _refuse_bare_lists(program.core.unparsed, context)
         except ParseError as error:
-            raise Exit(f"error: {_explained(error, program, name)}", code=1) from None
+            raise ui.failure(UserError(_explained(error, program, name))) from None
         except ValueError as error:  # Invoke does not catch a text where an int belongs
             text = str(error).rpartition(": ")[2]
-            raise Exit(f"error: {text} is not a whole number; correct the flag's value", code=1) from None
+            raise ui.failure(UserError(f"{text} is not a whole number; correct the flag's value")) from None
 
     program.parse_tasks = parse_or_explain
+    help_of = program.print_task_help
+
+    def print_help(task: str) -> None:
+        """Invoke's own help, with an example that can be pasted."""
+        with redirect_stdout(io.StringIO()) as text:
+            help_of(task)
+        print(hints.pasteable(text.getvalue()), end="")
+
+    program.print_task_help = print_help
 
 
 def _refuse_bare_lists(words: list[str], context: Any) -> None:

@@ -11,13 +11,16 @@ import json as jsonlib
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 from invoke.exceptions import Exit
 
+from ops import hints
 from worker import amounts
 from worker.errors import Refused, UserError
 
@@ -66,8 +69,7 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()  # a closed pipe raises here and not at exit
             return result
         except UserError as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise Exit("\n".join(f"error: {line}" for line in lines), error.code) from None
+            raise failure(error) from None
         except KeyboardInterrupt:
             raise Exit("interrupted; run the same command again to resume", INTERRUPTED) from None
         except BrokenPipeError:
@@ -78,9 +80,34 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
     return body
 
 
+def failure(error: UserError) -> Exit:
+    """What ends `inv` or `fab` with this error: an `error:` line for each of its own, and its exit code."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return Exit(_for_stderr("\n".join(f"error: {line}" for line in lines)), error.code)
+
+
 def say(text: str) -> None:
     """A note or a line of progress, on stderr: stdout is for data."""
-    print(text, file=sys.stderr, flush=True)
+    print(_for_stderr(text), file=sys.stderr, flush=True)
+
+
+def _for_stderr(text: str) -> str:
+    """With commands that can be pasted; on a terminal folded between words."""
+    return _folded(hints.pasteable(text), sys.stderr)
+
+
+def _folded(text: str, stream: TextIO, indent: int = 0) -> str:
+    """On a terminal folded between words, further lines indented by so much more; elsewhere unchanged."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    folded = []
+    for line in text.split("\n"):
+        further = " " * (len(line) - len(line.lstrip()) + indent)
+        folded += textwrap.wrap(
+            line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+        ) or [line]
+    return "\n".join(folded)
 
 
 def warn(text: str) -> None:
@@ -164,18 +191,51 @@ def _print_table(records: list[dict[str, Any]], red: Callable[[Mapping[str, Any]
     from rich.text import Text
 
     names = list(dict.fromkeys(name for record in records for name in record))
-    table = Table()
-    for name in names:
-        numeric = all(isinstance(record.get(name), int | float | None) for record in records)
-        heading = name.removesuffix("_usd").removesuffix("_s").replace("_", " ")
-        table.add_column(Text(heading), justify="right" if numeric else "left")
-    for record in records:
-        # As Text: [brackets] in a prompt are not rich's markup.
-        cells = (Text(_cell(name, record.get(name))) for name in names)
-        table.add_row(*cells, style="bold red" if red(record) else None)
+    headings = [name.removesuffix("_usd").removesuffix("_s").replace("_", " ") for name in names]
+    numeric = [all(isinstance(record.get(name), int | float | None) for record in records) for name in names]
+    rows = [[_cell(name, record.get(name)) for name in names] for record in records]
     # A pipe or file has no width: truncate nothing.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
+    room = console.width - 3 * len(names) - 1  # without the borders
+    widths = _widths(list(zip(headings, *rows, strict=True)), numeric, room)
+    if widths is None:
+        for row in rows:
+            _print_below_each_other(headings, row)
+        return
+    table = Table()
+    for heading, is_number, width in zip(headings, numeric, widths, strict=True):
+        table.add_column(Text(heading), justify="right" if is_number else "left", width=width)
+    for record, row in zip(records, rows, strict=True):
+        # As Text: [brackets] in a prompt are not rich's markup.
+        table.add_row(*map(Text, row), style="bold red" if red(record) else None)
     console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], numeric: Sequence[bool], room: int) -> list[int] | None:
+    """Widths of columns that share this room, the widest made narrower; None if a word does not fit."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in columns]
+    words = [
+        column if number else " ".join(column).split()
+        for column, number in zip(columns, numeric, strict=True)
+    ]
+    least = [max(map(cell_len, each), default=0) for each in words]
+    while sum(widths) > room:
+        wide = max(range(len(widths)), key=lambda i: widths[i] if widths[i] > least[i] else -1)
+        if widths[wide] <= least[wide]:
+            return None
+        widths[wide] -= 1
+    return widths
+
+
+def _print_below_each_other(headings: Sequence[str], row: Sequence[str]) -> None:
+    """A row on a terminal that is too narrow for the table."""
+    indent = max(map(len, headings)) + 2
+    for heading, cell in zip(headings, row, strict=True):
+        if cell:
+            print(_folded(f"{heading:{indent}}{cell}", sys.stdout, indent))
+    print()
 
 
 def _cell(name: str, value: Any) -> str:
@@ -189,4 +249,5 @@ def _cell(name: str, value: Any) -> str:
         if name.endswith("_s"):
             return amounts.duration(value)
         return f"{value:g}" if isinstance(value, float) else str(value)
-    return _CONTROL.sub(" ", str(value))
+    text = _CONTROL.sub(" ", str(value))
+    return text if name == "prompt" else hints.pasteable(text)  # the user's words stay as they are

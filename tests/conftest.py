@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -24,6 +25,9 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.name != "nt" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # As in a shell whose environment is active: commands in messages are then named without `uv run`.
+    os.environ["VIRTUAL_ENV"] = sys.prefix
+    os.environ.pop("UV_RUN_RECURSION_DEPTH", None)
 
 
 def pytest_xdist_auto_num_workers():

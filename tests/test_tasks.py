@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 def inv(tmp_path, commands):
     """The real `inv` with our tasks, in a folder of the user's without settings, without a terminal."""
     ours = re.compile("AWS_|MUSICGEN_|HOURLY_COST_USD|RUN_ID")
-    env = {name: value for name, value in os.environ.items() if not ours.match(name)}
 
     def run(*arguments):
+        env = {name: value for name, value in os.environ.items() if not ours.match(name)}
         done = commands("inv", "--search-root", str(ROOT), *arguments, cwd=tmp_path, env=env)
         out, err = done.stdout.decode(), done.stderr.decode()
         return subprocess.CompletedProcess(arguments, done.returncode, out, err)
@@ -114,6 +114,14 @@ def test_mistyped_command_is_one_line_with_the_nearest(inv, words, says):
     done = inv(*words)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["zzz"], ["check", "--help"]])
+def test_command_that_is_shown_can_be_pasted(inv, words, monkeypatch):
+    monkeypatch.delenv("VIRTUAL_ENV")
+    done = inv(*words)
+    shown = re.findall(r"(?:Example: |`)(.*)\binv (?:check|--list)", done.stdout + done.stderr)
+    assert shown == ["uv run "]
 
 
 def test_help_is_a_short_flag_of_every_task(inv):

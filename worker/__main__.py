@@ -45,7 +45,7 @@ from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
 from worker.host.signals import listening
 from worker.host.streams import make_lasting
-from worker.observe.console import ConsoleDisplay, show_summary
+from worker.observe.console import ConsoleDisplay, say, show_summary
 from worker.observe.heartbeat import Heartbeat
 from worker.observe.run_log import RunLog
 from worker.run.batch import run
@@ -73,13 +73,13 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     arguments = parser(env).parse_args(argv)
     for mistake in names.mistakes(env).values():
-        print(f"warning: environment: {mistake}", file=sys.stderr)
+        say(_console(sys.stderr), f"warning: environment: {mistake}")
     try:
         with listening(env) as interruption:
             summary = generate(arguments, interruption, env)
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            say(_console(sys.stderr), f"error: {line}")
         return error.code
     except KeyboardInterrupt:
         print("error: stopped; run it again to resume", file=sys.stderr)

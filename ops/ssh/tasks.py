@@ -1,7 +1,7 @@
 """`box_task` makes a function of fabfile.py a Fabric task whose first argument is the box.
 
 A plain Fabric task without -H runs on the user's own machine; a box task never does. The tasks of one
-`fab a b c` share a connection. Connects to nothing by itself.
+`fab deploy install` share a connection. Connects to nothing by itself.
 """
 
 import functools

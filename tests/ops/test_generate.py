@@ -160,13 +160,3 @@ def test_killed_worker_is_one_line(here, monkeypatch):
     monkeypatch.setattr(generate.subprocess, "Popen", killed)
     with pytest.raises(UserError, match="killed by signal 9"):
         run_worker()
-
-
-# --- what the demo suggests
-
-
-def test_hints_can_be_pasted_into_the_user_s_shell():
-    active = {"VIRTUAL_ENV": sys.prefix}
-    assert "\n  inv check\n" in generate.after_demo(active)
-    for shell in ({}, {"VIRTUAL_ENV": "/other"}, active | {"UV_RUN_RECURSION_DEPTH": "1"}):
-        assert "\n  uv run inv check\n" in generate.after_demo(shell)

@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from invoke import Exit
 
 from ops import ui
 from worker.errors import Refused
@@ -182,12 +184,89 @@ def test_escape_sequences_do_not_reach_the_terminal(capsys):
     assert "a [2Jb c" in out
 
 
-# --- asking
+# --- on a terminal
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def shown(monkeypatch, width, show):
+    """The lines that `show` prints on a terminal of this width."""
+    screen = Terminal()
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    show()
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
+
+
+ROWS = [
+    {
+        "song": "cinematic_short_0c58e4f5.wav",
+        "length_s": 45,
+        "prompt": "cinematic orchestral music with drums",
+    },
+    {"song": "rain_8e6b7959.wav", "length_s": 200, "prompt": "slow piano; rain on a window"},
+]
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 40])
+def test_rows_fit_a_terminal_and_break_no_word(monkeypatch, width):
+    lines = shown(monkeypatch, width, lambda: ui.show(ROWS))
+    assert max(map(len, lines)) <= width
+    words = set(re.split(r"[\s│]+", "\n".join(lines)))
+    assert {word for row in ROWS for word in f"{row['song']} {row['prompt']}".split()} <= words
+
+
+def test_rows_too_wide_for_a_terminal_are_below_each_other(monkeypatch):
+    assert shown(monkeypatch, 50, lambda: ui.show(ROWS)) == [
+        "song    cinematic_short_0c58e4f5.wav",
+        "length  45 s",
+        "prompt  cinematic orchestral music with drums",
+        "",
+        "song    rain_8e6b7959.wav",
+        "length  3 min 20 s",
+        "prompt  slow piano; rain on a window",
+        "",
+    ]
+
+
+def test_note_is_folded_between_words_with_its_indent(monkeypatch):
+    lines = shown(monkeypatch, 20, lambda: ui.say("first\n  a note that-is-too long for it"))
+    assert lines == ["first", "  a note that-is-too", "  long for it"]
+
+
+def test_error_is_folded_between_words(monkeypatch):
+    def fail():
+        with pytest.raises(Exit) as caught:
+            ui.one_line_errors(lambda: (_ for _ in ()).throw(Refused("no; answer yes")))()
+        ui.write(caught.value.message)
+
+    assert shown(monkeypatch, 12, fail) == ["error: no;", "answer yes"]
+
+
+def test_word_longer_than_the_terminal_stays_whole(monkeypatch):
+    assert shown(monkeypatch, 10, lambda: ui.say("see s3://bucket/prefix")) == ["see", "s3://bucket/prefix"]
+
+
+# --- commands in messages
+
+
+def test_hints_are_pasteable_in_notes_and_rows_and_not_in_a_prompt_or_json(monkeypatch, capsys):
+    monkeypatch.delenv("VIRTUAL_ENV")
+    row = {"state": "OVERDUE; run: inv kill-all", "prompt": "an inv check"}
+    ui.say("see: inv status")
+    ui.show([row])
+    out, err = capsys.readouterr()
+    assert err == "see: uv run inv status\n"
+    assert "run: uv run inv kill-all" in out and "│ an inv check" in out
+    ui.show([row], json=True)
+    assert json.loads(capsys.readouterr().out) == [row]
+
+
+# --- asking
 
 
 def asked(monkeypatch, answer, **options):

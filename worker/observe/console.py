@@ -39,6 +39,7 @@ _NO_FRAMES_S = 30.0
 # More bars than this do not fit a terminal; the list's own bar stays.
 _MAX_BARS = 12
 _MAX_NAME = 24  # columns of a bar's name: its numbers and a short bar fit beside it into 80
+_WIDTH = 80  # on a narrower terminal names are shorter and the cost is left out
 
 
 class ConsoleDisplay:
@@ -66,15 +67,15 @@ class ConsoleDisplay:
         self._bar_of: dict[str, TaskID] = {}
         if console.is_terminal:
             whole = Column(no_wrap=True)
-            name = Column(no_wrap=True, overflow="ellipsis", max_width=_MAX_NAME)
-            self._bars = Progress(
+            lacking = max(0, _WIDTH - console.width)
+            name = Column(no_wrap=True, overflow="ellipsis", max_width=max(9, _MAX_NAME - lacking // 2))
+            columns = [
                 TextColumn("{task.description}", table_column=name),
                 BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the texts leave
                 TextColumn("{task.fields[line]}", table_column=whole),
                 TextColumn("{task.fields[cost]}", table_column=whole),
-                console=console,
-                expand=True,
-            )
+            ]
+            self._bars = Progress(*columns[: 3 if lacking else 4], console=console, expand=True)
             self._total = self._bars.add_task("all songs", total=None, line="", cost="", visible=False)
 
     def __enter__(self) -> "ConsoleDisplay":
@@ -132,11 +133,8 @@ class ConsoleDisplay:
 
     def made(self, record: Record) -> None:
         self._close(record.song)
-        speed = record.seconds / record.generation_s if record.generation_s else 0.0
-        self._say(
-            f"made {record.song}: {duration(record.seconds)} in {duration(record.generation_s)}"
-            f" ({speed:.1f}x), {usd(record.estimated_cost_usd)}"
-        )
+        line = _made_line(record.seconds, record.generation_s, record.estimated_cost_usd)
+        self._say(f"made {record.song}: {line}")
 
     def failed(self, song: str, reason: str) -> None:
         self._close(song)
@@ -199,7 +197,7 @@ class ConsoleDisplay:
                 self._bars.remove_task(self._bar_of.pop(song))
 
     def _say(self, text: str) -> None:
-        _print(self._console, text)
+        say(self._console, text)
 
 
 def _line(made_s: float, total_s: float, rate: float | None, eta_s: float | None) -> str:
@@ -207,8 +205,13 @@ def _line(made_s: float, total_s: float, rate: float | None, eta_s: float | None
     return f"{made_s:.0f}/{total_s:.0f} s  {rate or 0.0:.1f}x  eta {eta}"
 
 
-def _print(console: Console, *lines: str) -> None:
-    """Folded between words on a terminal; elsewhere each line stays one."""
+def _made_line(seconds: float, generation_s: float, cost_usd: float) -> str:
+    speed = seconds / generation_s if generation_s else 0.0
+    return f"{duration(seconds)} in {duration(generation_s)} ({speed:.1f}x), {usd(cost_usd)}"
+
+
+def say(console: Console, *lines: str) -> None:
+    """Lines, folded between words on a terminal; elsewhere each stays one."""
     console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
@@ -216,7 +219,7 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
     """The closing table of a run."""
     # Texts: a reason or a run id may hold [brackets], which are not rich's markup.
     table = Table(title=Text(f"run {summary.run_id}: {summary.state}"), title_justify="left")
-    table.add_column("song", overflow="fold")
+    table.add_column("song", no_wrap=True)
     for column in ("seconds", "generated in", "speed", "cost"):
         table.add_column(column, justify="right", no_wrap=True)
     for song in summary.made:
@@ -236,12 +239,23 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
         f"{summary.real_time_factor:.1f}x",
         usd(summary.estimated_cost_usd),
     )
-    if summary.made or summary.failed or summary.made_elsewhere:
+    if not (summary.made or summary.failed or summary.made_elsewhere):
+        if not summary.kept:
+            say(console, "nothing to make")
+    elif console.measure(table, options=console.options.update_width(1000)).minimum <= console.width:
         console.print(table)
-    elif not summary.kept:
-        _print(console, "nothing to make")
+    else:  # too narrow, or a long name
+        for song in summary.made:
+            line = _made_line(song["seconds"], song["generation_s"], song["estimated_cost_usd"])
+            say(console, f"{song['song']}: {line}")
+        say(
+            console,
+            f"{count(len(summary.made), 'song')}, {summary.seconds_made:,.10g} of "
+            f"{summary.seconds_asked:,.10g} s: {duration(summary.generation_s)} "
+            f"({summary.real_time_factor:.1f}x), {usd(summary.estimated_cost_usd)}",
+        )
     n_elsewhere = len(summary.made_elsewhere)
-    _print(
+    say(
         console,
         f"overhead {duration(summary.wall_s - summary.generation_s)} (loading, audio, saving); "
         f"price {usd(summary.price.hourly_usd)} an hour: {summary.price.basis}",

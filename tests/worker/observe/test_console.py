@@ -211,6 +211,15 @@ def test_bars_fit_80_columns_whatever_the_songs_are_called():
     assert rows[2].endswith("10/3600 s  0.5x  eta 2 h 0 min")
 
 
+@pytest.mark.parametrize("width", [60, 50])
+def test_bars_of_a_narrow_terminal_keep_their_numbers(width):
+    long, other = listed(f"one ; 3600 ; {'long-name-' * 9}", "two ; 3600 ; two")
+    rows = drawn(width, [(long, 700), (other, 500)], todo=[long, other], hourly_usd=360.0)
+    assert len(rows) == 3 and all(len(row) <= width for row in rows)
+    assert rows[0].startswith("all songs ") and rows[0].endswith("24/7200 s  1.2x  eta 2 h 0 min")
+    assert rows[1].startswith("long-nam") and rows[1].endswith("14/3600 s  0.7x  eta 1 h 25 min")
+
+
 def test_bar_goes_when_its_song_is_no_longer_in_progress(shown):
     run = MeteredRun(todo=[RAIN, SUN])
     with ConsoleDisplay(terminal(shown, 120), run.meter, run.clock) as display:
@@ -296,6 +305,13 @@ def test_table_fits_80_columns_with_its_names_and_numbers_whole(shown):
     rows = cells(table(shown, width=80, made=[song], seconds_asked=3600.0, generation_s=4321.98))
     assert all(len(line) <= 80 for line in shown.getvalue().splitlines())
     assert [long.song, "3,600", "4,322.0", "s", "0.8x", "$0.0432"] in rows
+
+
+def test_table_that_does_not_fit_becomes_lines_with_whole_names(shown):
+    text = table(shown, width=60)
+    assert "│" not in text
+    assert f"{RAIN.song}: 10 s in 5 s (2.0x), $0.0005\n" in text
+    assert "2 songs, 100 of 100 s: 25 s (4.0x), $0.0025\n" in text
 
 
 def test_million_seconds_are_written_out(shown):
