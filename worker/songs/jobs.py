@@ -4,7 +4,8 @@
     cinematic trailer music with epic drums ; 180 ; cinema
 
 Fields are taken from the right, so a prompt may contain `;`. A spreadsheet's table is a list, too
-(table.py). All errors of a file are raised together. Does not depend on models, stores or machines.
+(table.py). All errors of a file are raised together, 100 at most. Does not depend on models, stores
+or machines.
 """
 
 import hashlib
@@ -33,11 +34,12 @@ _SEED = re.compile(r"[0-9]{1,19}")
 _OTHER_AUDIO = re.compile(r"\.(mp3|flac|ogg|opus|m4a|aac|aiff?|wma)$", re.I)
 # What people and spreadsheets write instead of `;`.
 _SEPARATORS = {"\t": "tabs", "\uff1b": "the full-width `\uff1b`", ",": "commas", "|": "`|`"}
-_TOLD_IN_FULL = 10
+# So many mistakes are counted at a glance, and so many fit into what a terminal keeps.
+_UNCOUNTED, _SHOWN = 10, 100
 
 
 class BadPrompts(BadInput):
-    """All errors of one prompts file, one per line: `FILE:LINE: what; how to fix`."""
+    """The errors of one prompts file, one per line: `FILE:LINE: what; how to fix`. At most 100 are shown."""
 
     def __init__(self, problems: list[str]):
         super().__init__("\n".join(problems))
@@ -122,9 +124,11 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
             jobs.append(job)
     if not jobs and not problems:
         problems = [f"{filename}:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
-    if len(problems) > _TOLD_IN_FULL:
+    if len(problems) > _UNCOUNTED:
         n_lines = text.count("\n") + (not text.endswith("\n"))
-        problems.append(f"{filename}: {len(problems)} mistakes in {n_lines} lines; correct them")
+        total = f"{filename}: {len(problems):,} mistakes in {n_lines:,} lines"
+        shown = f", of which the first {_SHOWN} are shown" if len(problems) > _SHOWN else ""
+        problems = [*problems[:_SHOWN], f"{total}{shown}; correct them"]
     if problems:
         raise BadPrompts(problems)
     return jobs
@@ -132,7 +136,7 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
 
 def _text_of(content: bytes, filename: str) -> str:
     how = "save the file with UTF-8 encoding (Notepad: Save as, Encoding; Excel: CSV UTF-8)"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:2]:
         raise BadPrompts([f"{filename}:1: UTF-16, which Windows calls Unicode; {how}"])
     try:
         return content.decode("utf-8-sig")
@@ -144,10 +148,12 @@ def _text_of(content: bytes, filename: str) -> str:
 def _entries(text: str, folder: Path) -> Iterator[tuple[int, tuple[Job, list[str]]]]:
     """Every line or row with its number; what it asks for, and what is wrong with it."""
     if (rows := table.rows(text)) is not None:
-        yield from ((row.line, _parse_row(row, folder)) for row in rows)
+        for row in rows:
+            parsed = _parse_line(row.text, row.line, folder) if row.text else _parse_row(row, folder)
+            yield row.line, parsed
         return
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
+        if line.strip() and not table.is_comment(line):
             yield number, _parse_line(line, number, folder)
 
 
@@ -231,7 +237,8 @@ def _parse_seconds(text: str) -> tuple[float, list[str]]:
     plain = bool(_NUMBER.fullmatch(text))
     written = None if plain else durations.in_seconds(text)
     if not plain and written is None:
-        return 0.0, [f"SECONDS {text!r} is not a duration; write it like 30, 12.5, 3:00 or 2 min"]
+        heading = "; put # before a heading" if text.isalpha() else ""
+        return 0.0, [f"SECONDS {text!r} is not a duration; write it like 30, 12.5, 3:00 or 2 min{heading}"]
     seconds = float(text if written is None else written)
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:  # also true of NaN
         shown = text if plain else f"{seconds:g}"

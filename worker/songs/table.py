@@ -4,12 +4,15 @@
     "slow piano, rain on a window",20,rain
 
 A table is known by its first line, not by the file's name: a box has every list as `prompts.txt`.
-Columns come in any order; `seed` and `lyrics` may be among them. Does not judge the cells.
+Columns come in any order; `seed` and `lyrics` may be among them. Under `prompt ; seconds ; name` a row
+may also be a line of a text list. Does not judge the cells.
 """
 
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from worker.amounts import count
 
 NEEDED = ("prompt", "seconds", "name")
 OPTIONS = ("seed", "lyrics")
@@ -18,29 +21,55 @@ SEPARATORS = (",", "\t", ";")
 
 @dataclass(frozen=True)
 class Row:
-    """A row with the line on which it begins; `wrong`: why it cannot be read, or nothing."""
+    """A row with the line on which it begins; `wrong`: why it cannot be read, or nothing.
+
+    `text`: the whole line, of a row that is to be read as a line of a text list.
+    """
 
     line: int
     cells: Mapping[str, str]
     wrong: str = ""
+    text: str = ""
 
 
 def rows(text: str) -> Iterator[Row] | None:
     """The rows below the heading; None if the text is not a table."""
     lines = text.split("\n")
-    first = next((i for i, line in enumerate(lines) if line.strip()), None)
+    first = next((i for i, line in enumerate(lines) if line.strip() and not is_comment(line)), None)
     if first is None:
         return None
     for separator in SEPARATORS:
         heading = [cell.strip().strip('"').lower() for cell in lines[first].split(separator)]
+        while len(heading) > len(NEEDED) and not heading[-1]:  # a spreadsheet's empty columns
+            heading.pop()
+        if tuple(heading) == NEEDED and separator == ";":
+            return _below_as_in_a_list(lines, first + 1)
         if set(NEEDED) <= set(heading):
             return _below(lines, first + 1, heading, separator)
     return None
 
 
+def is_comment(line: str) -> bool:
+    """True for a line that is skipped."""
+    return line.lstrip().startswith("#")
+
+
+def _below_as_in_a_list(lines: list[str], first: int) -> Iterator[Row]:
+    """Rows of three cells, and lines that are none: a prompt may contain `;`, and options may follow."""
+    for number, line in enumerate(lines[first:], start=first + 1):
+        if not line.strip(" \t;") or is_comment(line):
+            continue
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=";", strict=True))]
+        except csv.Error:
+            cells = []
+        if len(cells) >= len(NEEDED) and not any(cells[len(NEEDED) :]):
+            yield Row(number, dict(zip(NEEDED, cells, strict=False)))
+        else:
+            yield Row(number, {}, text=line)
+
+
 def _below(lines: list[str], first: int, heading: list[str], separator: str) -> Iterator[Row]:
-    while len(heading) > len(NEEDED) and not heading[-1]:  # a spreadsheet's empty columns
-        heading.pop()
     if unknown := [name for name in heading if name not in NEEDED + OPTIONS or heading.count(name) > 1]:
         known = ", ".join(NEEDED + OPTIONS)
         yield Row(first, {}, f"column {unknown[0]!r} is not one of {known}, each once; rename or remove it")
@@ -50,10 +79,12 @@ def _below(lines: list[str], first: int, heading: list[str], separator: str) -> 
     try:
         for raw in reader:
             cells, line, begun = [cell.strip() for cell in raw], first + reader.line_num + 1, line
-            if not any(cells):
+            if not any(cells) or (is_comment(cells[0]) and not any(cells[1:])):
                 continue
             if any(cells[len(heading) :]) or len(cells) < len(NEEDED):
-                wrong = f"{len(cells)} cells under {len(heading)} columns; put a prompt that contains "
+                wrong = (
+                    f"{count(len(cells), 'cell')} under {len(heading)} columns; put a prompt that contains "
+                )
                 yield Row(begun, {}, wrong + f"{_shown(separator)} in quotation marks")
             else:
                 yield Row(begun, dict(zip(heading, cells, strict=False)))

@@ -143,6 +143,34 @@ def test_table_is_the_list_that_it_shows(table):
     assert jobs.parse(table.encode()) == jobs.parse(plain.encode())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slow; rain on a window ; 3:00 ; rain ; seed=7",
+        "calm ; 30 ; calm",
+        'the "best" song ; 30 ; best',
+        '"quoted" start ; 30 ; quoted',
+    ],
+)
+def test_heading_changes_no_line_of_a_text_list(line):
+    assert jobs.parse(f"PROMPT ; Seconds ; NAME\n# one\n\n{line}\n".encode()) == [parse_one(line)]
+
+
+def test_heading_that_is_not_the_first_line_is_named():
+    (problem,) = problems("calm ; 30 ; a\nprompt ; seconds ; name\n")
+    assert problem.endswith("put # before a heading")
+
+
+@pytest.mark.parametrize("row", ["slow;30;a", '"slow";30;a', "slow;30;a;", "slow;30;a;;"])
+def test_row_of_a_spreadsheet_with_empty_columns_is_a_song(row):
+    assert jobs.parse(f"prompt;seconds;name;\n;;;\n{row}\n".encode()) == [parse_one("slow ; 30 ; a")]
+
+
+def test_comments_are_skipped_in_a_table():
+    table = b"# songs\nprompt,seconds,name\n# more\n#calm,30,a\n"
+    assert [job.prompt for job in jobs.parse(table)] == ["#calm"]
+
+
 def test_table_may_have_seeds_and_lyrics(tmp_path):
     (tmp_path / "words.txt").write_text("la")
     table = b"name,seed,seconds,prompt,lyrics\na,7,30,calm,words.txt\nb,,30,calm,\n"
@@ -156,6 +184,7 @@ def test_table_may_have_seeds_and_lyrics(tmp_path):
     [
         ("calm,30,a\nsoft, slow,30,b", 3, "4 cells under 3 columns; put a prompt that contains `,` in"),
         ("calm,30", 2, "2 cells under 3 columns"),
+        ("calm", 2, "1 cell under 3 columns"),
         ("calm,30,a\n,30,b", 3, "the prompt is empty"),
         ("calm,30,a/b", 2, "NAME 'a/b' contains '/'"),
         ('"calm\nslow",30,a', 2, "the prompt has several lines; write it in one"),
@@ -263,8 +292,9 @@ def test_file_that_is_not_utf8_is_refused_with_its_line():
     ]
 
 
-def test_utf16_is_named(tmp_path):
-    (problem,) = problems("calm ; 30 ; a\n".encode("utf-16"))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_named(encoding):
+    (problem,) = problems("calm ; 30 ; a\n".encode(encoding))
     assert problem.startswith("prompts.txt:1: UTF-16, which Windows calls Unicode; save the file with UTF-8")
 
 
@@ -272,6 +302,14 @@ def test_many_mistakes_are_counted_at_the_end():
     found = problems("calm ; 30 ; fine\n" + "nothing\n" * 30)
     assert len(found) == 31
     assert found[-1] == "prompts.txt: 30 mistakes in 31 lines; correct them"
+
+
+def test_no_more_than_a_hundred_mistakes_are_shown():
+    found = problems("nothing\n" * 3000)
+    assert len(found) == 101
+    assert found[-1] == (
+        "prompts.txt: 3,000 mistakes in 3,000 lines, of which the first 100 are shown; correct them"
+    )
 
 
 def test_list_in_the_home_folder_is_found(tmp_path, monkeypatch):
