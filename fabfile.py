@@ -7,7 +7,7 @@ from pathlib import Path
 
 from invoke import Collection, Exit
 
-from ops import ui
+from ops import sampling, ui
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
@@ -18,7 +18,7 @@ _JSON = "Print rows as JSON"
 _FORCE = "Also while a worker runs, which keeps its release"
 _OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
 _KEEP = "Leave the box on after the run, until its deadline"
-_ONLY = "Only this song (repeat for more)"
+_ONLY = "Only this song (repeat for more; default: every song)"
 _GRACE = "How long the worker may take to stop on Ctrl-C (default: 60s)"
 _WATCH = "Refresh every two seconds until Ctrl-C"
 
@@ -73,6 +73,7 @@ def validate(box: Box, json: bool = False) -> None:
         "only": _ONLY,
         "start_over": "Begin songs again that were begun with other settings",
         "verify": "Compare every finished song with its record's checksum first",
+        **sampling.HELP,
     },
     iterable=["only"],
 )
@@ -82,6 +83,10 @@ def run(
     only: list[str] | None = None,
     start_over: bool = False,
     verify: bool = False,
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
 ) -> None:
     """Phase 4: start the worker, which keeps running.
 
@@ -90,15 +95,22 @@ def run(
     from ops.ssh import phases
 
     settings = Settings.load()
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
     phases.checked_release(settings)
     arguments = [f"--only={name}" for name in only or ()]
-    arguments += ["--start-over"] * start_over + ["--verify"] * verify
+    arguments += ["--start-over"] * start_over + ["--verify"] * verify + chosen
     phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=arguments)
 
 
 @box_task(
     spends=True,
-    help={"prompts": _PROMPTS, "force": _FORCE, "use_my_keys": _OWN_KEYS, "keep_alive": _KEEP},
+    help={
+        "prompts": _PROMPTS,
+        "force": _FORCE,
+        "use_my_keys": _OWN_KEYS,
+        "keep_alive": _KEEP,
+        **sampling.HELP,
+    },
 )
 def up(
     box: Box,
@@ -106,6 +118,10 @@ def up(
     force: bool = False,
     use_my_keys: bool = False,
     keep_alive: bool = False,
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
 ) -> None:
     """All four phases; stops at the first that fails.
 
@@ -114,6 +130,7 @@ def up(
     from ops.ssh import phases
 
     settings = Settings.load()
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
     release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
     ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
@@ -121,11 +138,19 @@ def up(
     ui.show(phases.finding_rows(findings))
     if failed := phases.would_fail(findings):
         raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
-    phases.run(box, settings, ui.say, keep_alive=keep_alive)
+    phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=chosen)
 
 
-@box_task(help={"prompts": _PROMPTS, "grace": _GRACE})
-def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
+@box_task(help={"prompts": _PROMPTS, "grace": _GRACE, **sampling.HELP})
+def sync(
+    box: Box,
+    prompts: str = "",
+    grace: str = "60s",
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
+) -> None:
     """Ship code and prompts.txt, restart the worker.
 
     Finished songs are kept; songs in progress resume from their checkpoints.
@@ -136,14 +161,16 @@ def sync(box: Box, prompts: str = "", grace: str = "60s") -> None:
 
     settings = Settings.load()
     grace_s = int(durations.parse(grace, "--grace").total_seconds())
-    phases.sync(box, settings, phases.checked_release(settings, prompts), ui.say, grace_s=grace_s)
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
+    release = phases.checked_release(settings, prompts)
+    phases.sync(box, settings, release, ui.say, grace_s=grace_s, arguments=chosen)
 
 
 @box_task(
     help={
         "run": "A run by its id, or the end of it (default: the newest)",
         "lines": "Start this many lines back (default: 20)",
-        "since": "Start this long ago (30m), or at this time (2026-11-22T19:50:59Z)",
+        "since": "Start this long ago (30m), or at this time like 2026-11-22T19:50:59Z (default: --lines)",
         "once": "Print what there is now, and end",
     }
 )
@@ -159,7 +186,9 @@ def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool =
         raise Exit(code=code)
 
 
-@box_task(help={"json": _JSON, "extend": "Move the box's deadline by this much, like 2h"})
+@box_task(
+    help={"json": _JSON, "extend": "Move the box's deadline by this much, like 2h (default: not at all)"}
+)
 def status(box: Box, json: bool = False, extend: str = "") -> None:
     """Show the run, its speed and cost, GPU, disk, deadline.
 

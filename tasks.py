@@ -7,7 +7,7 @@ import invoke
 from invoke import Context, Exit
 from invoke.main import program
 
-from ops import mistyped, ui
+from ops import mistyped, sampling, ui
 from ops.settings import Settings
 from worker.errors import UserError
 
@@ -18,7 +18,7 @@ mistyped.explain(program, "inv")
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _OUTPUT = "Folder or s3://bucket/prefix (default: from .env, else out/songs)"
 _MODEL = "Hugging Face id, model folder, or `rehearsal` (default: MUSICGEN_MODEL)"
-_ONLY = "Only this song (repeat for more)"
+_ONLY = "Only this song (repeat for more; default: every song)"
 
 
 @task
@@ -78,8 +78,8 @@ def check(
     songs = plan.plan_songs(Path(prompts or settings.prompts), output, model, only or ())
     ui.show(songs, json=json)
     ui.say(plan.closing_line(songs, output))
-    if needs := plan.what_it_takes(songs, model):
-        ui.say(needs)
+    for line in plan.what_it_takes(songs, model, output, settings):
+        ui.say(line)
 
 
 @task(
@@ -91,10 +91,7 @@ def check(
         "only": _ONLY,
         "start_over": "Begin songs again that were begun with other settings",
         "verify": "Compare every finished song with its record's checksum first",
-        "temperature": "Higher is more random (default: 1)",
-        "top_k": "Tokens to choose from, 0: all (default: 250)",
-        "guidance_scale": "How closely to follow the prompt (default: 3)",
-        "stride": "Seconds between the 30 s windows of a long song (default: 18)",
+        **sampling.HELP,
     },
     iterable=["only"],
 )
@@ -124,19 +121,14 @@ def generate(
     basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
     usd = hourly_cost or settings.hourly_cost_usd
     flags = ["--start-over"] * start_over + ["--verify"] * verify
-    sampling = {
-        "temperature": temperature,
-        "top-k": top_k,
-        "guidance-scale": guidance_scale,
-        "stride": stride,
-    }
+    flags += sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
     code = generate.run_worker(
         prompts=prompts or settings.prompts,
         output=output or settings.output_place,
         model=model or settings.model,
         hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
-        flags=[*flags, *(f"--{name}={value}" for name, value in sampling.items() if value)],
+        flags=flags,
     )
     if code:
         raise Exit(code=code)
@@ -178,7 +170,7 @@ _REGION = "Regions, separated by commas, or `all`"
     help={
         "instance_types": _TYPES,
         "region": f"{_REGION} (default: AWS_DEFAULT_REGION)",
-        "history": "Summary of the prices of a duration like 7d, at most 90d",
+        "history": "Summary of the prices of a duration like 7d, at most 90d (default: prices now)",
         "json": _JSON,
     },
 )
@@ -207,6 +199,7 @@ def spot_price(
         "on_demand": "Rent at the on-demand price instead of spot",
         "keep_alive": "Keep the machine on after the batch, until its deadline",
         "another": "Launch although there is a machine already",
+        **sampling.HELP,
         "dry_run": "Check everything, ask EC2 whether it would do it, and stop",
         "yes": _YES,
         "json": "Print the new machine as JSON",
@@ -224,6 +217,10 @@ def launch(
     on_demand: bool = False,
     keep_alive: bool = False,
     another: bool = False,
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
     dry_run: bool = False,
     yes: bool = False,
     json: bool = False,
@@ -245,6 +242,7 @@ def launch(
         on_demand=on_demand,
         keep_alive=keep_alive,
         another=another,
+        sampling=sampling.SamplingFlags(temperature, top_k, guidance_scale, stride),
     )
     cli.launch_machine(Settings.load(spends=True), options, dry_run=dry_run, yes=yes, json=json)
 
@@ -266,7 +264,7 @@ def status(c: Context, region: str = "", json: bool = False) -> None:
 @task(
     help={
         "run": "RUN_ID (default: the newest; without a log, its machine's console)",
-        "console": "Id of a machine whose console is printed",
+        "console": "Id of a machine whose console is printed (default: none, the log)",
         "lines": "Only this many of the last lines (default: all)",
     }
 )
@@ -373,7 +371,7 @@ def image(
         cli.build_image(Settings.load(spends=True), yes=yes, dry_run=dry_run, json=json)
 
 
-@task(help={"args": "More arguments for pytest, as one string"})
+@task(help={"args": "More arguments for pytest, as one string (default: none)"})
 @ui.one_line_errors
 def test(c: Context, args: str = "") -> None:
     """Run the tests.
@@ -401,7 +399,7 @@ def lint(c: Context) -> None:
         raise UserError(f"failed: {', '.join(failed)}; see above")
 
 
-@task(help={"args": "More arguments for `python -m bench`, as one string"})
+@task(help={"args": "More arguments for `python -m bench`, as one string (default: none)"})
 @ui.one_line_errors
 def bench(c: Context, args: str = "") -> None:
     """Measure the engine against transformers, half an hour.

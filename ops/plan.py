@@ -3,18 +3,26 @@
 Reads the list and the output; starts, writes and prints nothing.
 """
 
+import json
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.amounts import count, duration, size
+from ops import models
+from ops.settings import Settings, child_env
+from worker.amounts import count, duration, size, usd
 from worker.songs import jobs, maker, records
 from worker.songs.jobs import Job
+from worker.store.base import Missing, Store
 from worker.store.open import open_store
 
 TO_MAKE = "to make"
 # Seconds of music per second: other people's figures for one T4. A run with the same output replaces it.
 ASSUMED_RATE = 1.5
+# Runs with an output whose speed is read, the newest first.
+_RUNS_READ = 5
 _BYTES_PER_S = 64_000  # of a WAV file: 32,000 samples of 16 bits
 
 
@@ -58,12 +66,54 @@ def closing_line(songs: Sequence[PlannedSong], output: str) -> str:
     return f"{n} to make, {length} of audio, into {output}; {done} done already"
 
 
-def what_it_takes(songs: Sequence[PlannedSong], model: str) -> str:
-    """The model, and what the songs to make take of time and disk; empty if there are none."""
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of music per second, and where that figure is from."""
+
+    rate: float
+    basis: str
+
+
+def measured_speed(store: Store, *, gpu_only: bool = False) -> Speed | None:
+    """That of the newest run with this output; None if there was none."""
+    summaries = [key for key in store.list("runs/") if key.endswith("/summary.json")]
+    for key in sorted(summaries, reverse=True)[:_RUNS_READ]:
+        with suppress(Missing, ValueError, KeyError, TypeError):
+            summary = json.loads(store.read(key))
+            rate, device = float(summary["real_time_factor"]), str(summary["engine"]["device"])
+            if rate > 0 and not (gpu_only and device == "cpu"):
+                return Speed(rate, f"as in run {summary['run_id']} on {device}")
+    return None
+
+
+def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, settings: Settings) -> list[str]:
+    """Lines on the model, and what the songs to make take of disk, time and money; none if there are none."""
     seconds = sum(song.duration_s for song in songs if song.state == TO_MAKE)
     if not seconds:
-        return ""
-    return (
-        f"model {model}; about {duration(seconds / ASSUMED_RATE)} on one T4 (assumed, {ASSUMED_RATE:g} s of "
-        f"music per second; without a GPU far longer); {size(seconds * _BYTES_PER_S)} of WAV files"
+        return []
+    n_bytes = seconds * _BYTES_PER_S
+    disk = f"{size(n_bytes)} of WAV files"
+    if "://" not in output:
+        free = _free_bytes(Path(output).expanduser())
+        disk += f"; {size(free)} are free there" + ("; free some space first" if free < n_bytes else "")
+    speed = measured_speed(open_store(output)) or Speed(
+        ASSUMED_RATE, "assumed for one T4; without a GPU far slower"
     )
+    hourly, price = settings.hourly_cost_usd, "HOURLY_COST_USD"
+    if hourly is None:
+        hourly, price = settings.max_price_usd, "MUSICGEN_MAX_PRICE"
+    took_s = seconds / speed.rate
+    cost = f"{usd(took_s / 3600 * hourly)} at {usd(hourly)} an hour ({price})"
+    per_second = f"{speed.rate:.2g} s of music per second ({speed.basis})"
+    return [
+        models.described(model, child_env()),
+        disk,
+        f"about {duration(took_s)}, {cost}; without loading; at {per_second}",
+    ]
+
+
+def _free_bytes(folder: Path) -> int:
+    """On the disk of a folder that may not be there yet."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free

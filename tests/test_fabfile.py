@@ -126,6 +126,14 @@ def test_wrong_list_is_refused_before_the_box_is_touched(fab, box, task):
     assert not (fab.here / ".boxes").exists()
 
 
+@pytest.mark.parametrize("task", ["run", "up", "sync"])
+def test_wrong_sampling_is_refused_before_the_box_is_touched(fab, task):
+    done = fab(task, "--temperature", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --temperature must be over 0; MusicGen's default is 1\n"
+    assert not (fab.here / ".boxes").exists()
+
+
 @pytest.mark.parametrize("task", ["install", "run", "up"])
 def test_misspelt_setting_is_refused_before_the_box_is_touched(fab, task):
     fab.env = {"RUNPOD_HOST": "root@127.0.0.1:1", "MUSICGEN_LIFETIM_H": "1"}

@@ -39,7 +39,7 @@ from rich.console import Console
 
 from worker import names, timestamps
 from worker.amounts import duration
-from worker.engine import Engine, Sampling
+from worker.engine import Engine
 from worker.errors import BadInput, Interrupted, UserError
 from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
@@ -55,7 +55,7 @@ from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
 from worker.songs import jobs
-from worker.songs.maker import model_name
+from worker.songs.maker import STRIDE_S, checked_sampling, model_name
 from worker.songs.summary import Price, Summary
 from worker.store.base import Store
 from worker.store.open import open_store
@@ -128,10 +128,14 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--slots", default=env.get("MUSICGEN_SLOTS") or None, help="songs at once (as memory allows)"
     )
-    p.add_argument("--stride", type=float, default=18.0, help="seconds between 30 s windows (%(default)s)")
-    p.add_argument("--guidance-scale", type=float, default=3.0, help="how closely to follow the prompt")
-    p.add_argument("--top-k", type=int, default=250, help="tokens to choose from; 0: all")
-    p.add_argument("--temperature", type=float, default=1.0, help="higher is more random")
+    p.add_argument(
+        "--stride", type=float, default=STRIDE_S, help="seconds between 30 s windows (%(default)s)"
+    )
+    p.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="how closely to follow the prompt (%(default)s)"
+    )
+    p.add_argument("--top-k", type=int, default=250, help="tokens to choose from; 0: all (%(default)s)")
+    p.add_argument("--temperature", type=float, default=1.0, help="higher is more random (%(default)s)")
     return p
 
 
@@ -139,8 +143,9 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
     """Check everything that can be checked, then run."""
     listed = jobs.load(arguments.prompts)
     store = open_store(arguments.output)
-    sampling = Sampling(arguments.guidance_scale, arguments.top_k, arguments.temperature)
-    _check_sampling(sampling, arguments.stride)
+    sampling = checked_sampling(
+        arguments.guidance_scale, arguments.top_k, arguments.temperature, arguments.stride
+    )
     if not _RUN_ID.fullmatch(arguments.run_id):
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
     slots = _slots(arguments.slots)
@@ -186,7 +191,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
                 )
             heartbeat.loaded(loaded := engine.describe())
             took = duration(time.monotonic() - began_s)
-            on = f"{loaded['device']}, {loaded['precision']}, {loaded['slots']} at once"
+            on = f"{loaded['device']}, {loaded['precision']}, {loaded['slots']} songs at once at most"
             context.observer.note("loaded", f"loaded in {took}: {on}")
             return engine
 
@@ -269,17 +274,6 @@ def _slots(text: str | None) -> int | None:
     if text is not None and not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
         raise BadInput(f"slots {text!r} is not a whole number over 0; leave it out to have it chosen")
     return int(text) if text else None
-
-
-def _check_sampling(sampling: Sampling, stride_s: float) -> None:
-    if not 0 <= sampling.guidance_scale < math.inf:
-        raise BadInput("--guidance-scale must be 0 or more; MusicGen's default is 3")
-    if sampling.top_k < 0:
-        raise BadInput("--top-k must be 0 or more; MusicGen's default is 250")
-    if not 0 < sampling.temperature < math.inf:
-        raise BadInput("--temperature must be over 0; MusicGen's default is 1")
-    if not 1 <= stride_s < 30:
-        raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
 
 
 def _leave(code: int) -> None:

@@ -126,8 +126,16 @@ def run(
     return started
 
 
-def sync(box: Box, settings: Settings, release: Release, report: Report, *, grace_s: int) -> Run:
-    """Ship code and list and restart the worker, which resumes from its checkpoints."""
+def sync(
+    box: Box,
+    settings: Settings,
+    release: Release,
+    report: Report,
+    *,
+    grace_s: int,
+    arguments: Sequence[str] = (),
+) -> Run:
+    """Ship code and list and restart the worker with these arguments; it resumes from its checkpoints."""
     shipped = deploy(box, release, report, force=True)
     stopped, needed = session.stop(box, grace_s, by="fab sync")
     if needed is not session.StopNeeded.NOTHING:
@@ -135,7 +143,7 @@ def sync(box: Box, settings: Settings, release: Release, report: Report, *, grac
     if shipped.needs_install:
         report("the environment was made from other requirements; installing")
         install(box, settings, report, use_my_keys=configure.has_own_keys(box))
-    return run(box, settings, report, keep_alive=stopped.keep_alive)
+    return run(box, settings, report, keep_alive=stopped.keep_alive, arguments=arguments)
 
 
 def install_line(found: Mapping[str, Any]) -> str:

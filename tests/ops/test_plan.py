@@ -1,8 +1,13 @@
 """The plan: what a list and a place amount to, before anything is started."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
-from ops.plan import closing_line, plan_songs
+from ops import plan
+from ops.plan import PlannedSong, Speed, closing_line, measured_speed, plan_songs, what_it_takes
+from ops.settings import Settings
 from tests.songs import finish, listed
 from worker.errors import BadInput
 from worker.songs.jobs import BadPrompts
@@ -60,3 +65,48 @@ def test_closing_line_sums_what_is_to_be_made(prompts, store):
     assert closing_line(songs, "out") == (
         "2 of 3 songs to make, 4 min 2 s of audio, into out; 1 done already"
     )
+
+
+# --- what it takes
+
+SONGS = [PlannedSong("a.wav", 1800.0, 1, "to make", "a"), PlannedSong("b.wav", 60.0, 2, "done", "b")]
+
+
+def summarized(store, run, device, rate):
+    summary = {"run_id": run, "real_time_factor": rate, "engine": {"device": device}}
+    store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
+
+
+def test_speed_is_that_of_the_newest_run_with_this_output(store):
+    assert measured_speed(store) is None
+    summarized(store, "2025", "Tesla T4", 4.0)
+    summarized(store, "2026", "cpu", 0.5)
+    summarized(store, "2027", "cpu", 0.0)
+    assert measured_speed(store) == Speed(0.5, "as in run 2026 on cpu")
+    assert measured_speed(store, gpu_only=True) == Speed(4.0, "as in run 2025 on Tesla T4")
+
+
+def test_what_the_songs_to_make_take_is_told_with_its_basis(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=100e6))
+    out = str(tmp_path / "out")
+    model, disk, time = what_it_takes(SONGS, "rehearsal", out, Settings())
+    assert model == "model rehearsal, which is on this machine"
+    assert disk == "115.2 MB of WAV files; 100.0 MB are free there; free some space first"
+    assert time == (
+        "about 20 min 0 s, $0.1333 at $0.40 an hour (MUSICGEN_MAX_PRICE); without loading; "
+        "at 1.5 s of music per second (assumed for one T4; without a GPU far slower)"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_cost_is_at_the_hourly_cost_that_is_set_and_the_measured_speed(store):
+    summarized(store, "2026", "cpu", 0.5)
+    *_, time = what_it_takes(SONGS, "rehearsal", store.location, Settings(hourly_cost_usd=0.2))
+    assert time == (
+        "about 1 h 0 min, $0.20 at $0.20 an hour (HOURLY_COST_USD); without loading; "
+        "at 0.5 s of music per second (as in run 2026 on cpu)"
+    )
+
+
+def test_nothing_to_make_takes_nothing(tmp_path):
+    assert what_it_takes(SONGS[1:], "rehearsal", str(tmp_path), Settings()) == []

@@ -1,8 +1,10 @@
 """python -m worker: exit codes, one line for each error, and a whole run with the real engine."""
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +15,13 @@ import pytest
 
 from tests.fakes.s3 import fresh_bucket
 from tests.songs import finish, listed, tree
+from tests.worker.observe.metered import Clock
 from worker import __main__ as worker
+from worker.host.load import busy
+from worker.observe import console
 from worker.observe.heartbeat import Heartbeat
 from worker.observe.run_log import RunLog
+from worker.observe.waiting import Waiting
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
 from worker.songs.summary import Price
@@ -349,15 +355,47 @@ def loaded_once():
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory, loaded_once):
-    """A run of SHORT on the rehearsal model into a folder: that folder."""
-    folder = tmp_path_factory.mktemp("album")
+def album_run(tmp_path_factory, loaded_once):
+    """A run of SHORT on the rehearsal model into a folder: that folder, and what was printed."""
+    folder, printed = tmp_path_factory.mktemp("album"), io.StringIO()
     (folder / "prompts.txt").write_text("\n".join(SHORT), "utf-8")
     arguments = ["--prompts", folder / "prompts.txt", "--output", folder / "out", "--model", "rehearsal"]
+    arguments += ["--hourly-cost", "0.40", "--price-basis", "an example, no machine was rented"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", lambda *_: None)
-        assert worker.main([*map(str, arguments), "--hourly-cost", "0.40", "--run-id", "album"], NO_EC2) == 0
-    return folder / "out"
+        patch.setattr(console, "_LINE_EVERY_S", 0)
+        patch.setattr(sys, "stdout", printed)
+        patch.setattr(sys, "stderr", printed)
+        assert worker.main([*map(str, arguments), "--run-id", "album"], NO_EC2) == 0
+    return folder / "out", printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def album(album_run):
+    return album_run[0]
+
+
+def shape(line):
+    """A line without its names and amounts."""
+    line = re.sub(r"\w+_[0-9a-f]{8}\.wav", "SONG", line)
+    line = re.sub(r"(?<=are in ).*", "FOLDER", re.sub(r"<?\$[\d.]+", "USD", line))
+    line = re.sub(r"\d[\d.,/]*( h| min)?( s)?( \d+ (s|min))?( of \d[\d.]*)?|\?", "N", line)
+    return " ".join(line.replace("songs", "song").split())
+
+
+@engine
+def test_transcript_of_the_readme_has_the_lines_of_a_run(album_run):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (transcript,) = re.findall(r"```text\n(rehearsing .*?)```", readme, re.S)
+    first, *lines = [line for line in transcript.splitlines() if line != "..."]
+    assert first in (ROOT / "tasks.py").read_text("utf-8")
+    clock, said = Clock(), album_run[1].splitlines()
+    waiting = Waiting(said.append, clock, lambda: busy(7.0, 2))  # of a slow start, which this was not
+    waiting.begin(next(line for line in said if line.startswith("loading ")))
+    clock.now_s = 10
+    waiting.look()
+    printed = {shape(line) for line in said}
+    assert [line for line in lines if shape(line) not in printed] == []
 
 
 @engine

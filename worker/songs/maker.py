@@ -5,9 +5,10 @@ revision, with one sampling: two lists or two workers with different settings wo
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ REHEARSAL = "rehearsal"  # the built-in tiny model
 KEY = "place.json"
 SCHEMA = 1
 START_OVER = "--start-over"
+STRIDE_S = 18.0
+# A stride is rounded to frames.
+_FRAME_S = 0.02
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -89,6 +93,21 @@ class Maker:
         return [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
+def checked_sampling(
+    guidance_scale: float = 3.0, top_k: float = 250, temperature: float = 1.0, stride_s: float = STRIDE_S
+) -> Sampling:
+    """The sampling of these values. Raises BadInput for one that is out of range, the stride's too."""
+    if not 0 <= guidance_scale < math.inf:
+        raise BadInput("--guidance-scale must be 0 or more; MusicGen's default is 3")
+    if top_k < 0:
+        raise BadInput("--top-k must be 0 or more; MusicGen's default is 250")
+    if not 0 < temperature < math.inf:
+        raise BadInput("--temperature must be over 0; MusicGen's default is 1")
+    if not 1 <= stride_s < 30:
+        raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
+    return Sampling(guidance_scale, int(top_k), temperature)
+
+
 def model_name(model: str) -> str:
     """The name that records hold: the hub id, or a folder's own name, the same on every machine.
 
@@ -109,6 +128,23 @@ def refuse_other_model(makers: Iterable[str], model: str, location: str) -> None
             raise BadInput(
                 f"{location} holds songs made by {maker}, not {model}; give another output folder or prefix"
             )
+
+
+def refuse_other_sampling(store: Store, stride_s: float = STRIDE_S, **values: float) -> None:
+    """Before a machine is rented: raise BadInput if this output is for songs of another sampling or stride.
+
+    `values`: those of `checked_sampling`.
+    """
+    sampling = checked_sampling(stride_s=stride_s, **values)
+    try:
+        there = Maker.from_json(store.read(KEY))
+    except Missing:
+        return
+    if there:
+        same_stride = abs(there.stride_s - stride_s) < _FRAME_S
+        ours = replace(there, sampling=sampling, stride_s=there.stride_s if same_stride else stride_s)
+        if ours != there:
+            raise _refusal(store, ours, there, is_empty=False)
 
 
 def refuse_started_over(store: Store, ours: Maker) -> None:

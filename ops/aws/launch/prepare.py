@@ -4,10 +4,8 @@ Reads and computes; starts and uploads nothing. Every reason not to launch is fo
 is spent.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,17 @@ from ops.aws.launch.plan import (
 )
 from ops.aws.session import Aws
 from ops.aws.user_data import Boot
-from ops.plan import ASSUMED_RATE, TO_MAKE, plan_songs
+from ops.plan import ASSUMED_RATE, TO_MAKE, measured_speed, plan_songs
 from ops.release import Release
 from ops.repository import ROOT
+from ops.sampling import SamplingFlags
 from ops.settings import Settings
 from worker.amounts import usd
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
-from worker.store.base import Missing, Store
 from worker.store.open import open_store, s3_address
 from worker.timestamps import new_run_id
 
-# Runs with this output whose speed is read, the newest first.
-_RUNS_READ = 5
 _MAX_LIFETIME = timedelta(days=7)
 
 Tell = Callable[[str], None]
@@ -56,6 +52,7 @@ class LaunchOptions:
     on_demand: bool = False
     keep_alive: bool = False
     another: bool = False  # launch although there is a machine already
+    sampling: SamplingFlags = field(default_factory=SamplingFlags)
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Prepared:
 def check_list(settings: Settings, options: LaunchOptions) -> None:
     """What can be refused without any network. Raises BadInput."""
     output(settings)
+    options.sampling.check()
     if Path(settings.model).expanduser().is_dir():
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
     listed = jobs.load(_prompts(settings, options))
@@ -166,18 +164,6 @@ def _remote(name: str) -> str:
     return (ROOT / "remote" / name).read_text("utf-8")
 
 
-def rate_of(store: Store) -> tuple[float, str] | None:
-    """How fast the newest run on a GPU with this output was, and its name; None if there was none."""
-    summaries = [key for key in store.list("runs/") if key.endswith("/summary.json")]
-    for key in sorted(summaries, reverse=True)[:_RUNS_READ]:
-        with suppress(Missing, ValueError, KeyError, TypeError):
-            summary = json.loads(store.read(key))
-            rate = float(summary["real_time_factor"])
-            if rate > 0 and "cuda" in str(summary["engine"]["device"]):
-                return rate, f"as in run {summary['run_id']}"
-    return None
-
-
 def _prompts(settings: Settings, options: LaunchOptions) -> Path:
     return Path(options.prompts or settings.prompts)
 
@@ -185,7 +171,10 @@ def _prompts(settings: Settings, options: LaunchOptions) -> Path:
 def _workload(settings: Settings, options: LaunchOptions) -> Workload:
     songs = plan_songs(_prompts(settings, options), settings.output_place, settings.model, options.only)
     to_make = [song for song in songs if song.state == TO_MAKE]
-    rate, basis = rate_of(open_store(settings.output_place)) or (ASSUMED_RATE, ASSUMED_BASIS)
+    store = open_store(settings.output_place)
+    options.sampling.refuse_other(store)
+    measured = measured_speed(store, gpu_only=True)
+    rate, basis = (measured.rate, measured.basis) if measured else (ASSUMED_RATE, ASSUMED_BASIS)
     return Workload(len(to_make), sum(song.duration_s for song in to_make), rate, basis)
 
 
@@ -236,4 +225,4 @@ def _worker_options(settings: Settings, options: LaunchOptions) -> list[str]:
         basis = f"the {kind}, an upper bound"
     given = ["--keep-alive"] if options.keep_alive else []
     given += ["--", f"--price-basis={basis}"]
-    return given + [f"--only={name}" for name in options.only]
+    return given + [f"--only={name}" for name in options.only] + options.sampling.flags()

@@ -72,7 +72,8 @@ def whole(tmp_path_factory, s3_server, commands):
         spy = Spy([SECRET, HF_TOKEN])
         done = {"deploy": fab("deploy"), "install": fab("install")}
         spy.secrets.append(json.loads((box.box_home / "aws.json").read_text())["SecretAccessKey"])
-        done |= {"validate": fab("validate"), "run": fab("run"), "second": fab("run"), "logs": fab("logs")}
+        done |= {"validate": fab("validate"), "run": fab("run", "--temperature", "0.9")}
+        done |= {"second": fab("run"), "logs": fab("logs")}
         spy.ended.set()
         spy.thread.join()
         yield fab, box, done, spy
@@ -90,6 +91,14 @@ def test_songs_and_report_are_in_the_bucket(whole, monkeypatch):
         monkeypatch.setenv(name, value)
     keys = open_store(f"s3://{fab.env['MUSICGEN_S3_BUCKET']}/album").list()
     assert {"rain_a0510318.wav", "sun_306dd450.wav", "cost_report.csv"} <= set(keys)
+
+
+def test_sampling_reaches_the_worker_on_the_box(whole, monkeypatch):
+    fab, _, _, _ = whole
+    for name, value in fab.env.items():
+        monkeypatch.setenv(name, value)
+    place = json.loads(open_store(f"s3://{fab.env['MUSICGEN_S3_BUCKET']}/album").read("place.json"))
+    assert place["sampling"]["temperature"] == 0.9
 
 
 def test_validate_finds_what_this_box_has_and_lacks(whole):

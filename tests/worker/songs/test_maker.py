@@ -58,6 +58,20 @@ def test_model_folder_is_known_by_its_own_name_wherever_it_lies(tmp_path, monkey
     assert maker.model_name("facebook/musicgen-small") == "facebook/musicgen-small"
 
 
+# --- sampling, before a model is loaded
+
+
+def test_output_of_another_sampling_or_stride_is_refused_and_its_own_is_not(store):
+    store.write(KEY, replace(OURS, sampling=Sampling(temperature=0.9), stride_s=12.34).to_json())
+    maker.refuse_other_sampling(store, temperature=0.9, stride_s=12.345)  # the same frame
+    with pytest.raises(BadInput, match=r"made with temperature 0\.9, not 1\.0; stride 12\.34 s, not 18 s;"):
+        maker.refuse_other_sampling(store)
+
+
+def test_output_without_songs_takes_any_sampling(store):
+    maker.refuse_other_sampling(store, top_k=5)
+
+
 # --- place.json
 
 

@@ -22,11 +22,14 @@ from ops.aws.launch import launch, lease, prepare
 from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.rent import Timeouts
 from ops.aws.session import PROJECT, Aws
+from ops.sampling import SamplingFlags
 from ops.settings import Settings
 from tests.fakes.aws import user_data
 from tests.ops.aws.accounts import BUCKET, ready_account
+from worker.engine import Sampling
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
+from worker.songs.maker import Maker
 from worker.store.open import open_store
 
 QUICK = Timeouts(poll=0.02, fresh_profile=30, busy=0.3, visible=2, running=20, strays=0.3)
@@ -592,11 +595,33 @@ def test_nothing_left_to_make_launches_nothing(account, us, told, tmp_path):
 
 def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
     store = open_store(f"s3://{BUCKET}/album")
-    for run, device, factor in (("2025", "cuda:0", 4.0), ("2026", "cpu", 0.5)):
+    for run, device, factor in (("2025", "Tesla T4", 4.0), ("2026", "cpu", 0.5)):
         summary = {"run_id": run, "real_time_factor": factor, "engine": {"device": device}}
         store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
     work = prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told).plan.workload
-    assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025", 90.0)
+    assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025 on Tesla T4", 90.0)
+
+
+def test_sampling_is_passed_to_the_worker(account, us, told):
+    options = LaunchOptions(sampling=SamplingFlags(temperature="0.9", stride="12"))
+    given = prepare.prepare(us, options, datetime.now(UTC), told).plan.boot.worker_options
+    assert {"--temperature=0.9", "--stride=12"} <= set(given)
+
+
+def test_other_sampling_than_the_output_s_is_refused_before_money_is_spent(account, us, told):
+    there = Maker("facebook/musicgen-medium", "r", Sampling(temperature=0.9), 30.0, 18.0)
+    open_store(f"s3://{BUCKET}/album").write("place.json", there.to_json())
+    with pytest.raises(BadInput, match=r"is for songs made with temperature 0\.9, not 1\.0"):
+        prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told)
+    chosen = LaunchOptions(sampling=SamplingFlags(temperature="0.9"))
+    assert prepare.prepare(us, chosen, datetime.now(UTC), told)
+
+
+def test_wrong_sampling_is_refused_without_any_network():
+    with pytest.raises(BadInput, match="--stride must be from 1 to under 30"):
+        prepare.check_list(
+            Settings(output="s3://bucket-x"), LaunchOptions(sampling=SamplingFlags(stride="30"))
+        )
 
 
 # --- Ctrl-C
