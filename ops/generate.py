@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +60,13 @@ def run_worker(
         argv += [f"--hourly-cost={hourly_cost.usd}", f"--price-basis={hourly_cost.basis}"]
     argv += [f"--only={name}" for name in only]
     argv += flags
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
     worker = subprocess.Popen(argv, cwd=ROOT, env=child_env())
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
-    while True:
-        try:
-            code = worker.wait()
-            break
-        except KeyboardInterrupt:
-            continue
+    code = worker.wait()
+    # `uv run` may pass on a Ctrl-C that the terminal has sent already, as late as when Python ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if stopped.is_set() else before)
     if code in (-signal.SIGINT, -signal.SIGTERM, _WINDOWS_CTRL_C):
         raise Interrupted("stopped at once; run it again to resume")
     if code < 0:

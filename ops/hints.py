@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 # A command of this project as messages name it: `inv check`, `fab --list`; not one that is whole already.
+_LINE = re.compile(r"\s*(?:uv run )?(?:inv|fab) (?:--)?[a-z]")
 _COMMAND = re.compile(r"(?<![\w./-])(?<!uv run )(?=(?:inv|fab) (?:--)?[a-z])")
 
 
@@ -14,3 +15,8 @@ def pasteable(text: str, env: Mapping[str, str] = os.environ) -> str:
     # `uv run` activates the environment for its command only, not in the user's shell.
     active = env.get("VIRTUAL_ENV") == sys.prefix and "UV_RUN_RECURSION_DEPTH" not in env
     return text if active else _COMMAND.sub("uv run ", text)
+
+
+def is_command(line: str) -> bool:
+    """True for a line that is a command and nothing else before it."""
+    return bool(_LINE.match(line))

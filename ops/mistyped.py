@@ -6,9 +6,10 @@ Decides nothing: what Invoke refuses is refused, with its exit code 1.
 import difflib
 import io
 import re
+import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 from invoke.exceptions import ParseError
 
@@ -17,6 +18,17 @@ from worker.errors import UserError
 
 _UNKNOWN = re.compile(r"No idea what '(.*)' is!")
 _NO_VALUE = re.compile(r"Flag <Argument: ([\w-]+).*> needed value")
+
+
+class _Captured(io.StringIO):
+    """Text for this stream, of which Invoke asks the width of its terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def explain(program: Any, name: str) -> None:
@@ -39,9 +51,9 @@ def explain(program: Any, name: str) -> None:
 
     def print_help(task: str) -> None:
         """Invoke's own help, with an example that can be pasted."""
-        with redirect_stdout(io.StringIO()) as text:
+        with redirect_stdout(_Captured(sys.stdout)) as text:
             help_of(task)
-        print(hints.pasteable(text.getvalue()), end="")
+        ui.write(hints.pasteable(text.getvalue()), fold=True)
 
     program.print_task_help = print_help
 

@@ -97,12 +97,18 @@ def _for_stderr(text: str) -> str:
 
 
 def _folded(text: str, stream: TextIO, indent: int = 0) -> str:
-    """On a terminal folded between words, further lines indented by so much more; elsewhere unchanged."""
+    """On a terminal folded between words, further lines indented by so much more; elsewhere unchanged.
+
+    A line that is a command stays whole, so that it can be pasted.
+    """
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
     folded = []
     for line in text.split("\n"):
+        if hints.is_command(line):
+            folded.append(line)
+            continue
         further = " " * (len(line) - len(line.lstrip()) + indent)
         folded += textwrap.wrap(
             line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
@@ -117,8 +123,9 @@ def warn(text: str) -> None:
         say(f"warning: {text}")
 
 
-def write(text: str) -> None:
-    """Text that the user asked for, such as a log, unchanged on stdout."""
+def write(text: str, *, fold: bool = False) -> None:
+    """Text that the user asked for, such as a log, on stdout: unchanged, or folded for a terminal."""
+    text = _folded(text, sys.stdout) if fold else text
     print(text, end="" if text.endswith("\n") else "\n", flush=True)
 
 

@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import struct
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,28 @@ def test_command_that_is_shown_can_be_pasted(inv, words, monkeypatch):
     done = inv(*words)
     shown = re.findall(r"(?:Example: |`)(.*)\binv (?:check|--list)", done.stdout + done.stderr)
     assert shown == ["uv run "]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_help_fits_a_narrow_terminal():
+    import fcntl
+    import pty
+    import termios
+
+    ours, screen = pty.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "invoke", "--help", "generate"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=screen) as process:
+        os.close(screen)
+        shown = b""
+        with suppress(OSError):  # EIO: the other end is closed
+            while block := os.read(ours, 4096):
+                shown += block
+    os.close(ours)
+    lines = shown.decode().splitlines()
+    assert process.returncode == 0 and len(lines) > 20
+    assert [line for line in lines if len(line) > 60] == []
 
 
 def test_help_is_a_short_flag_of_every_task(inv):

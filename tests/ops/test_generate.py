@@ -32,13 +32,14 @@ def clean(patch, folder):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """A folder of the user's, with a list whose songs are made already: the worker needs no torch."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     clean(monkeypatch, tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(LINES))
     for job in (RAIN, SUN):
         finish(open_store("out"), job)
     yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def run_worker(**changes):
@@ -54,6 +55,12 @@ def run_worker(**changes):
 def summary(here):
     (path,) = here.glob("out/runs/*/summary.json")
     return json.loads(path.read_text("utf-8"))
+
+
+def test_ctrl_c_after_a_run_ends_what_follows_it(here):
+    before = signal.getsignal(signal.SIGINT)
+    assert run_worker() == 0
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- what reaches the worker
@@ -118,11 +125,14 @@ while :; do sleep 0.05; done
 """
 
 PARENT = """
-import sys
+import signal, sys
 from ops import generate
 sys.executable = "./worker.sh"
 generate.ROOT = "."
-sys.exit(generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None))
+code = generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None)
+if sys.argv[1] == "Ctrl-C":
+    signal.raise_signal(signal.SIGINT)  # `uv run` passes it on a second time, and may be late
+sys.exit(code)
 """
 
 
@@ -132,7 +142,8 @@ def test_stopped_worker_is_waited_for_while_it_saves(here, pressed):
     (here / "worker.sh").write_text(STAND_IN)
     (here / "worker.sh").chmod(0o755)
     env = os.environ | {"PYTHONPATH": str(ROOT), "WHERE": str(here)}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=here, env=env, start_new_session=True)
+    command = [sys.executable, "-c", PARENT, pressed]
+    parent = subprocess.Popen(command, cwd=here, env=env, start_new_session=True)
     try:
         last_s = time.monotonic() + 30
         while not (here / "started").exists() and time.monotonic() < last_s:

@@ -247,6 +247,11 @@ def test_error_is_folded_between_words(monkeypatch):
     assert shown(monkeypatch, 12, fail) == ["error: no;", "answer yes"]
 
 
+def test_command_is_not_folded(monkeypatch):
+    command = "  inv generate --model facebook/musicgen-small"
+    assert shown(monkeypatch, 20, lambda: ui.say(f"next:\n{command}")) == ["next:", command]
+
+
 def test_word_longer_than_the_terminal_stays_whole(monkeypatch):
     assert shown(monkeypatch, 10, lambda: ui.say("see s3://bucket/prefix")) == ["see", "s3://bucket/prefix"]
 
