@@ -163,7 +163,8 @@ def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
     unknown = [name for name in wanted if not any(name in (job.name, job.stem) for job in jobs)]
     if unknown:
         known = ", ".join(job.name for job in jobs[:8]) + (", ..." if len(jobs) > 8 else "")
-        raise BadInput(f"no song named {', '.join(unknown)} in the prompts file; it has {known}")
+        named = ", ".join(name or "''" for name in unknown)
+        raise BadInput(f"no song named {named} in the prompts file; it has {known}")
     return [job for job in jobs if not wanted or job.name in wanted or job.stem in wanted]
 
 

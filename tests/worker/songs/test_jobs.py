@@ -332,9 +332,10 @@ def test_select_takes_names_and_song_names_in_file_order():
     assert jobs.select(listed, [listed[2].song, "one"]) == [listed[0], listed[2]]
 
 
-def test_select_of_an_unknown_name_is_refused():
-    with pytest.raises(BadInput, match="no song named four in the prompts file; it has one"):
-        jobs.select(jobs.parse(b"a ; 1 ; one"), ["four"])
+@pytest.mark.parametrize(("name", "shown"), [("four", "four"), ("", "''"), (".wav", "''")])
+def test_select_of_an_unknown_name_is_refused(name, shown):
+    with pytest.raises(BadInput, match=f"no song named {shown} in the prompts file; it has one"):
+        jobs.select(jobs.parse(b"a ; 1 ; one"), [name])
 
 
 # --- any valid job survives write -> parse
