@@ -11,16 +11,20 @@ from ops import repository, ui
 
 def lint() -> list[str]:
     """Run every static check, also after one has failed; -> the names of those that failed."""
+    return [name for name, argv in linters().items() if _run(name, argv)]
+
+
+def linters() -> dict[str, list[str]]:
+    """Each static check's name and command line; it ends with 0 if it has nothing to object to."""
     python = [sys.executable, "-m"]
-    checks = {
+    return {
         "ruff check": [*python, "ruff", "check", "."],
         "ruff format": [*python, "ruff", "format", "--check", "."],
         "mypy": [*python, "mypy"],
-        "import contracts": [*python, "importlinter.cli", "lint"],
+        "import contracts": [_beside_python("lint-imports")],
         "requirements": [sys.executable, "requirements/compile.py", "--check"],
         "shellcheck": [_beside_python("shellcheck"), *_shell_scripts()],
     }
-    return [name for name, argv in checks.items() if _run(name, argv)]
 
 
 def test(arguments: Sequence[str] = ()) -> int:
