@@ -324,7 +324,7 @@ def setup(
 ) -> None:
     """Prepare the AWS account, or show what differs.
 
-    Bucket, roles, key pair, security group, budget alert. Again: changes only what differs.
+    Bucket, roles, key pair, security group, budget alert; then .env. Again: changes only what differs.
     Example: inv setup --dry-run
     """
     from ops.aws import cli

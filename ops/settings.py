@@ -10,20 +10,15 @@ import math
 import os
 import re
 import types
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
-from dotenv.parser import parse_stream
-
 from ops import ui
+from ops.env_file import ENV_FILE, env_file, label, read_env_file
 from worker import names
 from worker.errors import BadInput
-from worker.songs import jobs
-
-ENV_FILE = Path(".env")
 
 # All from one source: AWS refuses a key of one identity with the session token of another.
 AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
@@ -325,15 +320,6 @@ def env_example() -> str:
     )
 
 
-def env_file() -> Path:
-    """The `.env` of this folder or one above it, up to the folder of tasks.py, as Invoke searches."""
-    here = Path.cwd()
-    above = [here, *here.parents]
-    project = next((i for i, folder in enumerate(above) if (folder / "tasks.py").exists()), 0)
-    found = next((folder / ENV_FILE for folder in above[: project + 1] if (folder / ENV_FILE).exists()), None)
-    return found or ENV_FILE
-
-
 def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> dict[str, str]:
     """The environment for a child process: this one, and what only the file sets, without misspelt names.
 
@@ -357,45 +343,8 @@ def mistakes(env: Mapping[str, str] = os.environ, file: Path | None = None) -> l
     settings = [row.name for row in rows()]
     in_file = names.mistakes(found.lines, settings, own_file=True)
     in_env = names.mistakes(env, settings)
-    shown = path.name if path.parent == Path.cwd() else path
     wrong = [(line, _NOT_AN_ASSIGNMENT) for line in found.broken]
     wrong += [(found.lines[name], text) for name, text in in_file.items()]
-    return [f"{shown}:{line}: {text}" for line, text in sorted(wrong)] + [
+    return [f"{label(path)}:{line}: {text}" for line, text in sorted(wrong)] + [
         f"environment: {text}" for text in in_env.values()
     ]
-
-
-@dataclass(frozen=True)
-class EnvFile:
-    """A `.env` file: its values, the line of each name, and the lines that cannot be parsed."""
-
-    values: Mapping[str, str]
-    lines: Mapping[str, int]
-    broken: Sequence[int]
-
-
-def read_env_file(file: Path) -> EnvFile:
-    """Names and values of a `.env` file, without interpolation; empty if there is none.
-
-    Raises BadInput if the file cannot be read.
-    """
-    values: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    broken: list[int] = []
-    if not file.exists():
-        return EnvFile(values, lines, broken)
-    try:
-        text = jobs.read_bytes(file, "settings file").decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadInput(f"{file} is not UTF-8; save it with UTF-8 encoding") from None
-
-    for binding in parse_stream(StringIO(text)):
-        # The parser counts from the blank lines before. The line itself may hold a secret.
-        raw = binding.original.string
-        line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
-        if binding.key is not None and binding.value is not None:
-            values[binding.key] = binding.value
-            lines[binding.key] = line
-        elif binding.error or binding.key is not None:
-            broken.append(line)
-    return EnvFile(values, lines, broken)

@@ -180,10 +180,17 @@ def agreed(
         return True
     if not sys.stdin.isatty():
         raise Refused("there is no terminal to ask at, so nothing was changed; agree with --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not answered_yes(question):
         raise Refused("nothing was changed; answer y, or give --yes, to continue")
     return True
+
+
+def answered_yes(question: str) -> bool:
+    """Ask on the terminal; False without one."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The AWS tasks of `inv`: in which order they ask AWS, show, ask the user, act, and when they stop."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ops import boxes, ui
+from ops import boxes, env_file, ui
 from ops.aws import machines, prices, regions, runs
 from ops.aws.account import setup
 from ops.aws.account.step import Step
@@ -43,12 +43,28 @@ def amount_usd(text: str, what: str) -> float | None:
 
 
 def set_up(settings: Settings, ssh_from: str, *, yes: bool, dry_run: bool, json: bool) -> None:
-    """Show what the account lacks, ask, create it, and print the lines for .env."""
+    """Show what the account lacks, ask, create it, and write its names into .env."""
     aws = _checked(settings, "setup")
     name = setup.bucket_name(aws)
     steps = setup.plan(aws, name, ssh_from)
     if _done(steps, "Carry this out?", yes=yes, dry_run=dry_run, json=json):
-        ui.say("\nfor .env:\n" + setup.env_lines(aws, name))
+        _into_env_file(setup.env_values(aws, name), yes=yes)
+
+
+def _into_env_file(values: Mapping[str, str], *, yes: bool) -> None:
+    """Write what .env lacks, if the user agrees; without a terminal the lines are for them to paste."""
+    file = env_file.env_file()
+    name = env_file.label(file)
+    for line in env_file.differing(file, values):
+        ui.say(line)
+    missing = env_file.lacking(file, values)
+    if not missing:
+        ui.say(f"nothing to write to {name}")
+        return
+    ui.say("\n".join(["", f"for {name}:", *env_file.assignments(missing), ""]))
+    if yes or ui.answered_yes(f"Write this to {name}?"):
+        env_file.fill_in(file, missing)
+        ui.say(f"written to {name}")
 
 
 def remove_setup(settings: Settings, *, yes: bool, dry_run: bool, json: bool) -> None:

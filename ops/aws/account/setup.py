@@ -74,12 +74,11 @@ def carry_out(steps: Sequence[Step], say: Callable[[str], None]) -> int:
     return len(to_do)
 
 
-def env_lines(aws: Aws, name: str) -> str:
-    """The lines for .env after a setup; `name` is the bucket's."""
-    values = {
+def env_values(aws: Aws, name: str) -> dict[str, str]:
+    """The settings after a setup, for .env; `name` is the bucket's."""
+    return {
         "AWS_DEFAULT_REGION": aws.region,
         "MUSICGEN_S3_BUCKET": name,
         "MUSICGEN_INSTANCE_PROFILE": iam.WORKER_ROLE,
         "MUSICGEN_KEY_NAME": aws.settings.key_name,
     }
-    return "".join(f"{setting}={value}\n" for setting, value in values.items())

@@ -75,8 +75,8 @@ def check_list(settings: Settings, options: LaunchOptions) -> None:
 
 def output(settings: Settings) -> tuple[str, str]:
     """(bucket, prefix) of the songs. Raises BadInput for a folder: a rented machine keeps nothing."""
-    if not settings.output:
-        settings.need("bucket")
+    if not (settings.output or settings.bucket):
+        raise BadInput("MUSICGEN_S3_BUCKET is not set; run: inv setup, which makes a bucket and sets it")
     address = s3_address(settings.output_place)
     if not address:
         raise BadInput(

@@ -158,15 +158,25 @@ def start(tmp_path):
         process.communicate()
 
 
+class Terminal(io.StringIO):
+    """A standard input at which somebody types."""
+
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def inv(tmp_path):
-    """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds."""
+    """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds.
 
-    def run(*arguments, encoding="utf-8"):
+    `typed`: what a user types at its terminal; None: it has none.
+    """
+
+    def run(*arguments, encoding="utf-8", typed=None):
         before, here = dict(os.environ), Path.cwd()
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
         with Path(os.devnull).open() as nobody, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdin", nobody)
+            patch.setattr(sys, "stdin", nobody if typed is None else Terminal(typed))
             os.chdir(tmp_path)
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -15,7 +15,7 @@ def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
         aws.set_price("g4dn.xlarge", zone, usd)
     (tmp_path / "prompts.txt").write_text("calm piano ; 60 ; calm\n", "utf-8")
     lines = [
-        "MUSICGEN_S3_BUCKET=musicgen-batch-output-story",
+        "# mine",
         f"MUSICGEN_AMI_ID={aws.image()}",
         f"MUSICGEN_KEY_FILE={tmp_path / 'key.pem'}",
         f"MUSICGEN_AUDIT_LOG={tmp_path / 'audit.jsonl'}",
@@ -28,6 +28,9 @@ def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
 
     prepared = inv("setup", "--yes")
     assert prepared.code == 0, prepared.err
+    written = (tmp_path / ".env").read_text("utf-8").splitlines()
+    assert written[: len(lines)] == lines
+    (bucket,) = [line.removeprefix("MUSICGEN_S3_BUCKET=") for line in written if "S3_BUCKET" in line]
 
     launched = inv("launch", "--yes")
     assert launched.code == 0, launched.err
@@ -50,7 +53,7 @@ def test_setup_launch_status_kill_all_status(aws, inv, tmp_path, monkeypatch):
     # What setup made is what the launch used, and the audit log has the whole story.
     (sent,) = aws.sent("RunInstances")
     assert sent["IamInstanceProfile.Name"] == "musicgen-worker-role"
-    assert "CODE_BUCKET=musicgen-batch-output-story\n" in user_data(sent)
+    assert f"CODE_BUCKET={bucket}\n" in user_data(sent)
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     tasks = [line["task"] for line in lines]
     assert sorted(set(tasks), key=tasks.index) == ["setup", "launch", "kill-all"]

@@ -119,8 +119,8 @@ def test_setup_works_in_another_region(bare):
     assert bucket.region_of(us, BUCKET) == "eu-west-1"
 
 
-def test_env_lines_name_what_was_made(bare):
-    assert "MUSICGEN_S3_BUCKET=" + BUCKET in setup.env_lines(bare(), BUCKET).splitlines()
+def test_settings_for_env_name_what_was_made(bare):
+    assert setup.env_values(bare(), BUCKET)["MUSICGEN_S3_BUCKET"] == BUCKET
 
 
 # --- remove
@@ -544,16 +544,32 @@ def test_inv_setup_without_terminal_and_yes_is_3_and_changes_nothing(bare, inv, 
     assert audited(tmp_path) == []
 
 
-def test_inv_setup_twice_then_remove(bare, inv):
+def test_inv_setup_twice_then_remove(bare, inv, tmp_path):
     first = inv("setup", "--yes")
     assert first.code == 0, first.err
-    (line,) = [line for line in first.err.splitlines() if line.startswith("MUSICGEN_S3_BUCKET=")]
-    assert bucket.NAME_START in line
+    written = (tmp_path / ".env").read_text()
+    assert f"MUSICGEN_S3_BUCKET={bucket.NAME_START}" in written and written in first.err
     second = inv("setup")  # nothing to do, so nothing to ask
-    assert second.code == 0 and "nothing to do" in second.err and line in second.err
+    assert second.code == 0 and "nothing to do" in second.err and "nothing to write to .env" in second.err
     gone = inv("setup", "--remove", "--yes")
     assert gone.code == 0, gone.err
     assert boto3.client("s3").list_buckets()["Buckets"] == []
+
+
+@pytest.mark.parametrize(("typed", "written"), [("y\n", True), ("n\n", False), (None, False)])
+def test_inv_setup_writes_env_only_after_a_yes(bare, inv, tmp_path, typed, written):
+    do(bare())
+    done = inv("setup", typed=typed)
+    assert (done.code, f"\nMUSICGEN_S3_BUCKET={BUCKET}\n" in done.err) == (0, True)
+    assert (tmp_path / ".env").exists() == written
+
+
+def test_inv_setup_leaves_another_value_of_env_and_names_it(bare, inv, tmp_path):
+    do(bare())
+    (tmp_path / ".env").write_text("MUSICGEN_INSTANCE_PROFILE=mine\n")
+    done = inv("setup", "--yes")
+    assert ".env:1: MUSICGEN_INSTANCE_PROFILE is not musicgen-worker-role and is left as it is" in done.err
+    assert (tmp_path / ".env").read_text().startswith("MUSICGEN_INSTANCE_PROFILE=mine\nAWS_DEFAULT_REGION=")
 
 
 def test_inv_setup_with_wrong_keys_is_2_in_one_line(bare, inv):
