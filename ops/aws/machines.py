@@ -1,5 +1,6 @@
 """This project's EC2 machines: found by tag in every region, never by local state."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -118,6 +119,7 @@ def _moment(text: str | None) -> datetime | None:
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text or "")
     except ValueError:
         return None
+    return number if 0 <= number < math.inf else None

@@ -5,6 +5,7 @@ The on-demand price is only for comparison; without it the spot prices are still
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,12 @@ class PriceChange:
     zone: str
     instance_type: str
     at: datetime
-    usd: float
+    usd: float  # NaN: not an amount over 0
+
+    @property
+    def valid(self) -> bool:
+        """True for an amount over 0: nobody rents for less."""
+        return self.usd > 0
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,16 @@ Tell = Callable[[str], None]
 def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime, tell: Tell) -> list[Quote]:
     """The spot price of every zone, cheapest first. What is not available is reported.
 
-    Raises UserError if no region answers.
+    Raises UserError if there is no price at all.
     """
-    changes = newest(_changes(aws, types, regions, now, tell))
+    found = newest(_changes(aws, types, regions, now, tell))
+    for change in found:
+        if not change.valid:
+            tell(f"{change.instance_type} in {change.zone} is left out: its price is not an amount over 0")
+    changes = _some([change for change in found if change.valid], types, regions)
     for region in regions:
-        there = {change.instance_type for change in changes if change.region == region}
-        if changes and (lacking := [kind for kind in types if kind not in there]):
+        there = {change.instance_type for change in found if change.region == region}
+        if lacking := [kind for kind in types if kind not in there]:
             tell(f"{', '.join(lacking)}: no spot price in {region}; the region does not offer it")
     on_demand_usd = _on_demand(aws, {(change.instance_type, change.region) for change in changes}, tell)
 
@@ -90,14 +100,27 @@ def quotes(aws: Aws, types: Sequence[str], regions: Sequence[str], now: datetime
 def history(
     aws: Aws, types: Sequence[str], regions: Sequence[str], since: datetime, tell: Tell
 ) -> list[PriceChange]:
-    """Every change of price since then, oldest first, with the price that held at `since`."""
-    return sorted(_changes(aws, types, regions, since, tell), key=lambda change: change.at)
+    """Every change of price since then, oldest first, with the price that held at `since`.
+
+    Raises UserError if there is no price at all.
+    """
+    found = [change for change in _changes(aws, types, regions, since, tell) if change.valid]
+    return sorted(_some(found, types, regions), key=lambda change: change.at)
+
+
+def _some(changes: list[PriceChange], types: Sequence[str], regions: Sequence[str]) -> list[PriceChange]:
+    if not changes:
+        raise UserError(
+            f"EC2 has no spot price for {', '.join(types)} in {', '.join(regions)}; "
+            "name other instance types or another region"
+        )
+    return changes
 
 
 def spot_now(aws: Aws, instance_type: str, zone: str) -> float | None:
     """The spot price of one type in one zone of the configured region; None if it has none."""
     found = _in_region(aws, [instance_type], aws.region, datetime.now(UTC))
-    return next((change.usd for change in newest(found) if change.zone == zone), None)
+    return next((change.usd for change in newest(found) if change.zone == zone and change.valid), None)
 
 
 def newest(changes: Sequence[PriceChange]) -> list[PriceChange]:
@@ -172,10 +195,23 @@ def _in_region(aws: Aws, types: Sequence[str], region: str, since: datetime) -> 
     )
     return [
         PriceChange(
-            region, row["AvailabilityZone"], row["InstanceType"], row["Timestamp"], float(row["SpotPrice"])
+            region,
+            row["AvailabilityZone"],
+            row["InstanceType"],
+            row["Timestamp"],
+            _amount(row["SpotPrice"]) or math.nan,
         )
         for row in found
     ]
+
+
+def _amount(text: str) -> float | None:
+    """An amount over 0; None for anything else."""
+    try:
+        usd = float(text)
+    except ValueError:
+        return None
+    return usd if 0 < usd < math.inf else None
 
 
 def _on_demand(aws: Aws, wanted: set[tuple[str, str]], tell: Tell) -> Mapping[tuple[str, str], float | None]:
@@ -213,5 +249,5 @@ def _hourly(product: dict[str, Any]) -> float | None:
     for term in product.get("terms", {}).get("OnDemand", {}).values():
         for dimension in term.get("priceDimensions", {}).values():
             if dimension.get("unit") == "Hrs":
-                return float(dimension["pricePerUnit"].get("USD", 0)) or None
+                return _amount(dimension["pricePerUnit"].get("USD", ""))
     return None

@@ -73,6 +73,20 @@ def test_no_answer_from_anywhere_is_one_error(account, told):
         quotes(told)
 
 
+@pytest.mark.parametrize("usd", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_price_that_is_not_an_amount_over_0_is_no_offer(account, told, usd):
+    account.set_price("g4dn.xlarge", "us-east-1b", usd, ago=timedelta(0))
+    assert [quote.zone for quote in quotes(told)] == ["us-east-1a", "us-east-1c"]
+    assert "g4dn.xlarge in us-east-1b is left out: its price is not an amount over 0" in str(told)
+    assert prices.spot_now(Aws(Settings.load()), "g4dn.xlarge", "us-east-1b") is None
+
+
+@pytest.mark.parametrize("usd", [0.0, -1.0, float("nan")])
+def test_an_on_demand_price_that_is_not_an_amount_over_0_gives_no_saving(account, told, usd):
+    account.on_demand["g4dn.xlarge"] = usd
+    assert {quote.saving_percent for quote in quotes(told)} == {None}
+
+
 # --- history
 
 
@@ -132,6 +146,14 @@ def test_the_price_service_being_down_is_one_line_and_1(account, inv):
     done = inv("spot-price")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: AWS is busy") and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--history", "7d"], ["--history", "7d", "--json"]])
+def test_no_price_at_all_is_one_line_with_what_to_do_and_1(account, inv, options):
+    done = inv("spot-price", "--instance-types", "g5.xlarge", *options)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: EC2 has no spot price for g5.xlarge in us-east-1; name other ")
 
 
 def test_a_region_that_is_none_is_2(account, inv):
