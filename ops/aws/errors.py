@@ -50,6 +50,7 @@ _PROFILE = (
     "EC2 does not see the instance profile (yet); a new one takes up to two minutes: run it again, "
     "else correct MUSICGEN_INSTANCE_PROFILE or run: inv setup"
 )
+_TYPE = "EC2 cannot rent this machine type with this image ({message}); correct MUSICGEN_INSTANCE_TYPES"
 _NETWORK = "no answer from AWS in {region}; check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
 _CHANGING = "the bucket is being changed or deleted; run it again in some minutes"
 _NAME_TAKEN = "a bucket of this name belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
@@ -113,7 +114,10 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidAMIID.Malformed": (BadInput, _IMAGE),
     "InvalidAMIID.Unavailable": (BadInput, _IMAGE),
     "InvalidKeyPair.NotFound": (BadInput, _KEY_PAIR),
-    "InvalidIamInstanceProfile": (UserError, _PROFILE),  # not a code of AWS: see code_of
+    "InvalidIamInstanceProfile": (UserError, _PROFILE),  # not codes of AWS: see code_of
+    "InvalidArchitecture": (UserError, _TYPE),
+    "InvalidInstanceType": (UserError, _TYPE),
+    "InvalidParameterCombination": (UserError, _TYPE),
     "InvalidParameterValue": (UserError, "AWS refused {action} ({message}); correct the setting it names"),
     "BucketAlreadyExists": (BadInput, _NAME_TAKEN),
     "InvalidBucketName": (BadInput, "that is not a valid bucket name; correct MUSICGEN_S3_BUCKET"),
@@ -146,6 +150,11 @@ IAM_ACTIONS = {
     "budgets:DescribeNotificationsForBudget": "budgets:ViewBudget",
     "budgets:DescribeSubscribersForNotification": "budgets:ViewBudget",
 }
+_OWN_CODES = {
+    "IAM Instance Profile": "InvalidIamInstanceProfile",
+    "architecture": "InvalidArchitecture",
+    "InstanceType": "InvalidInstanceType",
+}
 _REFUSED_ACTION = re.compile(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z]+)")
 
 
@@ -153,9 +162,9 @@ def code_of(error: Exception) -> str:
     """AWS's code of an error, or the name of botocore's exception."""
     if isinstance(error, ClientError):
         code = str(error.response["Error"].get("Code", ""))
-        # EC2 has no code of its own for it, and it decides whether to try again.
-        if code == "InvalidParameterValue" and "IAM Instance Profile" in str(error):
-            return "InvalidIamInstanceProfile"
+        # EC2 has no code of its own for these, and they decide what to try next.
+        if code == "InvalidParameterValue":
+            return next((own for text, own in _OWN_CODES.items() if text in str(error)), code)
         return code
     return type(error).__name__
 

@@ -25,8 +25,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import interrupts
 from ops.aws import machines, schedule
-from ops.aws.errors import AGAIN, code_of, errors
-from ops.aws.session import Aws, tag_list
+from ops.aws.errors import AGAIN, code_of
+from ops.aws.session import LONGEST_TAG, Aws, tag_list
 from worker.errors import UserError
 from worker.timestamps import stamp
 
@@ -87,7 +87,7 @@ class MachineRequest:
     max_price_usd: float | None = None  # None: on-demand
 
     def to_ec2(self) -> dict[str, Any]:
-        """The whole RunInstances request, with its ClientToken."""
+        """The whole RunInstances request, with its ClientToken. Raises BadInput for an invalid tag."""
         spot = self.max_price_usd is not None
         tags = tag_list(Name=self.name, **self._tags())
         kinds = ["instance", "volume", "network-interface", *["spot-instances-request"] * spot]
@@ -143,7 +143,7 @@ class MachineRequest:
     def _tags(self) -> dict[str, str]:
         tags = {
             machines.EXPIRES: stamp(self.expires_at),
-            machines.LAUNCHED_BY: self.launched_by[:256],
+            machines.LAUNCHED_BY: self.launched_by[:LONGEST_TAG],
             machines.RUN: self.run_id,
         }
         if self.hourly_usd is not None:
@@ -165,18 +165,17 @@ def profile_name(name_or_arn: str) -> str:
 
 
 def dry_run(aws: Aws, machine: MachineRequest) -> None:
-    """Have EC2 check the request without acting on it. Raises UserError if EC2 would refuse it.
+    """Have EC2 check the request without acting on it. Raises botocore's error if EC2 would refuse it.
 
     It proves permission and parameters; not capacity, price or quota.
     """
     request = machine.to_ec2() | {"DryRun": True}
     with aws.audit.action("ec2.run_instances", request, dry_run=True) as done:
-        with errors(aws.region):
-            try:
-                aws.client("ec2").run_instances(**request)
-            except ClientError as error:
-                if code_of(error) != "DryRunOperation":
-                    raise
+        try:
+            aws.client("ec2").run_instances(**request)
+        except ClientError as error:
+            if code_of(error) != "DryRunOperation":
+                raise
         done("would succeed")
 
 

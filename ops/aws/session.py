@@ -23,9 +23,12 @@ from ops.audit import AuditLog
 from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
 from ops.settings import Settings, rows
 from worker.errors import BadInput, UserError
+from worker.store.base import CONTROL
 
 PROJECT = "musicgen-batch-worker"
 TAGS = {"Project": PROJECT}
+LONGEST_TAG = 256  # characters
+_TAGS_OF_SETTINGS = {"Output": "MUSICGEN_S3_PREFIX or MUSICGEN_OUTPUT", "Model": "MUSICGEN_MODEL"}
 # Asked for the other regions, where no setting names one.
 FIRST_REGION = "us-east-1"
 # How long what costs money waits for the name of who ends it.
@@ -220,7 +223,17 @@ class Aws:
 
 
 def tag_list(**more: str) -> list[dict[str, str]]:
-    """The project's tags, and more, in AWS's form. Everything of this project is found by `Project`."""
+    """The project's tags, and more, in AWS's form. Everything of this project is found by `Project`.
+
+    Raises BadInput for a value that EC2 would refuse.
+    """
+    for key, value in more.items():
+        if len(value) > LONGEST_TAG or CONTROL.search(value):
+            setting = _TAGS_OF_SETTINGS.get(key, "the setting that it comes from")
+            raise BadInput(
+                f"the tag {key} would have {len(value)} characters, and EC2 takes {LONGEST_TAG} "
+                f"and no control characters; shorten {setting}"
+            )
     return [{"Key": key, "Value": value} for key, value in (TAGS | more).items()]
 
 

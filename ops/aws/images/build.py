@@ -24,7 +24,7 @@ from ops.aws.images import registry
 from ops.aws.images.plan import BUILD_LIMIT_MIN, ImagePlan
 from ops.aws.images.registry import Image
 from ops.aws.rent import Rental
-from ops.aws.session import Aws, tag_list
+from ops.aws.session import Aws
 from worker import timestamps
 from worker.errors import Interrupted, UserError
 
@@ -49,7 +49,8 @@ class ImageBuild:
     def dry_run(self) -> None:
         """Ask EC2 whether it would accept the request, without renting anything. Raises UserError if not."""
         self._refuse_over_quota()
-        rent.dry_run(self._aws, self._plan.machine)
+        with errors(self._aws.region):
+            rent.dry_run(self._aws, self._plan.machine)
 
     def carry_out(self) -> Image:
         """Rent, build, make the image, record it; always end the box."""
@@ -152,14 +153,6 @@ class ImageBuild:
 
     def _make_image(self, box: str) -> Image:
         plan, aws = self._plan, self._aws
-        tags = tag_list(
-            Name=plan.name,
-            Commit=plan.commit,
-            Requirements=plan.requirements,
-            Model=plan.model,
-            Base=plan.base_ami,
-            RunId=plan.machine.run_id,
-        )
         try:
             with interrupts.held(self._tell, "EC2's answer"):
                 made = aws.act(
@@ -169,7 +162,7 @@ class ImageBuild:
                     Name=plan.name,
                     Description=f"MusicGen worker, {plan.model}, commit {plan.commit}",
                     TagSpecifications=[
-                        {"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")
+                        {"ResourceType": kind, "Tags": plan.tags} for kind in ("image", "snapshot")
                     ],
                 )
                 ami = str(made["ImageId"])

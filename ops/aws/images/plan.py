@@ -14,7 +14,7 @@ from ops import release, repository
 from ops.aws import machines, prices
 from ops.aws.images import registry
 from ops.aws.rent import MachineRequest
-from ops.aws.session import Aws
+from ops.aws.session import Aws, tag_list
 from ops.aws.user_data import with_values
 from worker.amounts import usd
 from worker.errors import UserError
@@ -45,6 +45,18 @@ class ImagePlan:
     def log_key(self) -> str:
         """Where the box writes its log."""
         return self.result_key.removesuffix("json") + "log"
+
+    @property
+    def tags(self) -> list[dict[str, str]]:
+        """Of the image and its snapshots. Raises BadInput for an invalid one."""
+        return tag_list(
+            Name=self.name,
+            Commit=self.commit,
+            Requirements=self.requirements,
+            Model=self.model,
+            Base=self.base_ami,
+            RunId=self.machine.run_id,
+        )
 
     def rows(self) -> list[dict[str, str]]:
         """The plan as a table."""
@@ -101,7 +113,9 @@ def plan_image(aws: Aws, root: Path, now: datetime) -> ImagePlan:
         "S3_OBJECT_PY": (root / "remote" / "s3_object.py").read_text("utf-8"),
     }
     script = with_values((root / "remote" / "image.sh").read_text("utf-8"), values)
-    return replace(plan, machine=replace(plan.machine, user_data=script))
+    plan = replace(plan, machine=replace(plan.machine, user_data=script))
+    _ = plan.tags, plan.machine.to_ec2()  # what they cannot hold is refused now, not after the question
+    return plan
 
 
 def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:

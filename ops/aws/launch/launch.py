@@ -21,7 +21,7 @@ from ops.aws.account import network
 from ops.aws.errors import code_of, explained
 from ops.aws.launch import verify
 from ops.aws.launch.lease import LaunchLease
-from ops.aws.launch.plan import LaunchPlan
+from ops.aws.launch.plan import Candidate, LaunchPlan
 from ops.aws.machines import Machine
 from ops.aws.rent import Rental, Timeouts
 from ops.aws.session import Aws
@@ -36,6 +36,10 @@ NEXT = {
     "UnfulfillableCapacity": "no free machine there now",
     "InsufficientCapacity": "no free machine there now",
     "Unsupported": "this type is not offered in that zone",
+    "UnsupportedOperation": "this type cannot be rented in this way",
+    "InvalidParameterCombination": "this type does not take these settings",
+    "InvalidArchitecture": "the image is for another processor",
+    "InvalidInstanceType": "EC2 has no such type there",
     "InsufficientFreeAddressesInSubnet": "its network has no free address",
     "SpotMaxPriceTooLow": "its price went over the maximum price",
 }
@@ -95,14 +99,47 @@ def carry_out(
 
 
 def dry_run(aws: Aws, plan: LaunchPlan, tell: Tell) -> None:
-    """Have EC2 check the first request of each type without acting on it. Raises UserError if it refuses."""
-    seen = set()
+    """Have EC2 check a request of each type without acting on it. Raises UserError if it accepts none."""
+    accepted: set[str] = set()
+    refusals = _Refusals(aws, tell)
     for candidate in plan.candidates:
-        if candidate.instance_type in seen:
+        if candidate.instance_type in accepted:
             continue
-        seen.add(candidate.instance_type)
-        rent.dry_run(aws, plan.machine(candidate))
+        try:
+            rent.dry_run(aws, plan.machine(candidate))
+        except (BotoCoreError, ClientError) as error:
+            refusals.add(candidate, error)
+            continue
+        accepted.add(candidate.instance_type)
         tell(f"EC2 would accept the request for {candidate.instance_type} in {candidate.zone}")
+    if not accepted:
+        raise refusals.error()
+
+
+class _Refusals:
+    """The offers that EC2 refused, and why."""
+
+    def __init__(self, aws: Aws, tell: Tell) -> None:
+        self._aws, self._tell = aws, tell
+        self._offers: dict[str, list[str]] = {}  # by reason
+
+    def add(self, offer: Candidate, error: Exception) -> None:
+        """Note and report a refusal. Raises UserError if another offer would be refused as well."""
+        code = code_of(error)
+        if code not in NEXT:
+            raise explained(error, self._aws.region) from None
+        where = f"{offer.instance_type} in {offer.zone}"
+        self._tell(f"  refused {where}: {NEXT[code]} ({code})")
+        self._offers.setdefault(NEXT[code], []).append(where)
+
+    def error(self) -> UserError:
+        """One line with every reason."""
+        n = sum(len(offers) for offers in self._offers.values())
+        reasons = ", ".join(f"{reason} ({', '.join(offers)})" for reason, offers in self._offers.items())
+        return UserError(
+            f"none of {count(n, 'offer')} could be rented, nothing is running: {reasons}; try later, "
+            "or give other MUSICGEN_INSTANCE_TYPES, another AWS_DEFAULT_REGION or --on-demand"
+        )
 
 
 class _OlderLaunch(Exception):
@@ -142,25 +179,17 @@ class _Launch:
         # Counted from now, not from the plan: the user may have thought long.
         now, lifetime = datetime.now(UTC), timedelta(seconds=self._plan.boot.lifetime_s)
         self._plan = self._plan.ending_at(now + lifetime)
+        refusals = _Refusals(self._aws, self._tell)
         for candidate in self._plan.candidates:
             lease.check()
             self._tell(f"asking for {candidate.instance_type} in {candidate.zone} ...")
             try:
                 instance = self._rental.rent(self._plan.machine(candidate))
-            except ClientError as error:
-                code = code_of(error)
-                if code not in NEXT:
-                    raise explained(error, self._aws.region) from None
-                self._tell(f"  refused: {NEXT[code]} ({code})")
+            except (BotoCoreError, ClientError) as error:
+                refusals.add(candidate, error)
                 continue
-            except BotoCoreError as error:
-                raise explained(error, self._aws.region) from None
             return self._visible(instance)
-        n = len(self._plan.candidates)
-        raise UserError(
-            f"none of {count(n, 'offer')} could be rented, nothing is running; try later, "
-            "or give more MUSICGEN_INSTANCE_TYPES, another AWS_DEFAULT_REGION or --on-demand"
-        )
+        raise refusals.error()
 
     def _visible(self, instance: str) -> Machine:
         """Wait until a search by tag finds it: only then may the lease be released."""

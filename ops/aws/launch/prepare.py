@@ -149,7 +149,7 @@ def prepare(aws: Aws, options: LaunchOptions, now: datetime, tell: Tell) -> Prep
         workload=workload,
         launched_by=aws.caller.arn,
     )
-    plan.user_data(found[0])  # too long, or a value that it cannot hold: now, not after the question
+    plan.machine(found[0]).to_ec2()  # what it cannot hold is refused now, not after the question
     return Prepared(plan, offers)
 
 

@@ -156,6 +156,13 @@ def test_user_data_holds_no_secret(us):
     assert us.settings.aws_secret_access_key not in re.sub("MODEL=.*|DEVICE=.*", "", text)
 
 
+def test_a_tag_that_is_too_long_is_refused_before_the_question(us, account):
+    us.settings.__dict__["model"] = "m" * 257
+    with pytest.raises(BadInput, match=r"the tag Model would have 257 characters.*; shorten MUSICGEN_MODEL"):
+        plan_image(us, ROOT, NOW)
+    assert account.sent("RunInstances") == []
+
+
 # --- a good build
 
 

@@ -186,7 +186,7 @@ def test_the_cheapest_zone_is_asked_first_and_then_the_next(account, rented, tol
     account.capacity["us-east-1b"] = 0
     machine = rented().started
     assert machine.zone == "us-east-1a"
-    assert "g4dn.xlarge in us-east-1b ...\n  refused: no free machine there now" in str(told)
+    assert "  refused g4dn.xlarge in us-east-1b: no free machine there now" in str(told)
 
 
 def test_a_server_error_for_no_capacity_is_not_asked_twice(account, rented):
@@ -200,6 +200,73 @@ def test_a_zone_without_the_type_is_passed_by(account, rented, told):
     account.unsupported.add(("g4dn.xlarge", "us-east-1b"))
     assert rented().started.zone == "us-east-1a"
     assert "this type is not offered in that zone" in str(told)
+
+
+CANNOT_RUN = {
+    "Unsupported": "",
+    "UnsupportedOperation": "",
+    "InvalidParameterCombination": "",
+    "InvalidParameterValue": "The architecture 'arm64' of the specified instance type does not match the "
+    "architecture 'x86_64' of the specified AMI.",
+}
+
+
+@pytest.fixture
+def two_types(account, us, told):
+    """A plan with two types, the cheaper of which EC2 refuses in the given way; and that type's offers."""
+
+    def planned(code):
+        account.set_price("g5.xlarge", "us-east-1b", 0.1)
+        account.fail(
+            "RunInstances",
+            code,
+            times=99,
+            when=lambda params: params["InstanceType"] == "g5.xlarge",
+            message=CANNOT_RUN[code] or None,
+        )
+        options = LaunchOptions(types="g5.xlarge,g4dn.xlarge")
+        return prepare.prepare(us, options, datetime.now(UTC), told).plan
+
+    return planned
+
+
+@pytest.mark.parametrize("code", CANNOT_RUN)
+def test_a_type_that_cannot_run_is_passed_by(us, two_types, told, code):
+    machine = launch.carry_out(us, two_types(code), False, told).started
+    assert machine.instance_type == "g4dn.xlarge"
+    assert "refused g5.xlarge in us-east-1b: " in str(told)
+
+
+def test_dry_run_tries_the_next_type_too(account, us, two_types, told):
+    launch.dry_run(us, two_types("InvalidParameterCombination"), told)
+    assert "refused g5.xlarge in us-east-1b: " in str(told)
+    assert told[-1] == "EC2 would accept the request for g4dn.xlarge in us-east-1b"
+
+
+@pytest.mark.parametrize(
+    "act", [launch.dry_run, lambda us, plan, told: launch.carry_out(us, plan, False, told)]
+)
+def test_all_refused_is_one_line_with_every_reason(account, us, two_types, told, act):
+    planned = two_types("InvalidParameterCombination")
+    account.fail("RunInstances", "UnfulfillableCapacity", times=3)
+    with pytest.raises(UserError) as caught:
+        act(us, planned, told)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("none of 4 offers could be rented, nothing is running: ")
+    assert "this type does not take these settings (g5.xlarge in us-east-1b)" in line
+    assert "no free machine there now (g4dn.xlarge in us-east-1b, g4dn.xlarge in us-east-1a" in line
+
+
+@pytest.mark.parametrize("setting", ["MUSICGEN_S3_PREFIX", "MUSICGEN_OUTPUT"])
+def test_a_tag_that_is_too_long_is_refused_before_the_question(account, inv, monkeypatch, setting):
+    start = "" if setting == "MUSICGEN_S3_PREFIX" else f"s3://{BUCKET}/"
+    monkeypatch.setenv(setting, start + "a" * 250)
+    done = inv("launch", "--dry-run")
+    assert (done.code, account.sent("RunInstances"), done.out) == (2, [], "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: the tag Output would have ") and line.endswith(
+        "; shorten MUSICGEN_S3_PREFIX or MUSICGEN_OUTPUT"
+    )
 
 
 def test_several_types_are_one_list_of_offers(account, rented):
