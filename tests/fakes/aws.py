@@ -440,6 +440,13 @@ class Aws:
                     state.text = "pending"
         return ET.tostring(tree)
 
+    def _on_ModifyInstanceAttribute(self, call: Call, env: dict[str, Any]) -> bytes | None:
+        """moto would take a shutdown behaviour and forget it."""
+        if behaviour := call.params.get("InstanceInitiatedShutdownBehavior.Value"):
+            instance = self._ec2(call.region).get_instance(call.params["InstanceId"])
+            instance.instance_initiated_shutdown_behavior = behaviour
+        return None
+
     def _on_DeregisterImage(self, call: Call, env: dict[str, Any]) -> bytes | None:
         ec2 = self._ec2(call.region)
         image = ec2.amis.get(call.params["ImageId"])

@@ -7,7 +7,7 @@ The box does everything by itself (remote/image.sh) and writes its result to the
 needed. It is on-demand, as a one-time spot machine cannot be stopped, and stops itself after
 BUILD_LIMIT_MIN at the latest. Whatever happens here, a Ctrl-C included, the box is terminated and an image
 that did not become available is removed. Should this machine be off by then, an EventBridge schedule ends
-the box.
+the box: without one there is no build.
 """
 
 import json
@@ -91,18 +91,30 @@ class ImageBuild:
             self._aws.act("s3", "put_object", Body=plan.release.archive, **target)
 
     def _arm_schedule(self, box: str) -> None:
-        """The box will only stop itself, and the disk of a stopped box is billed for ever."""
+        """The box will only stop itself, and the disk of a stopped box is billed for ever.
+
+        Raises UserError if it cannot be armed: there is no other way to end a box whose builder was killed.
+        """
         latest = datetime.now(UTC) + timedelta(seconds=BOX_LIMIT_S + IMAGE_LIMIT_S)
-        try:
-            schedule.arm(self._aws, box, latest)
-        except UserError as error:
-            self._tell(
-                f"warning: no EventBridge schedule ends the build box ({error}); should this machine be "
-                "switched off meanwhile, run: inv kill-all"
-            )
+        for attempt in range(LEAST_LOOKS):
+            if attempt:  # EventBridge sees a new role some seconds after IAM has made it
+                self._pause(POLL_S)
+            try:
+                schedule.arm(self._aws, box, latest)
+            except UserError as error:
+                refused = error
+            else:
+                return
+        raise UserError(
+            f"no EventBridge schedule would end the build box if this machine were switched off ({refused}), "
+            "so it was ended now; run inv setup, then inv image again"
+        )
 
     def _keep_disk(self, box: str) -> None:
-        """Until now its shutdown terminates it: a builder killed before the schedule leaves nothing."""
+        """Until now its shutdown terminates it: a builder killed before the schedule leaves nothing.
+
+        Only for a box that a schedule ends.
+        """
         behaviour = {"Value": "stop"}  # an image is made of a stopped machine
         request: dict[str, Any] = {"InstanceId": box, "InstanceInitiatedShutdownBehavior": behaviour}
         unseen = machines.UNSEEN

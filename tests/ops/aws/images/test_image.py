@@ -16,6 +16,8 @@ from botocore.exceptions import ClientError
 
 from ops import repository
 from ops.aws import rent
+from ops.aws.fleet import kill
+from ops.aws.fleet.status import fleet_status
 from ops.aws.images import build, registry
 from ops.aws.images.build import ImageBuild
 from ops.aws.images.plan import BUILD_LIMIT_MIN, plan_image, requirements_hash
@@ -307,10 +309,78 @@ def test_schedule_ends_a_box_that_nobody_waits_for(us, run):
     assert boto3.client("scheduler").list_schedules()["Schedules"] == []
 
 
-def test_build_without_the_schedule_is_told_and_goes_on(account, run, told):
-    account.fail("CreateSchedule", "AccessDeniedException")
-    assert run(box_that(GOOD))
-    assert "warning: no EventBridge schedule ends the build box" in str(told)
+def test_without_the_schedule_there_is_no_build(account, run, images_json):
+    account.refuse_always("CreateSchedule", "AccessDeniedException")
+    with pytest.raises(UserError, match=r"no EventBridge schedule would end the build box .* run inv setup"):
+        run(box_that(GOOD))
+    no_image_and_no_box(images_json)
+
+
+def test_schedule_of_a_fresh_role_is_waited_for(account, run):
+    account.fail("CreateSchedule", "ValidationException")
+    assert run(box_that(GOOD)).name == "musicgen-worker-v1"
+
+
+class Killed(BaseException):
+    """What nothing catches, and after which nothing of the builder reaches AWS any more."""
+
+
+def killed(us, told, event, operation):
+    """Carry out a build that is killed at this call."""
+    gone = []
+
+    def die(model, **_):
+        if model.name == operation and boxes():
+            gone.append(operation)
+            raise Killed
+
+    def stay_dead(**_):
+        if gone:
+            raise Killed
+
+    us._session.events.register(event, die)
+    us._session.events.register_first("before-call", stay_dead)
+    with pytest.raises((Killed, UserError)):
+        carry_out(us, told, box_that(GOOD))
+
+
+POINTS = [
+    ("after-call", "RunInstances", False),
+    ("after-call", "CreateSchedule", False),
+    ("after-call", "ModifyInstanceAttribute", False),
+    ("before-call", "CreateImage", False),
+    ("after-call", "CreateImage", False),
+    ("before-call", "TerminateInstances", False),
+    # where no schedule can be armed
+    ("after-call", "ModifyInstanceAttribute", True),
+    ("before-call", "CreateImage", True),
+    ("before-call", "TerminateInstances", True),
+]
+
+
+@pytest.mark.parametrize(("event", "operation", "refused"), POINTS)
+def test_what_a_killed_builder_leaves_ends_by_itself_and_is_found(
+    us, account, told, monkeypatch, event, operation, refused
+):
+    if refused:
+        account.refuse_always("CreateSchedule", "AccessDeniedException")
+    killed(us, told, event, operation)
+    account.before.clear()
+    scheduled = {made["Name"] for made in boto3.client("scheduler").list_schedules()["Schedules"]}
+    asked = {"Attribute": "instanceInitiatedShutdownBehavior"}
+    for box in boxes():
+        shutdown = boto3.client("ec2").describe_instance_attribute(InstanceId=box, **asked)
+        ends = shutdown["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
+        assert ends or f"musicgen-{box}" in scheduled
+    # And everything is named by status and ended by kill-all, but for an image, which status counts.
+    monkeypatch.setattr(kill, "POLL_S", 0.02)
+    anew = Aws(Settings.load(), task="test")
+    assert {row.id for row in fleet_status(anew, ["us-east-1"], NOW, told).machines} == set(boxes())
+    done = kill.kill(anew, ["us-east-1"], told)
+    images = boto3.client("ec2").describe_images(Owners=["self"])["Images"]
+    assert (done.left, account.alive(), done.n_images) == ([], [], len(images))
+    assert len(snapshots()) == len(images)
+    assert boto3.client("scheduler").list_schedules()["Schedules"] == []
 
 
 def test_box_that_cannot_be_ended_is_named(account, run, told):
