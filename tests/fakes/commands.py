@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _SLOW = [
     "ops.ssh.run_log",
     "ops.aws.account.bucket",
     "ops.aws.account.credentials",
+    "ops.aws.cli",
 ]
 
 
@@ -41,9 +42,17 @@ class Commands:
         self._address, self._folder, self._count = address, folder, itertools.count()
 
     def __call__(
-        self, *argv: str, cwd: Path, env: Mapping[str, str], limit_s: float = 240
+        self,
+        *argv: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        limit_s: float = 240,
+        started: Callable[[int], object] = lambda pid: None,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a command line that begins with `fab` or `inv` to its end, without a terminal."""
+        """Run a command line that begins with `fab` or `inv` to its end, without a terminal.
+
+        `started` is called with its process id.
+        """
         own = f"{os.getpid()}-{next(self._count)}"
         out, err = (Path(self._folder, f"{own}.{name}") for name in ("out", "err"))
         asked = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
@@ -53,6 +62,7 @@ class Commands:
             line.sendall(json.dumps(asked).encode() + b"\n")
             answers = line.makefile()
             pid = int(answers.readline())
+            started(pid)
             try:
                 code = int(answers.readline())
             except TimeoutError:

@@ -3,12 +3,8 @@
 import contextlib
 import io
 import os
-import signal
-import subprocess
 import sys
 import threading
-import time
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,32 +128,6 @@ def told():
     return Told()
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start the real `inv` in the user's folder; what still runs at the end is killed."""
-    running = []
-
-    def begin(*arguments, **env):
-        command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *arguments]
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env=os.environ | env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-
-
 class Terminal(io.StringIO):
     """A standard input at which somebody types."""
 
@@ -212,14 +182,3 @@ def machine(account):
         return answer["Instances"][0]["InstanceId"]
 
     return rent
-
-
-def until(condition, seconds=20.0):
-    """Wait for something that another process brings about."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
-
-
-HOUR = timedelta(hours=1)

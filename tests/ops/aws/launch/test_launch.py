@@ -22,6 +22,7 @@ from ops.aws.launch import launch, lease, prepare
 from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.rent import Timeouts
 from ops.aws.session import PROJECT, Aws
+from ops.repository import ROOT
 from ops.sampling import SamplingFlags
 from ops.settings import Settings
 from tests.fakes.aws import user_data
@@ -417,8 +418,14 @@ def test_the_launch_waits_until_everybody_can_see_the_machine(account, rented):
     assert rented().started
 
 
-def test_a_machine_that_never_shows_is_ended_by_its_id(account, rented):
-    account.lag_s = 3
+@pytest.fixture
+def impatient(monkeypatch):
+    """What does not show or end is soon given up."""
+    monkeypatch.setattr(rent, "TIMEOUTS", replace(QUICK, visible=0.1))
+
+
+def test_a_machine_that_never_shows_is_ended_by_its_id(account, rented, impatient):
+    account.lag_s = 60
     with pytest.raises(UserError, match="EC2 does not show i-"):
         rented()
     assert account.alive() == []
@@ -743,24 +750,22 @@ def test_a_launch_that_is_stopped_leaves_nothing(account, inv, moment, number):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to another process")
-def test_a_launch_of_its_own_process_that_is_stopped_leaves_nothing(account, start):
+def test_a_launch_of_its_own_process_that_is_stopped_leaves_nothing(account, commands, tmp_path):
     process = []
-    ready = threading.Event()
-
-    def pressed():
-        ready.wait()
-        process[0].send_signal(signal.SIGINT)
-
-    hit = press(account, "while EC2 works on the request", pressed)
-    process.append(start("launch", "--yes"))
-    ready.set()
-    _, err = process[0].communicate(timeout=60)
+    hit = press(account, "while EC2 works on the request", lambda: os.kill(process[0], signal.SIGINT))
+    done = commands(
+        "inv",
+        *("--search-root", str(ROOT), "launch", "--yes"),
+        cwd=tmp_path,
+        env=os.environ,
+        started=process.append,
+    )
     assert hit.is_set()
-    assert process[0].returncode == 75, err
-    assert_nothing_is_left(account, err)
+    assert done.returncode == 75, done.stderr
+    assert_nothing_is_left(account, done.stderr.decode())
 
 
-def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rented, told):
+def test_a_machine_that_cannot_be_ended_is_named_loudly(account, rented, told, impatient):
     account.after["RunInstances"] = lambda call: account.undying.update(account.alive())
     account.fail("CreateSchedule", "AccessDeniedException")
     account.ignored.add("MetadataOptions.HttpTokens")
@@ -810,8 +815,7 @@ def test_public_address_is_asked_for_in_the_request(account, rented):
     assert sent["NetworkInterface.1.AssociatePublicIpAddress"] == "true"
 
 
-def test_machine_without_a_public_address_is_ended(account, rented, monkeypatch):
-    monkeypatch.setattr(rent, "TIMEOUTS", replace(QUICK, visible=0.1))
+def test_machine_without_a_public_address_is_ended(account, rented, impatient):
     account.ignored = {"NetworkInterface.1.AssociatePublicIpAddress"}
     ec2 = boto3.client("ec2")
     for subnet in ec2.describe_subnets()["Subnets"]:
