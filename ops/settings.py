@@ -251,6 +251,8 @@ class Settings:
         for each in wrong:
             ui.warn(each)
         values: dict[str, Any] = dict(child_env(env, file))
+        # boto3 reads the one name, other tools of AWS the other.
+        values["AWS_DEFAULT_REGION"] = values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION", "")
         return cls(**{row.attribute: values.get(row.name, "") for row in rows()})
 
     @property

@@ -42,7 +42,7 @@ def check_variables() -> Iterator[Check]:
         yield Check("variables", False, f"{keys[0]} is set without its other half", redeploy)
     elif not _bucket() and not os.environ.get("MUSICGEN_OUTPUT"):
         yield Check("variables", "warn", "no MUSICGEN_S3_BUCKET: the songs stay on this box", redeploy)
-    elif _bucket() and not os.environ.get("AWS_DEFAULT_REGION"):
+    elif _bucket() and not (os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")):
         yield Check("variables", "warn", "AWS_DEFAULT_REGION is not set", redeploy)
     elif not os.environ.get("HOURLY_COST_USD"):
         yield Check(

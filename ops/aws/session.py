@@ -70,10 +70,7 @@ class Aws:
                 region_name=settings.aws_region,
                 profile_name=settings.aws_profile,
             )
-        # boto3 reads AWS_DEFAULT_REGION only; other tools of AWS read this one.
-        region = (
-            self._session.region_name or os.environ.get("AWS_REGION") or (FIRST_REGION if all_regions else "")
-        )
+        region = self._session.region_name or (FIRST_REGION if all_regions else "")
         if not region:
             raise BadInput(ERRORS["NoRegionError"][1])
         self.region: str = region

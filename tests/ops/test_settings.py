@@ -115,6 +115,11 @@ def test_missing_setting_is_named_when_needed(env_file):
         load(env_file, "MUSICGEN_S3_BUCKET=\n").need("bucket")
 
 
+def test_the_region_of_other_tools_counts_where_boto3_s_is_not_set(env_file):
+    assert load(env_file, AWS_REGION="eu-west-1").aws_region == "eu-west-1"
+    assert load(env_file, "AWS_DEFAULT_REGION=us-east-1\n", AWS_REGION="eu-west-1").aws_region == "us-east-1"
+
+
 def test_needed_setting_is_given_when_there(env_file):
     assert load(env_file, MUSICGEN_S3_BUCKET="songs").need("bucket") == "songs"
 

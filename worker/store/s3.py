@@ -1,5 +1,6 @@
 """A store in an S3 bucket, or in anything that speaks S3."""
 
+import functools
 import hashlib
 import io
 import logging
@@ -44,7 +45,7 @@ class S3Store(Store):
     from then on. Without conditions, `create` and `replace` look first, which is exact for one
     writer alone, and `honours_conditions` is false.
 
-    Credentials, region and AWS_ENDPOINT_URL are found by boto3's own means.
+    Credentials, region and AWS_ENDPOINT_URL are found by boto3's own means, and AWS_REGION counts too.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -112,7 +113,7 @@ class S3Store(Store):
         return super().honours_conditions(key) and self._takes_conditions
 
     def _connect(self, *, with_checksums: bool) -> Any:
-        import boto3  # here: a folder does not wait for it
+        import botocore.session  # here: a folder does not wait for it
         from botocore.config import Config
 
         retries: dict[str, Any] = {"mode": "standard"}
@@ -125,7 +126,9 @@ class S3Store(Store):
         with self._s3_errors():
             try:
                 # A session of its own: threads must not share the default one.
-                client = boto3.session.Session().client("s3", config=config)
+                session = botocore.session.get_session()
+                session.register_component("data_loader", _descriptions())
+                client = session.create_client("s3", region_name=_region(), config=config)
             except ValueError:  # its text may hold what was put into the wrong setting
                 raise BadInput(
                     "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
@@ -303,6 +306,19 @@ class _Digest(io.RawIOBase):
     def write(self, chunk: "ReadableBuffer", /) -> int:
         self.digest.update(chunk)
         return memoryview(chunk).nbytes
+
+
+@functools.cache
+def _descriptions() -> Any:
+    """AWS's descriptions of its services, which take longer to read than all else of a client."""
+    from botocore.loaders import create_loader
+
+    return create_loader(os.environ.get("AWS_DATA_PATH"))
+
+
+def _region() -> str | None:
+    """The region of the environment; None: as boto3 finds it, which does not read AWS_REGION."""
+    return os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or None
 
 
 def _sha256(body: BinaryIO) -> str:

@@ -1,6 +1,7 @@
 """A store in S3: lost answers, refusals in one line, look-alikes."""
 
 import json
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -208,6 +209,25 @@ def test_malformed_aws_setting_is_named_on_opening_without_its_value(s3_url, mon
     said = str(error_of(open_store, "s3://some-bucket"))
     assert name in said
     assert "s3cret" not in said
+
+
+def test_the_region_of_other_tools_counts_where_boto3_s_is_not_set(s3_url, monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    regions = []
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        regions.append(open_store("s3://some-bucket")._client.meta.region_name)
+        monkeypatch.delenv(name)
+    assert regions == ["us-east-1", "eu-west-1"]
+
+
+def test_descriptions_of_aws_are_read_once_for_all_stores(monkeypatch):
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    open_store("s3://some-bucket")
+    read = []
+    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda self, path: read.append(path))
+    open_store("s3://another-bucket")
+    assert read == []
 
 
 # --- refused what was allowed before
