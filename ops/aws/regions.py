@@ -50,18 +50,15 @@ def enabled(aws: Aws) -> list[str]:
 
 
 def enabled_or_known(aws: Aws, tell: Callable[[str], None]) -> list[str]:
-    """`enabled`, or what boto3 knows, with a warning, if these credentials get no list of regions."""
+    """`enabled`, or what boto3 knows of their partition, with a warning, if these credentials get no list."""
     try:
         return enabled(aws)
     except BadInput:  # wrong credentials or settings
         raise
     except UserError as error:
         tell(f"warning: could not list the regions: {error}; asking every region that these tools know")
-        return _ordered(aws, [n for n in aws.known_regions() if n.partition("-")[0] in _PUBLIC])
-
-
-# The first words of the regions that are open to every account.
-_PUBLIC = ("af", "ap", "ca", "eu", "il", "me", "mx", "sa", "us")
+        here = aws.partition_of(aws.region)
+        return _ordered(aws, [name for name in aws.known_regions() if aws.partition_of(name) == here])
 
 
 def _ordered(aws: Aws, names: Sequence[str]) -> list[str]:

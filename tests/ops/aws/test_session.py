@@ -81,6 +81,10 @@ def test_repr_and_errors_show_no_secret(bare):
     assert "planted-secret" not in repr(us.settings) + repr(us.audit) + repr(us)
 
 
+def test_known_regions_are_those_of_every_partition(bare):
+    assert {"us-east-1", "eu-west-1", "us-gov-west-1", "cn-north-1"} < set(bare().known_regions())
+
+
 def test_the_region_of_other_tools_counts(bare, monkeypatch):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert bare(AWS_REGION="eu-west-1").region == "eu-west-1"

@@ -11,7 +11,7 @@ from ops.aws.fleet import kill
 from ops.aws.fleet.status import fleet_status
 from ops.aws.launch import launch, prepare
 from ops.aws.launch.prepare import LaunchOptions
-from ops.aws.session import PROJECT, tag_list
+from ops.aws.session import PROJECT, Aws, tag_list
 from ops.settings import Settings
 from tests.fakes.aws import Refusal
 from worker.errors import UserError
@@ -508,11 +508,17 @@ def test_a_named_region_needs_no_list_of_regions(account, inv, machine):
     assert account.alive() == []
 
 
-def test_without_a_list_of_regions_every_known_one_is_asked(account, inv, machine):
+def test_without_a_list_of_regions_every_known_one_of_the_partition_is_asked(
+    account, inv, machine, monkeypatch
+):
+    known = ["us-east-1", "eu-west-1", "us-gov-west-1", "cn-north-1", "eusc-de-east-1"]
+    monkeypatch.setattr(Aws, "known_regions", lambda self: known)
     account.refuse_always("DescribeRegions", "UnauthorizedOperation")
     machine("eu-west-1")
     done = inv("kill-all", "--yes")
     assert account.alive() == [] and "could not list the regions" in done.err
+    asked = {call.region for call in account.calls if call.action == "DescribeInstances"}
+    assert asked == {"us-east-1", "eu-west-1"}
 
 
 def test_a_misspelt_region_is_bad_input(account, inv):

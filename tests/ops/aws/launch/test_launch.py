@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -645,6 +646,16 @@ def test_dry_run_asks_ec2_and_creates_nothing(account, inv):
     assert account.alive() == []
     writes = ("Create", "Put", "Delete", "PUT", "DELETE", "POST", "Terminate")
     assert [call.action for call in account.calls if call.action.startswith(writes)] == []
+
+
+def test_specification_names_what_a_launch_reads_and_its_dry_run_does_not(account, inv):
+    assert inv("launch", "--dry-run").code == 0
+    tried = {call.action for call in account.calls}
+    account.calls.clear()
+    assert inv("launch", "--yes").code == 0
+    reads = {call.action for call in account.calls if call.action.startswith(("Describe", "Get", "List"))}
+    (point,) = re.findall(r"^\| S1\.1\.2 .*", (ROOT / "docs" / "specification.md").read_text("utf-8"), re.M)
+    assert {f"ec2:{action}" for action in reads - tried} == set(re.findall(r"`(ec2:\w+)`", point))
 
 
 def test_dry_run_without_permission_is_1(account, inv):
