@@ -184,7 +184,11 @@ def _types(aws: Aws, options: LaunchOptions, tell: Tell) -> list[str]:
     wanted = wanted or aws.settings.instance_type_list
     needs = quota.vcpus(aws, wanted)
     if unknown := [name for name in wanted if name not in needs]:
-        raise BadInput(f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES")
+        line = f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES"
+        if not needs:
+            raise BadInput(line)
+        tell(f"warning: {line}")
+        wanted = [name for name in wanted if name in needs]
     counted = [name for name in wanted if quota.is_counted(name)]
     kind = quota.ON_DEMAND if options.on_demand else quota.SPOT
     limit = quota.limit(aws, kind, tell) if counted else None

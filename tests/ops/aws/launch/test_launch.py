@@ -204,6 +204,15 @@ def test_a_zone_without_the_type_is_passed_by(account, rented, told):
     assert "this type is not offered in that zone" in str(told)
 
 
+def test_a_type_that_the_region_lacks_is_left_out(plan, told):
+    assert {offer.instance_type for offer in plan(types="g9.xlarge,g4dn.xlarge").candidates} == {
+        "g4dn.xlarge"
+    }
+    assert "warning: us-east-1 has no machine g9.xlarge; correct MUSICGEN_INSTANCE_TYPES" in str(told)
+    with pytest.raises(BadInput, match=r"us-east-1 has no machine g9\.xlarge"):
+        plan(types="g9.xlarge")
+
+
 CANNOT_RUN = {
     "Unsupported": "",
     "UnsupportedOperation": "",
