@@ -355,7 +355,7 @@ def _exchange(
             raise _NeverBegan
         if now_s > until_s:
             raise _OverLimit
-        if sent < len(stdin):
+        if sent < len(stdin) and output.out.began:  # before, ~/.bashrc could read it
             try:
                 sent += channel.send(stdin[sent : sent + _BLOCK])
             except TimeoutError:
@@ -366,7 +366,7 @@ def _exchange(
                 channel.shutdown_write()
         while channel.recv_stderr_ready():
             output.err.add(channel.recv_stderr(_BLOCK))
-        if sent < len(stdin) and not channel.recv_ready():
+        if sent < len(stdin) and output.out.began and not channel.recv_ready():
             continue
         try:
             block = channel.recv(_BLOCK)

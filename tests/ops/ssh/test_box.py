@@ -80,6 +80,12 @@ def test_what_bashrc_prints_is_not_written_into_the_settings(talkative, conn):
     assert secrets.read(conn, path) == "KEY='value'\n"
 
 
+def test_bashrc_that_reads_gets_nothing_of_the_input(box, conn):
+    (box.home / ".bashrc").write_text("read -t 0.2 answer; echo ${answer:-none} > ~/answer\n")
+    assert conn.run("cat", stdin=b"first\nsecond\n").out == "first\nsecond\n"
+    assert (box.home / "answer").read_text() == "none\n"
+
+
 def test_bashrc_that_exits_is_said(box, conn):
     (box.home / ".bashrc").write_text("echo not for you; exit 1\n")
     with pytest.raises(
