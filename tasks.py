@@ -14,6 +14,7 @@ from worker.errors import UserError
 # No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
 task = functools.partial(invoke.task, auto_shortflags=False)
 mistyped.explain(program, "inv")
+ui.quiet_libraries()
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _OUTPUT = "Folder or s3://bucket/prefix (default: from .env, else out/songs)"

@@ -49,9 +49,15 @@ def safe_streams() -> None:
 
 
 def quiet_libraries() -> None:
-    """From now on `fab -d` and `inv -d` show nothing of libraries that log secrets."""
+    """From now on `fab -d` and `inv -d` show nothing of what logs secrets."""
     for name in _TELL_SECRETS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("invoke").addFilter(_not_of_configuration)
+
+
+def _not_of_configuration(record: logging.LogRecord) -> bool:
+    """False for what Invoke logs of its configuration, which has the passwords that Fabric asked for."""
+    return record.module not in ("config", "env")
 
 
 def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
@@ -63,7 +69,6 @@ def one_line_errors(task: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(task)  # Invoke reads the task's flags through it
     def body(*args: P.args, **kwargs: P.kwargs) -> R:
         safe_streams()
-        quiet_libraries()
         try:
             result = task(*args, **kwargs)
             sys.stdout.flush()  # a closed pipe raises here and not at exit

@@ -12,6 +12,14 @@ from tests.ops.ssh.connect import connected
 from tests.songs import finish, listed
 from worker.store.open import open_store
 
+@pytest.mark.parametrize("given", [("-d",), ("--debug",)])
+def test_password_for_fabric_is_not_in_its_debug_output(fab, given):
+    fab.env = {"FABRIC_SUDO_PASSWORD": "not-to-be-seen"}
+    done = fab(*given, "gpu")
+    assert done.returncode == 0 and "invoke.program" in done.stderr
+    assert "not-to-be-seen" not in done.stdout + done.stderr
+
+
 # --- which box
 
 

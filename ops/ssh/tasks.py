@@ -35,6 +35,7 @@ class WithoutConnection(Executor):  # type: ignore[misc]
 
 fab.executor_class = WithoutConnection
 mistyped.explain(fab, "fab")
+ui.quiet_libraries()  # before Fabric asks for passwords, which its configuration then holds
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
