@@ -240,3 +240,18 @@ def test_check_runs_on_the_oldest_python_of_a_box(path):
     source = Path(path).read_text("utf-8")
     ast.parse(source, feature_version=(3, 10))
     assert "from datetime import UTC" not in source
+
+
+def test_check_counts_as_work_until_it_ends(checked, box):
+    is_busy = f". {box.release}/remote/env.sh; . {box.release}/remote/state.sh; is_busy"
+    seen = box.home / "seen"
+    fake_module(
+        box,
+        "torch",
+        f"import subprocess\ncode = subprocess.call(['bash', '-c', {is_busy!r}])\n"
+        f"open({str(seen)!r}, 'w').write(str(code))\n"
+        "raise ImportError('enough')",
+    )
+    checked()
+    assert seen.read_text() == "0"
+    assert subprocess.run(["bash", "-c", is_busy], env=box.env).returncode == 1
