@@ -64,6 +64,7 @@ extend() {
     fail 1 "this box has no deadline; there is nothing to extend"
   fi
   if [ "$at" -ge "$end" ]; then
+    [ "$MUSICGEN_PLATFORM" = ec2 ] || fail 1 "the deadline is already at the end of the lifetime; after it, a new one begins: fab run"
     fail 1 "the deadline is already at the end of the lifetime given at launch; rent a new machine to continue"
   fi
   new=$((at + $1))

@@ -73,7 +73,7 @@ stop() {
   grace_s=${1:-60}
   [[ $grace_s =~ ^[0-9]+$ ]] || fail 2 "$grace_s is not a whole number of seconds; write: session.sh stop [--keep] GRACE_S"
   id=$(newest_run)
-  if [ -n "$stay" ] && [ -n "$id" ]; then touch "$state_root/$id/no_stop_hook"; fi
+  if [ -n "$stay" ] && [ -n "$id" ] && [ -d "$state_root/$id" ]; then touch "$state_root/$id/no_stop_hook"; fi
   if run_is_on; then
     needed=SIGINT
     until read -r id wrapper worker < "$worker_run" && [ -n "$worker" ]; do # it is starting

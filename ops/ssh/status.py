@@ -64,14 +64,13 @@ def rows(box: Box, *, json: bool) -> list[dict[str, Any]]:
 
 
 def extend(box: Box, text: str) -> str:
-    """Move the deadline by a span like `2h`, at most to the end of the box's lifetime; -> a line on it."""
+    """Move the deadline by a span like `2h`, at most to the end of the lifetime; -> what ends the box."""
     seconds = int(durations.parse(text, "--extend").total_seconds())
     ran = box.remote("deadline.sh", "extend", str(seconds))
     if ran.code:
         raise UserError(ran.reason())
-    found = ran.json()
-    clipped = ", the end of the lifetime given at launch" if found.get("clipped") else ""
-    return f"the box switches off in {amounts.duration(found['left_s'])}{clipped}"
+    clipped = ", the end of the lifetime given at launch" if ran.json().get("clipped") else ""
+    return session.ending(box.remote("watchdog.sh", "status").json()) + clipped
 
 
 def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:

@@ -340,6 +340,12 @@ def test_box_stays_on_after_stop_with_keep(box):
     assert answer["stop_hook"] == "skipped: it was asked to stay on" and box.calls() == []
 
 
+def test_stop_after_the_run_was_deleted_succeeds(box):
+    (box.root / "state").mkdir(exist_ok=True)
+    (box.root / "state" / "current").symlink_to("20261122T195059Z-gone")
+    assert box.json("session.sh", "stop", "--keep")["needed"] == "nothing"
+
+
 def test_stop_with_keep_cancels_a_hook_that_counts_down(box):
     box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="600")
     box.start("exit", "0")

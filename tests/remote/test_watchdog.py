@@ -323,10 +323,11 @@ def test_deadline_is_never_past_the_lifetime(box):
     assert second["deadline"] == armed["lifetime_end"] and second["clipped"] is True
 
 
-def test_deadline_at_the_end_of_the_lifetime_cannot_be_extended(box):
+@pytest.mark.parametrize(("platform", "remedy"), [("ec2", "rent a new machine"), ("runpod", "fab run")])
+def test_deadline_at_the_end_of_the_lifetime_cannot_be_extended(box, platform, remedy):
     before = arm(box, 1000)
-    done = box.sh("deadline.sh", "extend", "60")
-    assert done.returncode == 1 and "end of the lifetime" in done.stderr
+    done = box.sh("deadline.sh", "extend", "60", MUSICGEN_PLATFORM=platform)
+    assert done.returncode == 1 and "end of the lifetime" in done.stderr and remedy in done.stderr
     assert box.json("deadline.sh", "show")["deadline"] == before["deadline"]
 
 

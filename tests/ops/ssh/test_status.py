@@ -1,12 +1,14 @@
 """What `fab status` shows of a box, and what a box cannot say is left out."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from ops.ssh import look
+from ops.ssh.box import CommandResult
 from ops.ssh.look import Disk, Gpu
-from ops.ssh.status import BoxStatus, read_status, status_rows
+from ops.ssh.status import BoxStatus, extend, read_status, status_rows
 from tests.ops.ssh.connect import connected
 
 NOW = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
@@ -83,6 +85,25 @@ def test_what_the_watchdog_did_is_shown():
     acted = {"acted_at": "2026-11-22T19:00:00Z", "detail": "no worker ran for 1800 s"}
     found = rows(watchdog={"running": True, "left_s": None, "action": "/off", "acted": acted})
     assert found["watchdog acted"] == "2026-11-22T19:00:00Z: no worker ran for 1800 s"
+
+
+@pytest.mark.parametrize(
+    ("off", "line"),
+    [
+        ("true", "this box switches off in 2 h 0 min at the latest"),
+        (
+            "false",
+            "nothing turns this box off; it bills until you stop it; its worker is stopped in 2 h 0 min",
+        ),
+    ],
+)
+def test_moved_deadline_is_said_with_what_happens_then(off, line):
+    answers = {
+        "deadline.sh": '{"left_s": 7200, "clipped": false}',
+        "watchdog.sh": f'{{"left_s": 7200, "turns_off": {off}}}',
+    }
+    box = SimpleNamespace(remote=lambda script, *arguments: CommandResult(0, answers[script], ""))
+    assert extend(box, "1h").startswith(line)
 
 
 def test_expired_credentials_come_with_their_remedy():
