@@ -230,6 +230,8 @@ class Box:
         """Why a script could not write `what` on the box, and what to do about it."""
         if "No space left" in ran.err or "Disk quota" in ran.err:
             return UserError(f"the disk of {self.label} is full; free space (fab shell), then run it again")
+        if missing := re.search(r"(\S+): command not found", ran.err):
+            return UserError(f"there is no {missing[1]} on {self.label}; install it there (fab shell)")
         denied = [line for line in ran.err.splitlines() if re.search("ermission denied|ead-only file", line)]
         if denied:
             return UserError(

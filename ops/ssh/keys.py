@@ -109,7 +109,10 @@ def restricted(link: fabric.Connection) -> bool:
 
 
 def locked(file: Path) -> str:
-    """What to do about a key with a passphrase that the agent does not have."""
+    """What to do about a key with a passphrase, or the public half of one, that the agent does not have."""
+    if file.suffix == ".pub":
+        private = file.with_suffix("")
+        return f"the private key of {file} is not in the SSH agent; load it first: ssh-add {private}"
     return f"the SSH key {file} has a passphrase and is not in the SSH agent; load it first: ssh-add {file}"
 
 

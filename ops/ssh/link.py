@@ -198,6 +198,11 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
             return NoAnswer(f"{where} closed the connection; run it again")
         case AuthenticationException():
             return BadInput(f"{where} refused the password; put a public key of yours there instead")
+        case _ if isinstance(link.gateway, str):
+            return NoAnswer(
+                f"the ProxyCommand of ~/.ssh/config does not lead to {where}; "
+                f"try it in a shell: {link.gateway}"
+            )
         case NoValidConnectionsError() | ConnectionRefusedError():
             return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
         case socket.gaierror():
@@ -206,6 +211,8 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
             return NoAnswer(f"no answer from {where}; is the box running, and the address right?")
         case SSHException() if "banner" in str(error) or not str(error):
             return NoAnswer(f"{where} does not answer as an SSH server; is the port right?")
+        case EOFError():
+            return NoAnswer(f"{where} closed the connection; run it again")
         case _:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return NoAnswer(f"cannot connect to {where} ({reason}); run it again")

@@ -83,6 +83,11 @@ def test_pub_file_names_a_key_of_the_agent(box, tmp_path, locked):
     assert log_in(box, tmp_path, [f"{locked}.pub"]) == "in\n"
 
 
+def test_pub_file_of_a_key_that_the_agent_lacks_names_the_private_one(box, tmp_path, agent):
+    with pytest.raises(BadInput, match=f"is not in the SSH agent; load it first: ssh-add {box.key_file}$"):
+        log_in(box, tmp_path, [f"{box.key_file}.pub"])
+
+
 def test_named_key_with_a_passphrase_that_the_agent_lacks_is_to_be_loaded(box, tmp_path, agent):
     lock(box.key_file)
     with pytest.raises(BadInput, match=f"has a passphrase and is not in .*: ssh-add {box.key_file}$"):

@@ -117,6 +117,25 @@ def test_server_that_does_not_speak_ssh_is_one_line(box, tmp_path, s3_url):
         opened(box, tmp_path, port).run("true")
 
 
+def test_server_that_hangs_up_is_one_line(box, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        ran = threads.submit(opened(box, tmp_path, listener.getsockname()[1]).run, "true")
+        with listener.accept()[0] as server:
+            server.sendall(b"SSH-2.0-gone\r\n")
+            server.shutdown(socket.SHUT_WR)
+            with pytest.raises(NoAnswer, match=r"closed the connection; run it again$"):
+                ran.result(60)
+
+
+@pytest.mark.parametrize("command", ["false", "no-such-program-here host", "sh -c 'echo no; exit 1'"])
+def test_proxy_command_that_fails_is_named(box, tmp_path, command):
+    conn = opened(box, tmp_path)
+    conn.link.gateway = command
+    with pytest.raises(NoAnswer, match=r"the ProxyCommand of ~/\.ssh/config does not lead to") as caught:
+        conn.run("true")
+    assert str(caught.value).endswith(f"try it in a shell: {command}")
+
+
 def test_label_of_an_ipv6_address_has_brackets():
     assert links.label(fabric.Connection("::1", "root", 2302)) == "root@[::1]:2302"
 

@@ -132,6 +132,12 @@ def test_broken_stream_leaves_the_current_release_and_the_next_try_works(conn, b
     assert send(conn, more="x = 1\n").release.id in releases(box)
 
 
+def test_program_that_the_box_lacks_is_named(conn, box):
+    box.lack("tar")
+    with pytest.raises(UserError, match=r"there is no tar on .*; install it there \(fab shell\)"):
+        send(conn)
+
+
 def test_full_disk_is_one_line(conn, box):
     # As tar meets it: its own words and a failure.
     (box.bin / "tar").write_text(
