@@ -49,7 +49,9 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
         raise BadInput(f"{folder} is where the songs are already; give another folder")
     stored = store.list()
     if not stored:
-        raise BadInput(f"there is nothing in {store.location}; check the bucket and prefix")
+        raise BadInput(
+            f"there is nothing in {store.location}; is that the right output, and is a song finished?"
+        )
     target.check_writable()
     folder = Path(target.location)  # with ~ expanded
 

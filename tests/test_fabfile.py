@@ -12,6 +12,7 @@ from tests.ops.ssh.connect import connected
 from tests.songs import finish, listed
 from worker.store.open import open_store
 
+
 @pytest.mark.parametrize("given", [("-d",), ("--debug",)])
 def test_password_for_fabric_is_not_in_its_debug_output(fab, given):
     fab.env = {"FABRIC_SUDO_PASSWORD": "not-to-be-seen"}
@@ -216,6 +217,14 @@ def test_without_a_bucket_songs_come_over_ssh(fab, box, n_songs):
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert {path.name for path in (fab.here / "album").glob("*.wav")} == {job.song for job in jobs}
     assert fab("fetch", "--to", "album").stderr.startswith("0 new songs")
+
+
+def test_nothing_to_fetch_from_a_box_is_said_without_a_bucket(fab):
+    done = fab("fetch")
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1].startswith("error: there is nothing in ") and "bucket" not in done.stderr
+    )
 
 
 def test_fetch_with_a_bucket_says_where_the_songs_are(fab):

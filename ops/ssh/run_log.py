@@ -258,7 +258,7 @@ def _show_from_bucket(settings: Settings, gone: UserError, run: str, n_lines: in
     if ended is None:
         raise gone
     ui.say(str(gone))
-    ui.say(f"the box is gone; {output} has this of run {ended.run_id}:")
+    ui.say(f"{output} has this of run {ended.run_id}:")
     ui.pour("".join(f"{line}\n" for line in ended.tail).encode())
     code = "no exit code" if ended.exit_code is None else f"exit code {ended.exit_code}"
     ui.say(f"run {ended.run_id}: {ended.state}, {code}")

@@ -144,7 +144,7 @@ def test_home_is_expanded_for_songs_too(album, tmp_path, monkeypatch):
 
 
 def test_nothing_to_fetch_is_said(store, to):
-    with pytest.raises(BadInput, match=r"nothing in .*; check the bucket and prefix"):
+    with pytest.raises(BadInput, match=r"nothing in .*; is that the right output, and is a song finished\?"):
         bring(store, to)
     assert not to.exists()
 
