@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import re
+import secrets
 import shlex
 import time
 from collections.abc import Callable
@@ -40,9 +41,11 @@ _SFTP_SERVER = (
     "[ ! -x $s/sftp-server ] || exec $s/sftp-server; done; exit 127"
 )
 
-# A line before our command's own output: what stands above it was printed by the box's ~/.bashrc.
-_MARK = b"\n=== begin ===\n"
-_PRINT_MARK = "printf '\\n=== begin ===\\n'"
+# A line before our command's own output: what stands above it was printed by the box's ~/.bashrc, which
+# cannot know the number.
+_NUMBER = secrets.token_hex(8)
+_MARK = f"\n=== begin {_NUMBER} ===\n".encode()
+_PRINT_MARK = f"printf '\\n=== begin {_NUMBER} ===\\n'"
 # A bash that is the first under sshd reads ~/.bashrc, also for a script.
 _NO_BASHRC = "SHLVL=2; export SHLVL; unset BASH_ENV ENV"
 _ONLY_IN_A_TERMINAL = "put this line above that: case $- in *i*) ;; *) return ;; esac"

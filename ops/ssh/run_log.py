@@ -267,7 +267,8 @@ def _show_from_bucket(settings: Settings, gone: UserError, run: str, n_lines: in
 
 def _exit_code(sftp: paramiko.SFTPClient, folder: str) -> int | None:
     with suppress(FileNotFoundError), sftp.open(f"{folder}/exit_code", "rb") as file:
-        return int(file.read() or b"1")
+        code = file.read().strip()
+        return int(code) if code.isdigit() else 1  # empty or damaged: it did not end well
     return None
 
 

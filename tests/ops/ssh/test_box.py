@@ -44,7 +44,7 @@ def test_output_error_and_exit_code_come_back_apart(conn):
 def talkative(box):
     """The box of a user whose .bashrc prints."""
     (box.home / ".bashrc").write_text(
-        "echo welcome; echo export X=1; echo careful >&2; printf 'no line end'\n"
+        "echo welcome; echo export X=1; echo careful >&2; echo '=== begin ==='; printf 'no line end'\n"
     )
     return box
 
