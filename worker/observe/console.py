@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
-from rich.text import Text
 
 from worker.amounts import count, duration, usd
 from worker.engine import Progress as SongProgress
@@ -107,6 +106,7 @@ class ConsoleDisplay:
 
     def begun(self, song: Begun) -> None:
         if song.n_resumed:
+            self._started.add(song.song)  # one line for a song that begins
             seconds = self._seconds[song.song]
             self._say(
                 f"resuming {song.song}: {seconds * song.n_made / song.n_frames:.0f} of {seconds:g} s made"
@@ -215,12 +215,16 @@ def say(console: Console, *lines: str) -> None:
     console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
+def _width(table: Table, console: Console) -> int:
+    """In characters, with every cell whole."""
+    return console.measure(table, options=console.options.update_width(1000)).maximum
+
+
 def show_summary(console: Console, summary: Summary, location: str) -> None:
     """The closing table of a run."""
-    # Texts: a reason or a run id may hold [brackets], which are not rich's markup.
-    table = Table(title=Text(f"run {summary.run_id}: {summary.state}"), title_justify="left")
+    table = Table()
     table.add_column("song", no_wrap=True)
-    for column in ("seconds", "generated in", "speed", "cost"):
+    for column in ("seconds", "made in", "speed", "cost"):
         table.add_column(column, justify="right", no_wrap=True)
     for song in summary.made:
         speed = song["seconds"] / song["generation_s"] if song["generation_s"] else 0.0
@@ -239,12 +243,13 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
         f"{summary.real_time_factor:.1f}x",
         usd(summary.estimated_cost_usd),
     )
-    if not (summary.made or summary.failed or summary.made_elsewhere):
-        if not summary.kept:
-            say(console, "nothing to make")
-    elif console.measure(table, options=console.options.update_width(1000)).minimum <= console.width:
+    if not (summary.made or summary.failed or summary.made_elsewhere or summary.kept):
+        say(console, "nothing to make")
+    else:
+        say(console, f"run {summary.run_id}: {summary.state}")
+    if summary.made and _width(table, console) <= console.width:
         console.print(table)
-    else:  # too narrow, or a long name
+    elif summary.made:  # too narrow, or a long name
         for song in summary.made:
             line = _made_line(song["seconds"], song["generation_s"], song["estimated_cost_usd"])
             say(console, f"{song['song']}: {line}")

@@ -79,7 +79,7 @@ def test_cost_so_far_is_that_of_the_whole_time(run, shown):
     assert lines(shown)[-1].endswith("  $110.00 so far")
 
 
-def test_resumed_song_shows_the_speed_of_this_run_alone(shown):
+def test_resumed_song_shows_the_speed_of_this_run_alone_and_does_not_start_again(shown):
     (hour,) = listed("hour ; 3600 ; hour")
     run = on_pipe(shown, todo=[hour])
     run.observer.begun(Begun(hour.song, AT, n_made=150_000, n_frames=180_000, n_resumed=1))
@@ -87,7 +87,6 @@ def test_resumed_song_shows_the_speed_of_this_run_alone(shown):
         run.at(second, (hour, 150_000 + 50 * second))
     assert lines(shown)[1:] == [
         f"resuming {hour.song}: 3000 of 3600 s made",
-        f"start {hour.song}: 3600 s",
         f"{hour.song}: 3010/3600 s  1.0x  eta 9 min 50 s",
         "all songs: 3010/3600 s  1.0x  eta 9 min 50 s  $10.00 so far",
     ]
@@ -307,9 +306,15 @@ def test_table_fits_80_columns_with_its_names_and_numbers_whole(shown):
     assert [long.song, "3,600", "4,322.0", "s", "0.8x", "$0.0432"] in rows
 
 
+@pytest.mark.parametrize("width", range(50, 90))
+def test_no_cell_is_cut_at_any_width(shown, width):
+    text = table(shown, width=width)
+    assert "…" not in text and "$0.0005" in text and SUN.song in text
+
+
 def test_table_that_does_not_fit_becomes_lines_with_whole_names(shown):
-    text = table(shown, width=60)
-    assert "│" not in text
+    text = table(shown, width=40)
+    assert text.startswith("run run-1: done\n") and "│" not in text
     assert f"{RAIN.song}: 10 s in 5 s (2.0x), $0.0005\n" in text
     assert "2 songs, 100 of 100 s: 25 s (4.0x), $0.0025\n" in text
 
@@ -343,6 +348,7 @@ def test_songs_of_other_runs_are_counted(shown):
     text = table(shown, made=[], made_elsewhere=[RAIN.song, SUN.song], generation_s=0.0)
     assert "nothing to make" not in text
     assert "0 done already, 0 kept, 0 failed, 2 made by other runs meanwhile" in text
+    assert "│" not in text
 
 
 def test_run_with_nothing_to_make_says_so_without_a_table(shown):
