@@ -33,11 +33,15 @@ _NUMBER_DIGITS = 32
 
 
 class WorkerIdentity(NamedTuple):
-    """A name in use. `name` and `digest` are unique among all live workers on all machines."""
+    """A name in use. `name` and `digest` are unique among all live workers on all machines.
+
+    `inherited`: an earlier worker had it and did not retire it, so it may have left claims.
+    """
 
     host: str
     digest: str
     lock: FileLock | None
+    inherited: bool = False
 
     @property
     def name(self) -> str:
@@ -69,7 +73,9 @@ def take_identity(home: Path, output: str) -> WorkerIdentity:
             lock = _lock(folder / f"{number}.lock")
             with suppress(Timeout):
                 lock.acquire()
-                return _identity(_number(folder / f"{number}.id"), lock)
+                path = folder / f"{number}.id"
+                inherited = path.exists()
+                return _identity(_number(path), lock, inherited)
     return _identity(secrets.token_hex(_NUMBER_DIGITS // 2), None)
 
 
@@ -111,7 +117,7 @@ def _number(path: Path) -> str:
     return number
 
 
-def _identity(number: str, lock: FileLock | None) -> WorkerIdentity:
+def _identity(number: str, lock: FileLock | None, inherited: bool = False) -> WorkerIdentity:
     host = socket.gethostname()
     # macOS and Windows have neither, and no containers that would share the other parts.
     boot, namespace = "", ""
@@ -120,4 +126,4 @@ def _identity(number: str, lock: FileLock | None) -> WorkerIdentity:
     with suppress(OSError):
         namespace = str(Path("/proc/self/ns/pid").readlink())
     digest = hashlib.sha256("\x1f".join((number, host, boot, namespace)).encode()).hexdigest()
-    return WorkerIdentity(host, digest[:16], lock)
+    return WorkerIdentity(host, digest[:16], lock, inherited)

@@ -24,8 +24,8 @@ from types import TracebackType
 
 from worker.errors import UserError
 from worker.host.identity import WorkerIdentity, take_identity
-from worker.store.base import Store
-from worker.store.lease import Claimant, Lease, Unconditional, elapsed_s
+from worker.store.base import Missing, Store
+from worker.store.lease import Claimant, Lease, Unconditional, elapsed_s, holder_of
 
 TTL_S = 120.0
 
@@ -242,7 +242,16 @@ class Claims:
                     lease.give_back()
             if self._lone:
                 self._lone.give_back()
-            self._all_given_back = True
+            self._all_given_back = not self._is_predecessor_s_left()
+
+    def _is_predecessor_s_left(self) -> bool:
+        """True if a claim of a dead worker in our seat is left: the next one there takes it over at once."""
+        if self._identity.inherited:
+            for key in self._store.list("claims/"):
+                with suppress(Missing):  # given back since the listing
+                    if holder_of(self._store.read(key)).seat == self._identity.name:
+                        return True
+        return False
 
     # --- a store that ignores conditions
 

@@ -18,6 +18,7 @@ from worker.errors import Unreachable, UserError
 from worker.host.identity import take_identity
 from worker.run import claims as module
 from worker.run.claims import LONE_KEY, Claims, claim_key
+from worker.store.lease import Claimant
 from worker.store.open import open_store
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -35,6 +36,7 @@ WORK = """
 import sys
 from pathlib import Path
 from worker.run.claims import Claims
+from worker.store.lease import Claimant
 from worker.store.open import open_store
 place, box, ttl_s, *stems = sys.argv[1:]
 with Claims(open_store(place), "child", ttl_s=float(ttl_s), box=Path(box)) as claims:
@@ -292,6 +294,16 @@ def test_worker_restarted_on_its_box_goes_on_at_once(store, child, enter):
     assert killed.hears() == [SONG]
     killed.end(signal.SIGKILL)
     assert not enter(store, "there", ttl_s=LONG_S).take(SONG)
+    assert enter(store, "here", ttl_s=LONG_S).take(SONG)
+
+
+@folder_is_enough
+def test_worker_that_leaves_before_it_takes_over_costs_the_next_one_no_time(store, enter, tmp_path):
+    dead = take_identity(tmp_path / "here", store.location)
+    dead.leave()
+    store.write(f"claims/{SONG}.json", Claimant(dead.name, "killed").signature())
+    with Claims(store, "interrupted", box=tmp_path / "here"):
+        pass
     assert enter(store, "here", ttl_s=LONG_S).take(SONG)
 
 
