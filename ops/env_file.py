@@ -26,11 +26,15 @@ _EMPTY = re.compile(r"""([^=]*=)[^\S\r\n]*('\s*'|"\s*")?""")
 
 @dataclass(frozen=True)
 class EnvFile:
-    """A `.env` file: its values, the line of each name, and the lines that cannot be parsed."""
+    """A `.env` file: its values, the line of each name, and the lines that cannot be parsed.
+
+    `changed`: line and name where a name gets another value than it had above.
+    """
 
     values: Mapping[str, str]
     lines: Mapping[str, int]
     broken: Sequence[int]
+    changed: Sequence[tuple[int, str]]
 
 
 def env_file() -> Path:
@@ -58,16 +62,19 @@ def read_env_file(file: Path) -> EnvFile:
     values: dict[str, str] = {}
     lines: dict[str, int] = {}
     broken: list[int] = []
+    changed: list[tuple[int, str]] = []
     for binding in parse_stream(StringIO(_text(file).removeprefix(_BOM))):
         # The parser counts from the blank lines before. The line itself may hold a secret.
         raw = binding.original.string
         line = binding.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
         if binding.key is not None and binding.value is not None:
+            if values.get(binding.key, binding.value) != binding.value:
+                changed.append((line, binding.key))
             values[binding.key] = binding.value
             lines[binding.key] = line
         elif binding.error or binding.key is not None:
             broken.append(line)
-    return EnvFile(values, lines, broken)
+    return EnvFile(values, lines, broken, changed)
 
 
 def lacking(file: Path, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Row:
         if not 0 <= amount < math.inf:
             raise BadInput(
                 f"{self.name}={text} is not a number of 0 or more; "
-                f"write it like {self.name}=0.40 in {ENV_FILE} or the environment"
+                f"write it like {self.name}={self.default or '0.40'} in {ENV_FILE} or the environment"
             )
         return amount
 
@@ -336,7 +336,8 @@ def child_env(env: Mapping[str, str] = os.environ, file: Path | None = None) -> 
 
 
 def mistakes(env: Mapping[str, str] = os.environ, file: Path | None = None) -> list[str]:
-    """What sets nothing: broken lines of the file, misspelt names there and in the environment.
+    """What sets nothing: broken lines of the file, misspelt names there and in the environment, first values
+    of settings that the file sets twice.
 
     A line each, `what; what to do`, without values: they may be secrets.
     """
@@ -347,6 +348,11 @@ def mistakes(env: Mapping[str, str] = os.environ, file: Path | None = None) -> l
     in_env = names.mistakes(env, settings)
     wrong = [(line, _NOT_AN_ASSIGNMENT) for line in found.broken]
     wrong += [(found.lines[name], text) for name, text in in_file.items()]
+    wrong += [
+        (line, f"{name} has another value above; remove one of the two lines")
+        for line, name in found.changed
+        if name in settings
+    ]
     return [f"{label(path)}:{line}: {text}" for line, text in sorted(wrong)] + [
         f"environment: {text}" for text in in_env.values()
     ]

@@ -97,6 +97,11 @@ def test_bad_hourly_cost_is_named_with_its_fix(env_file, text):
         _ = s.hourly_cost_usd
 
 
+def test_example_in_the_refusal_is_the_setting_s_own_default(env_file):
+    with pytest.raises(BadInput, match="write it like MUSICGEN_LIFETIME_H=8.0 in"):
+        load(env_file, MUSICGEN_LIFETIME_H="8h").lifetime_h  # noqa: B018
+
+
 def test_malformed_setting_hurts_only_who_reads_it(env_file):
     s = load(env_file, HOURLY_COST_USD="cheap", MUSICGEN_S3_BUCKET="songs")
     assert s.output_place == "s3://songs"
@@ -199,6 +204,16 @@ def test_warning_is_given_once_though_a_command_reads_its_settings_often(env_fil
     for _ in range(3):
         load(env_file, "MUSICGEN_MAX_PRCE=0.30\n")
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_setting_with_two_values_is_named_at_the_second(env_file, capsys):
+    load(
+        env_file,
+        "MUSICGEN_MAX_PRICE=0.30\nA=1\nA=2\nRUNPOD_USER=a\nRUNPOD_USER=a\nMUSICGEN_MAX_PRICE=3",
+    )
+    assert capsys.readouterr().err == (
+        f"warning: {env_file}:6: MUSICGEN_MAX_PRICE has another value above; remove one of the two lines\n"
+    )
 
 
 def test_where_money_is_spent_all_of_it_is_an_error(env_file, capsys):
