@@ -18,6 +18,8 @@ NEEDED = ("prompt", "seconds", "name")
 OPTIONS = ("seed", "lyrics")
 SEPARATORS = (",", "\t", ";")
 
+_UNNAMED = "the columns are called {}; call them prompt, seconds, name"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,6 +48,8 @@ def rows(text: str) -> Iterator[Row] | None:
             return _below_as_in_a_list(lines, first + 1)
         if set(NEEDED) <= set(heading):
             return _below(lines, first + 1, heading, separator)
+        if NEEDED[0] in heading and len(heading) >= len(NEEDED) and ";" not in lines[first]:
+            return iter([Row(first + 1, {}, _UNNAMED.format(", ".join(heading)))])
     return None
 
 

@@ -203,6 +203,14 @@ def test_unknown_column_is_named():
     )
 
 
+@pytest.mark.parametrize("heading", ["Prompt,Length,Title", "prompt\tlength\ttitle"])
+def test_heading_with_other_names_is_told_the_right_ones(heading):
+    (problem,) = problems(f"{heading}\ncalm,30,a\nsoft,30,b\n")
+    assert problem == (
+        "prompts.txt:1: the columns are called prompt, length, title; call them prompt, seconds, name"
+    )
+
+
 # --- what is refused, with its line and remedy
 
 
