@@ -1,10 +1,11 @@
-"""A mistyped command or flag as one `error:` line with the nearest name; help whose example can be pasted.
+"""A mistyped command or flag as one `error:` line with the nearest name; help that can be pasted.
 
 Decides nothing: what Invoke refuses is refused, with its exit code 1.
 """
 
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterable
@@ -55,7 +56,15 @@ def explain(program: Any, name: str) -> None:
             help_of(task)
         ui.write(hints.pasteable(text.getvalue()), fold=True)
 
+    def show_commands() -> None:
+        """What `inv` alone prints: Invoke's own flags would say nothing of the commands."""
+        program.list_tasks()
+        ui.write(
+            hints.pasteable(f"`{name} --help COMMAND` shows a command's flags and an example"), fold=True
+        )
+
     program.print_task_help = print_help
+    program.print_help = show_commands
 
 
 def _refuse_bare_lists(words: list[str], context: Any) -> None:
@@ -76,6 +85,8 @@ def _explained(error: ParseError, program: Any, name: str) -> str:
     if not (unknown := _UNKNOWN.match(text)):
         return f"{text}; {help_of}"
     word = unknown[1]
+    if flag := _given_twice(program.argv, word):
+        return f"`{command}` has {flag} twice; give it once"
     if word.startswith("-"):
         flags = [*(error.context.flags if error.context else []), *program.initial_context.flags]
         return f"`{command}` has no {word}; {_nearest(word, flags) or help_of}"
@@ -83,6 +94,12 @@ def _explained(error: ParseError, program: Any, name: str) -> str:
     commands = [*program.collection.task_names, *(alias for each in aliases for alias in each)]
     near = _nearest(word, commands)
     return f"there is no command {word!r}; " + (near or f"`{name} --list` shows all commands")
+
+
+def _given_twice(argv: list[str], word: str) -> str:
+    """The flag that this word is the second value of: Invoke takes that for a command."""
+    before = [flag for flag, value in itertools.pairwise(argv) if value == word]
+    return next((flag for flag in before if flag.startswith("--") and argv.count(flag) > 1), "")
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:

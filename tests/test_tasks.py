@@ -107,6 +107,7 @@ def test_misspelt_setting_is_a_warning_elsewhere(inv, tmp_path):
         (["check", "--only"], "`inv check` has --only without a value; write --only=VALUE"),
         (["check", "--only", "--json"], "`inv check` has --only without a value; write --only=VALUE"),
         (["--lst"], "`inv` has no --lst; did you mean --list?"),
+        (["check", "--model", "a", "--model", "b"], "`inv check` has --model twice; give it once"),
         (["logs", "--lines", "x"], "'x' is not a whole number; correct the flag's value"),
     ],
 )
@@ -114,6 +115,11 @@ def test_mistyped_command_is_one_line_with_the_nearest(inv, words, says):
     done = inv(*words)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+def test_inv_alone_shows_the_commands(inv):
+    done = inv()
+    assert done.returncode == 0 and "\n  generate  " in done.stdout and "--help COMMAND" in done.stdout
 
 
 @pytest.mark.parametrize("words", [["zzz"], ["check", "--help"]])
