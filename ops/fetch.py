@@ -57,6 +57,8 @@ def fetch(source: str | Store, folder: Path, tell: Callable[[str], None]) -> Fet
 
     fetched = Fetched()
     finished = {song: record for song, record in read_all(store, stored).items() if song in stored}
+    if not finished:
+        tell(f"no song in {store.location} is finished")
     for n, (song, record) in enumerate(sorted(finished.items()), start=1):
         if isinstance(record, Damaged):
             fetched.wrong[song] = f"its record is damaged ({record})"

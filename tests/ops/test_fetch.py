@@ -46,6 +46,13 @@ def test_songs_records_report_and_runs_come(album, to):
     assert (fetched.had, fetched.wrong, fetched.n_bytes) == ([], {}, len(SONG) + len(wav_bytes()))
 
 
+def test_place_without_a_finished_song_is_named(store, to):
+    store.write("runs/run-1/summary.json", b"{}")
+    told = []
+    fetch(store.location, to, told.append)
+    assert told == [f"no song in {store.location} is finished"]
+
+
 def test_second_fetch_downloads_no_song(album, to, monkeypatch):
     bring(album, to)
     monkeypatch.setattr(fetching, "_bring", lambda *_: pytest.fail("downloaded again"))
