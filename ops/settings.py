@@ -112,7 +112,9 @@ class Settings:
     output: str | None = row(
         "MUSICGEN_OUTPUT", None, "output: a folder or s3:// address; empty: the bucket, else out/songs"
     )
-    bucket: str | None = row("MUSICGEN_S3_BUCKET", None, "the bucket for songs and records")
+    bucket: str | None = row(
+        "MUSICGEN_S3_BUCKET", None, "the bucket for songs and records; `inv setup` makes it"
+    )
     prefix: str | None = row("MUSICGEN_S3_PREFIX", None, "folder inside the bucket; empty: none")
     hourly_cost_usd: float | None = row(
         "HOURLY_COST_USD", None, "price of the machine in USD per hour, for the cost report"

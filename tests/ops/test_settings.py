@@ -98,7 +98,7 @@ def test_bad_hourly_cost_is_named_with_its_fix(env_file, text):
 
 
 def test_example_in_the_refusal_is_the_setting_s_own_default(env_file):
-    with pytest.raises(BadInput, match="write it like MUSICGEN_LIFETIME_H=8.0 in"):
+    with pytest.raises(BadInput, match=r"write it like MUSICGEN_LIFETIME_H=8\.0 in"):
         load(env_file, MUSICGEN_LIFETIME_H="8h").lifetime_h  # noqa: B018
 
 
