@@ -70,7 +70,7 @@ class Claims:
         say: Callable[[str], None] = log.warning,
         leave_s: float = 2.0,
     ) -> None:
-        self._store, self._run_id, self._ttl_s, self._clock, self._say = store, run_id, ttl_s, clock, say
+        self._store, self._run_id, self.ttl_s, self._clock, self._say = store, run_id, ttl_s, clock, say
         self._leave_s = leave_s
         self._box = box or Path(os.environ.get("MUSICGEN_BOX_HOME") or "~/.musicgen")
         self._identity: WorkerIdentity
@@ -153,8 +153,8 @@ class Claims:
         seen = [sighting.at_s for stem in stems if (sighting := self._lease(stem).seen)]
         if not seen:
             return None
-        left_s = min(seen) + self._ttl_s - self._clock()
-        return min(max(left_s, 0.0), self._ttl_s / 3)
+        left_s = min(seen) + self.ttl_s - self._clock()
+        return min(max(left_s, 0.0), self.ttl_s / 3)
 
     def _lease(self, stem: str) -> Lease:
         with self._changed:
@@ -164,7 +164,7 @@ class Claims:
                 self._leases[stem] = Lease(
                     store,
                     claim_key(stem),
-                    self._ttl_s,
+                    self.ttl_s,
                     self._claimant,
                     self._clock,
                     at_once=self._lone is not None,
@@ -267,7 +267,7 @@ class Claims:
         writing may push out the one that is there, which then stops; never do two go on.
         """
         place = self._store.location
-        ttl_s = min(_LONE_TTL_S, self._ttl_s / 2)
+        ttl_s = min(_LONE_TTL_S, self.ttl_s / 2)
         lease = Lease(Unconditional(self._store), LONE_KEY, ttl_s, self._claimant, self._clock)
         first = None
         while not lease.take():

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from worker import timestamps
-from worker.amounts import count
+from worker.amounts import count, duration
 from worker.engine import Engine, Song, Unfinished
 from worker.errors import Unreachable
 from worker.run.checkpoints import Checkpoints
@@ -111,7 +111,7 @@ class SongQueue:
                 self._run.observer.note(
                     "waiting",
                     f"waiting for {count(len(self._others), 'song')} that other workers have in progress; "
-                    "what they leave is taken over",
+                    f"one that gives no sign of life for {duration(self._claims.ttl_s)} is replaced",
                     songs=[job.song for job in self._others],
                 )
             if self._others:

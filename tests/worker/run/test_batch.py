@@ -342,6 +342,18 @@ def test_song_that_another_worker_has_is_waited_for_and_not_made(folder, monkeyp
     assert reported(folder) == [job.song for job in JOBS]
 
 
+def test_how_long_a_silent_worker_is_waited_for_is_said(folder, monkeypatch):
+    monkeypatch.setattr(queue, "_LOOK_EVERY_S", 0.1)
+    with Claims(folder, "run-2", ttl_s=60) as other:
+        assert other.take(TWO.stem)
+        observer, said = Telling(lambda event: event == "waiting" and other.release(TWO.stem)), []
+        note = observer.note
+        monkeypatch.setattr(observer, "note", lambda *words, **facts: (said.append(words), note(*words)))
+        run(folder, Scripted(), observer)
+    (text,) = [text for event, text in said if event == "waiting"]
+    assert text.endswith("; one that gives no sign of life for 2 min 0 s is replaced")
+
+
 def test_song_that_another_worker_gives_back_is_made(folder, monkeypatch):
     monkeypatch.setattr(queue, "_LOOK_EVERY_S", 0.1)
     with Claims(folder, "run-2", ttl_s=60) as other:
