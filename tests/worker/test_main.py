@@ -239,9 +239,10 @@ def test_settings_of_the_environment_are_the_defaults(run, all_done, tmp_path, m
     assert summary["price"]["hourly_usd"] == 1.5
 
 
-def test_machine_without_a_price_counts_0_and_says_so(run, all_done, capfd):
-    assert worker.main(all_done, NO_EC2) == 0
-    assert "price $0.00 an hour: your own machine, counted as 0" in capfd.readouterr().out
+def test_machine_without_a_price_counts_0_and_says_so(run, all_done, tmp_path):
+    assert worker.main([*all_done, "--run-id", "free"], NO_EC2) == 0
+    price = json.loads((tmp_path / "out/runs/free/summary.json").read_text())["price"]
+    assert price["hourly_usd"] == 0 and price["basis"].startswith("your own machine, counted as 0")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows says it otherwise")

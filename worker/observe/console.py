@@ -243,10 +243,15 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
         f"{summary.real_time_factor:.1f}x",
         usd(summary.estimated_cost_usd),
     )
-    if not (summary.made or summary.failed or summary.made_elsewhere or summary.kept):
-        say(console, "nothing to make")
-    else:
+    if summary.made or summary.failed or summary.made_elsewhere or summary.kept:
         say(console, f"run {summary.run_id}: {summary.state}")
+        costs = [
+            f"overhead {duration(summary.wall_s - summary.generation_s)} (loading, waiting, audio, saving); "
+            f"price {usd(summary.price.hourly_usd)} an hour: {summary.price.basis}"
+        ]
+    else:
+        say(console, "nothing to make")
+        costs = []
     if summary.made and _width(table, console) <= console.width:
         console.print(table)
     elif summary.made:  # too narrow, or a long name
@@ -262,8 +267,7 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
     n_elsewhere = len(summary.made_elsewhere)
     say(
         console,
-        f"overhead {duration(summary.wall_s - summary.generation_s)} (loading, audio, saving); "
-        f"price {usd(summary.price.hourly_usd)} an hour: {summary.price.basis}",
+        *costs,
         *(f"FAILED {song}: {reason}" for song, reason in summary.failed.items()),
         *(
             f"MISSING {song}: {why}; rename or move the file, then run again to have the song made"

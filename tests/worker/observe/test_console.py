@@ -325,7 +325,7 @@ def test_million_seconds_are_written_out(shown):
 
 
 def test_overhead_and_the_price_it_is_counted_at_stand_apart(shown):
-    assert "overhead 7 s (loading, audio, saving); price $0.36 an hour: as set" in table(shown)
+    assert "overhead 7 s (loading, waiting, audio, saving); price $0.36 an hour: as set" in table(shown)
 
 
 def test_last_line_says_where_everything_is(shown):
@@ -353,5 +353,5 @@ def test_songs_of_other_runs_are_counted(shown):
 
 def test_run_with_nothing_to_make_says_so_without_a_table(shown):
     text = table(shown, made=[], done_before=[RAIN.song, SUN.song], generation_s=0.0)
-    assert text.startswith("nothing to make\n")
+    assert text.startswith("nothing to make\n") and "overhead" not in text
     assert "2 done already" in text
