@@ -99,7 +99,7 @@ def _explained(error: ParseError, program: Any, name: str) -> str:
 def _given_twice(argv: list[str], word: str) -> str:
     """The flag that this word is the second value of: Invoke takes that for a command."""
     before = [flag for flag, value in itertools.pairwise(argv) if value == word]
-    return next((flag for flag in before if flag.startswith("--") and argv.count(flag) > 1), "")
+    return next((flag for flag in before if flag.startswith("-") and argv.count(flag) > 1), "")
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:

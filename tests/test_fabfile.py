@@ -61,6 +61,10 @@ def test_mistyped_command_is_one_line_with_the_nearest(fab):
     assert done.stderr == "error: there is no command 'instal'; did you mean install?\n"
 
 
+def test_second_box_is_named(fab):
+    assert fab("-H", "a", "-H", "b", "status").stderr == "error: `fab` has -H twice; give it once\n"
+
+
 def test_one_box_at_a_time(fab, box):
     done = fab("-H", f"{box.address},root@203.0.113.7", "stop")
     assert done.returncode == 2 and "names several boxes" in done.stderr

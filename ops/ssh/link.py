@@ -204,7 +204,7 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
                 f"try it in a shell: {link.gateway}"
             )
         case NoValidConnectionsError() | ConnectionRefusedError():
-            return NoAnswer(f"nothing listens at {where}; is the box running, and the port right?")
+            return NoAnswer(f"nothing listens at {where}; check that the box runs, and the port")
         case socket.gaierror():
             return NoAnswer(f"there is no host {link.host}; correct -H or RUNPOD_HOST")
         case TimeoutError():
