@@ -21,6 +21,7 @@ from worker.store.open import open_store
 TO_MAKE = "to make"
 # Seconds of music per second: other people's figures for one T4. A run with the same output replaces it.
 ASSUMED_RATE = 1.5
+_REHEARSAL_RATE = 20.0
 # Runs with an output whose speed is read, the newest first.
 _RUNS_READ = 5
 _BYTES_PER_S = 64_000  # of a WAV file: 32,000 samples of 16 bits
@@ -96,9 +97,10 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
     if "://" not in output:
         free = _free_bytes(Path(output).expanduser())
         disk += f"; {size(free)} are free there" + ("; free some space first" if free < n_bytes else "")
-    speed = measured_speed(open_store(output)) or Speed(
-        ASSUMED_RATE, "assumed for one T4; without a GPU far slower"
-    )
+    assumed = Speed(ASSUMED_RATE, "assumed for one T4; without a GPU far slower")
+    if model == maker.REHEARSAL:
+        assumed = Speed(_REHEARSAL_RATE, "assumed for two CPU cores")
+    speed = measured_speed(open_store(output)) or assumed
     hourly, price = settings.hourly_cost_usd, "HOURLY_COST_USD"
     if hourly is None:
         hourly, price = settings.max_price_usd, "MUSICGEN_MAX_PRICE"

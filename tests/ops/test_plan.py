@@ -93,9 +93,11 @@ def test_what_the_songs_to_make_take_is_told_with_its_basis(tmp_path, monkeypatc
     assert model == "model rehearsal, which is on this machine"
     assert disk == "115.2 MB of WAV files; 100.0 MB are free there; free some space first"
     assert time == (
-        "about 20 min 0 s, $0.1333 at $0.40 an hour (MUSICGEN_MAX_PRICE); without loading; "
-        "at 1.5 s of music per second (assumed for one T4; without a GPU far slower)"
+        "about 1 min 30 s, $0.01 at $0.40 an hour (MUSICGEN_MAX_PRICE); without loading; "
+        "at 20 s of music per second (assumed for two CPU cores)"
     )
+    *_, time = what_it_takes(SONGS, "facebook/musicgen-small", out, Settings())
+    assert time.endswith("at 1.5 s of music per second (assumed for one T4; without a GPU far slower)")
     assert not (tmp_path / "out").exists()
 
 
