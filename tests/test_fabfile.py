@@ -143,7 +143,7 @@ def test_wrong_list_is_refused_before_the_box_is_touched(fab, box, task):
 def test_wrong_sampling_is_refused_before_the_box_is_touched(fab, task):
     done = fab(task, "--temperature", "0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --temperature must be over 0; MusicGen's default is 1\n"
+    assert done.stderr == "error: temperature must be over 0; MusicGen's default is 1\n"
     assert not (fab.here / ".boxes").exists()
 
 

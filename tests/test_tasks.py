@@ -163,7 +163,7 @@ def test_wrong_sampling_is_refused(inv, tmp_path, task):
     (tmp_path / ".env").write_text("MUSICGEN_S3_BUCKET=some-bucket\n")
     done = inv(task, "--temperature", "0")
     assert done.returncode == 2
-    assert done.stderr == "error: --temperature must be over 0; MusicGen's default is 1\n"
+    assert done.stderr == "error: temperature must be over 0; MusicGen's default is 1\n"
 
 
 # --- inv fetch

@@ -4,12 +4,15 @@ The engine decides which songs are generated together; the run never loops over 
 Does not import torch, so that both sides can import it.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.errors import BadInput
 
 Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
 TO_GENERATE = -1
@@ -28,12 +31,23 @@ class Song:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. MusicGen's defaults (Copet et al. 2023, section 4)."""
+    """How the next token is chosen. MusicGen's defaults (Copet et al. 2023, section 4).
+
+    `top_k` 0: of all tokens. Raises BadInput for a value that no song can be made with.
+    """
 
     guidance_scale: float = 3.0
     top_k: int = 250
     temperature: float = 1.0
     greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance_scale < math.inf:
+            raise BadInput("guidance scale must be 0 or more; MusicGen's default is 3")
+        if self.top_k < 0:
+            raise BadInput("top k must be 0 or more; MusicGen's default is 250, and 0 takes all tokens")
+        if not 0 < self.temperature < math.inf:
+            raise BadInput("temperature must be over 0; MusicGen's default is 1")
 
 
 @dataclass(frozen=True)

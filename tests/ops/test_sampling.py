@@ -15,11 +15,11 @@ def test_only_what_was_given_is_passed_on():
 @pytest.mark.parametrize(
     ("flag", "text", "says"),
     [
-        ("temperature", "0", "--temperature must be over 0"),
+        ("temperature", "0", "temperature must be over 0"),
         ("temperature", "hot", "--temperature 'hot' is not a number; write it like --temperature=1"),
         ("top_k", "2.5", "--top-k '2.5' is not a number"),
-        ("top_k", "-1", "--top-k must be 0 or more"),
-        ("guidance_scale", "inf", "--guidance-scale must be 0 or more"),
+        ("top_k", "-1", "top k must be 0 or more"),
+        ("guidance_scale", "inf", "guidance scale must be 0 or more"),
         ("stride", "30", "--stride must be from 1 to under 30"),
         ("stride", "x", "--stride 'x' is not a number"),
     ],

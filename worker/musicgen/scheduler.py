@@ -205,7 +205,8 @@ class Scheduler:
         self._charge()  # after the read, which waited for the GPU
         if self._stepper.is_broken(i):
             self._slots[i] = None
-            yield Failed(work.song.key, _NOT_FINITE, work.generation_s, overflowed=True)
+            narrow = self._stepper.dtype == torch.float16
+            yield Failed(work.song.key, _NARROW if narrow else _DAMAGED, work.generation_s, overflowed=narrow)
         elif slot.plan[1:]:
             slot.n_columns, slot.plan = 0, slot.plan[1:]
             self._open(i, slot)
@@ -228,8 +229,10 @@ class Scheduler:
         self._charged_at = now
 
 
-_NOT_FINITE = (
-    "its logits became infinite or NaN: the model overflows in this precision; use dtype bf16 or fp32"
+_NARROW = "its logits became infinite or NaN: the model overflows in fp16; use dtype bf16 or fp32"
+_DAMAGED = (
+    "its logits became infinite or NaN, and no precision is wider: the checkpoint's weights are damaged; "
+    "download it again or use another"
 )
 
 

@@ -26,7 +26,7 @@ class Stepper:
         shape, device = model.shape, model.placement.device
         self.slots, self._n_columns, self._model = slots, n_columns, model
         self._sampling = Sampling()
-        self.special = shape.vocabulary
+        self.special, self.dtype = shape.vocabulary, model.placement.dtype
         self._cache = Cache(shape, CacheSize(slots, n_columns, TEXT_ROOM), model.placement, model.attention)
         # One column more than a window has: a slot that has ended still reads the column after its last.
         size = (slots, n_columns + 1, shape.n_codebooks)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from worker.engine import Sampling, Song, Tokens, Unfinished
+from worker.errors import BadInput
 
 _SCHEMA = 1
 
@@ -50,7 +51,7 @@ def from_bytes(content: bytes) -> Unfinished:
         return Unfinished(tokens=tokens, **facts)
     except (Unusable, OtherSettings):
         raise
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, BadInput) as error:
         raise Unusable(f"it is damaged ({type(error).__name__})") from None
 
 

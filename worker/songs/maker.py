@@ -5,7 +5,6 @@ revision, with one sampling: two lists or two workers with different settings wo
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -54,7 +53,7 @@ class Maker:
         """That of a finished song; None if its record holds another kind of sampling."""
         try:
             sampling = Sampling(**record.sampling)  # type: ignore[arg-type]
-        except TypeError:
+        except (TypeError, BadInput):
             return None
         return cls(record.model, record.revision, sampling, record.window_s, record.stride_s)
 
@@ -66,8 +65,12 @@ class Maker:
         """None if it is damaged. Raises BadInput if a later version wrote it."""
         try:
             found = json.loads(content)
-            if found["schema"] > SCHEMA:
-                raise BadInput(f"{KEY} has schema {found['schema']}; update this program, it reads {SCHEMA}")
+            is_later = found["schema"] > SCHEMA
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if is_later:
+            raise BadInput(f"{KEY} has schema {found['schema']}; update this program, it reads {SCHEMA}")
+        try:
             return cls(
                 model=str(found["model"]),
                 revision=str(found["revision"]),
@@ -75,7 +78,7 @@ class Maker:
                 window_s=float(found["window_s"]),
                 stride_s=float(found["stride_s"]),
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, BadInput):
             return None
 
     def differences(self, other: "Maker") -> list[str]:
@@ -97,12 +100,6 @@ def checked_sampling(
     guidance_scale: float = 3.0, top_k: float = 250, temperature: float = 1.0, stride_s: float = STRIDE_S
 ) -> Sampling:
     """The sampling of these values. Raises BadInput for one that is out of range, the stride's too."""
-    if not 0 <= guidance_scale < math.inf:
-        raise BadInput("--guidance-scale must be 0 or more; MusicGen's default is 3")
-    if top_k < 0:
-        raise BadInput("--top-k must be 0 or more; MusicGen's default is 250")
-    if not 0 < temperature < math.inf:
-        raise BadInput("--temperature must be over 0; MusicGen's default is 1")
     if not 1 <= stride_s < 30:
         raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
     return Sampling(guidance_scale, int(top_k), temperature)

@@ -23,7 +23,8 @@ class Counting:
     """A stepper without a model: a token is its column's number. Logs its calls."""
 
     def __init__(self, slots):
-        self.slots, self.special, self.log, self.now_s = slots, SPECIAL, [], 0.0
+        self.slots, self.special, self.dtype = slots, SPECIAL, torch.float32
+        self.log, self.now_s = [], 0.0
         self.columns, self.position, self.running = {}, {}, set()
         self.broken, self.at_step = set(), lambda _: None
 
@@ -309,12 +310,13 @@ def test_seed_that_cannot_be_fails_alone():
     assert {event.key for event in of(Finished, events)} == {"1", "2"}
 
 
-def test_song_whose_logits_are_not_finite_fails_alone_with_the_reason():
+def test_song_that_overflows_in_fp16_fails_alone_and_a_wider_precision_is_named():
     rig = Rig(slots=2)
-    rig.stepper.broken = {1}
+    rig.stepper.broken, rig.stepper.dtype = {1}, torch.float16
     events = rig.run(40, 40)
     (failed,) = of(Failed, events)
-    assert failed.key == "1" and "overflows in this precision; use dtype bf16 or fp32" in failed.reason
+    assert failed.key == "1" and failed.overflowed
+    assert "overflows in fp16; use dtype bf16 or fp32" in failed.reason
     assert [event.key for event in of(Finished, events)] == ["0"]
 
 

@@ -13,7 +13,8 @@ from worker.songs.checkpoint_file import OtherSettings, Unusable, from_bytes, to
 
 finite = st.floats(0, 1e6)
 songs = st.builds(Song, st.text(), st.text(), finite, st.integers(0, 2**64 - 1))
-samplings = st.builds(Sampling, finite, st.integers(0, 4096), finite, st.booleans())
+temperatures = st.floats(0, 1e6, exclude_min=True)
+samplings = st.builds(Sampling, finite, st.integers(0, 4096), temperatures, st.booleans())
 
 
 @st.composite
