@@ -1,19 +1,20 @@
 """Decode EnCodec tokens to audio in chunks, with the same result as decoding at once.
 
-The layers at 50 frames per second (codebooks, first convolution, LSTM) process the whole song and
-need little memory. The upsampling convolutions need some 35 MB per second of audio, so they process
-one chunk at a time, with more frames of context on both sides than they can reach.
+Every layer has one chunk of the song in memory at a time. The convolutions get more frames of context on
+both sides than they reach; the LSTM takes its state over from the chunk before. The upsampling needs
+some 35 MB per second of audio in a chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import EncodecModel
 
 from worker.engine import Abandoned, Audio, Tokens
 
-CHUNK_FRAMES = 250
+CHUNK_FRAMES = 100
 # The convolutions after the LSTM reach less than 2 frames to each side.
 HALO_FRAMES = 4
 
@@ -29,20 +30,41 @@ def decode(
 
     Calls `go_on` before each chunk; raises Abandoned when it returns False.
     """
-    hop = encodec.config.hop_length
-    first_convolution, lstm, *upsampling = encodec.decoder.layers
-    codes = torch.from_numpy(tokens.astype(np.int64)).to(encodec.device)[:, None]
-    frames = lstm(first_convolution(encodec.quantizer.decode(codes)))  # [1, channels, n_frames]
-    n_frames = frames.shape[-1]
+    hop, n_frames = encodec.config.hop_length, tokens.shape[1]
+    if encodec.config.norm_type != "weight_norm":
+        chunk = n_frames  # its norms are over the whole song
+    upsampling = encodec.decoder.layers[2:]
     audio = np.empty(n_frames * hop, np.float32)
-    for start in range(0, n_frames, chunk):
+    frames, first = None, 0  # the frames from `first` on that are still needed
+    done = n_known = 0
+    for new in _frames(encodec, tokens, chunk):
         if not go_on():
             raise Abandoned
-        end = min(start + chunk, n_frames)
-        context = max(0, start - HALO_FRAMES)
-        x = frames[..., context : end + HALO_FRAMES]
+        frames = new if frames is None else torch.cat([frames, new], -1)
+        n_known += new.shape[-1]
+        end = n_known if n_known == n_frames else n_known - HALO_FRAMES
+        if end <= done:
+            continue
+        x = frames
         for layer in upsampling:
             x = layer(x)
-        samples = x[0, 0, (start - context) * hop : (end - context) * hop]
-        audio[start * hop : end * hop] = samples.float().cpu().numpy()
+        samples = x[0, 0, (done - first) * hop : (end - first) * hop]
+        audio[done * hop : end * hop] = samples.float().cpu().numpy()
+        done = end
+        frames, first = frames[..., max(0, done - HALO_FRAMES) - first :], max(0, done - HALO_FRAMES)
     return audio
+
+
+def _frames(encodec: EncodecModel, tokens: Tokens, chunk: int) -> Iterator[Tensor]:
+    """What the layers at 50 frames per second make of the song: [1, channels, n] of each chunk in turn."""
+    convolution, recurrent = encodec.decoder.layers[:2]
+    reach = int(convolution.kernel_size)
+    codes = torch.from_numpy(tokens.astype(np.int64))[:, None]
+    state = None
+    for start in range(0, tokens.shape[1], chunk):
+        end = min(start + chunk, tokens.shape[1])
+        context = max(0, start - reach)
+        part = codes[..., context : end + reach].to(encodec.device)
+        x = convolution(encodec.quantizer.decode(part))[..., start - context : end - context].permute(2, 0, 1)
+        y, state = recurrent.lstm(x, state)
+        yield (y + x).permute(1, 2, 0)

@@ -217,10 +217,18 @@ class Engine:
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.
 
-        Calls `go_on` before each 5 s of audio; raises Abandoned when it returns False.
+        Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False. Once a GPU has no
+        memory left for it, this song and all later ones are decoded on the CPU.
         """
-        with _beside(self._model.placement.device):
-            return codec.decode(self._encodec, tokens, go_on=go_on)
+        with _beside(self._encodec.device):
+            try:
+                return codec.decode(self._encodec, tokens, go_on=go_on)
+            except torch.OutOfMemoryError:
+                if self._encodec.device.type == "cpu":
+                    raise
+        log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
+        self._encodec = self._encodec.to("cpu")
+        return codec.decode(self._encodec, tokens, go_on=go_on)
 
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
@@ -336,13 +344,18 @@ class _TextPrefetch:
             self._texts[work.song.key] = self._pool.submit(self._encode, work.song)
 
 
+_helper = threading.local()
+
+
 @contextmanager
 def _beside(device: torch.device, one_core: bool = True) -> Iterator[None]:
     """For work beside generation, in another thread: on a GPU its own stream, on a CPU one core."""
     if threading.current_thread() is threading.main_thread():
         yield
     elif device.type == "cuda":
-        with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        if not hasattr(_helper, "stream"):  # one for each thread: every stream keeps memory of its own
+            _helper.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(_helper.stream):
             yield
     elif not one_core:
         yield

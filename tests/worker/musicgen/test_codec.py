@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import EncodecConfig, EncodecModel
 
 from worker.musicgen import codec
 
@@ -55,12 +56,25 @@ def test_audio_is_float32_of_640_samples_a_frame(loaded, tokens):
     assert (audio.dtype, audio.shape) == (np.float32, (33 * 640,))
 
 
-def test_only_a_chunk_and_its_context_is_upsampled_at_a_time(loaded, tokens):
+@pytest.mark.parametrize("layer", [0, 1, 2], ids=["convolution", "lstm", "upsampling"])
+def test_no_layer_has_more_than_a_chunk_and_its_context_at_a_time(loaded, tokens, layer):
     seen = []
-    first = loaded.model.audio_encoder.decoder.layers[2]
-    handle = first.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+    decoder = loaded.model.audio_encoder.decoder.layers
+    hooked = decoder[layer].lstm if layer == 1 else decoder[layer]
+    axis = 0 if layer == 1 else -1
+    handle = hooked.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[axis]))
     try:
         codec.decode(loaded.model.audio_encoder, tokens, 50)
     finally:
         handle.remove()
-    assert len(seen) == 12 and max(seen) <= 50 + 2 * codec.HALO_FRAMES
+    assert len(seen) == 12 and max(seen) <= 50 + 2 * 7
+
+
+def test_codec_whose_norms_see_the_whole_song_is_decoded_at_once(tokens):
+    torch.manual_seed(0)
+    size = {"num_filters": 2, "codebook_size": 256, "hidden_size": 8, "codebook_dim": 8}
+    encodec = EncodecModel(EncodecConfig(norm_type="time_group_norm", **size)).eval()
+    codes = torch.from_numpy(tokens[:2].astype(np.int64))[None, None]
+    with torch.inference_mode():
+        expected = encodec.decode(codes, [None]).audio_values[0, 0].numpy()
+    assert np.abs(codec.decode(encodec, tokens[:2], 50) - expected).max() < 1e-6

@@ -121,6 +121,33 @@ def test_audio_is_640_samples_for_each_frame(engine, undisturbed):
     assert (audio.dtype, audio.shape) == (np.float32, (25 * 640,))
 
 
+class OnFullGpu:
+    """A codec on a GPU that has no memory left for it."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, encodec):
+        self._encodec = encodec
+
+    @property
+    def config(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def to(self, device):
+        return self._encodec.to(device)
+
+
+def test_song_that_the_gpu_has_no_memory_to_decode_is_decoded_on_the_cpu(engine, undisturbed, caplog):
+    tokens = undisturbed["long"]
+    expected = engine.decode(tokens)
+    engine._encodec = OnFullGpu(engine._encodec)
+    assert np.array_equal(engine.decode(tokens), expected)
+    assert np.array_equal(engine.decode(tokens), expected)
+    assert [record.message for record in caplog.records] == [
+        "the GPU has no memory left for decoding: songs are decoded on the CPU from now on"
+    ]
+
+
 def test_audio_decoded_beside_generation_is_the_audio_decoded_alone(engine, undisturbed):
     alone = engine.decode(undisturbed["a"])
     stream = engine.stream([LONG], SAMPLING)
@@ -207,11 +234,11 @@ def test_song_that_fails_is_an_error_of_tokens(loaded, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_overflow_fail_the_song_with_the_reason(loaded, bad):
+def test_weights_that_are_not_numbers_fail_the_song_and_no_wider_precision_is_named(loaded, bad):
     engine = Engine(loaded, slots=1, **SHORT)
     engine._model._norm._bias[3] = bad
     (event,) = of((Failed, Finished), list(engine.stream([OTHERS[2]], SAMPLING)))
-    assert "overflows in this precision" in event.reason
+    assert "the checkpoint's weights are damaged" in event.reason and not event.overflowed
 
 
 # --- resuming unfinished songs
