@@ -113,7 +113,7 @@ class Bench:
 
         def engine() -> None:
             for _ in range(4):
-                stepper.step(LATE + 64)
+                stepper.step(LATE + 64, self.slots)
 
         def one() -> None:
             for _ in range(4):
@@ -141,7 +141,7 @@ class Bench:
 
         def engine() -> None:
             for _ in range(4):
-                stepper.step(self.frames)
+                stepper.step(self.frames, slots)
 
         engine()
         peak = roofline.gemm_flops(self.device, torch.float32)
@@ -238,9 +238,9 @@ class _Inference:
     def __getattr__(self, name: str) -> object:
         return getattr(self._stepper, name)
 
-    def step(self, n_reached: int) -> None:
+    def step(self, n_reached: int, n_slots: int) -> None:
         with torch.inference_mode():
-            self._stepper.step(n_reached)
+            self._stepper.step(n_reached, n_slots)
 
 
 def _codec_process(how: str, n_frames: int) -> tuple[float, float]:

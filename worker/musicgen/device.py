@@ -9,8 +9,8 @@ from worker.errors import BadInput, UserError
 
 # Below this width a CPU gains nothing from bf16, and threads wait for each other more than they compute.
 _SMALL = 256
-# Beyond this many slots the matrix products are the limit, and more slots gain little.
-_MAX_SLOTS = {"cpu": 16, "cuda": 64}
+# Beyond this many slots the matrix products are the limit, and more slots gain little: docs/benchmarks.md.
+_MAX_SLOTS = {"cpu": 8, "cuda": 64}
 # Left free on the GPU for activations and for decoding finished songs.
 _SPARE_BYTES = 1_500_000_000
 _GPU_FILE = Path("/dev/nvidia0")

@@ -9,7 +9,7 @@ and values computed once per song. Two savings are exact:
 * Both halves get the same tokens, so they are equal up to the first cross-attention: layer 0's
   self-attention is computed once, and x has one row per slot up to there, two after it.
 
-Rows [0, slots) are the conditional half, rows [slots, 2 * slots) the unconditional one.
+Of a slot's two rows the first is the conditional one. A step computes the first n slots only.
 """
 
 from collections.abc import Iterator
@@ -110,7 +110,7 @@ class CacheSize:
 class Cache:
     """Keys and values of every slot: of the song so far, and of its text.
 
-    keys[i], values[i]  [rows, heads, n_columns, head]; rows = slots in layer 0, else 2 * slots
+    keys[i], values[i]  [rows, heads, n_columns, head]; a slot has one row in layer 0, else two
     text_keys, ...      [layers, slots, heads, n_text, head]; text_lengths [slots]
     """
 
@@ -141,6 +141,20 @@ class Cache:
         """The longest text that fits, in tokens."""
         return self.text_keys.shape[3]
 
+    def move(self, source: int, target: int, n_columns: int) -> None:
+        """Copy what a slot holds, in its first `n_columns`, to another slot."""
+        for i, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            to, of = _rows(target, i), _rows(source, i)
+            keys[to, :, :n_columns], values[to, :, :n_columns] = (
+                keys[of, :, :n_columns],
+                values[of, :, :n_columns],
+            )
+        self.text_keys[:, target], self.text_values[:, target] = (
+            self.text_keys[:, source],
+            self.text_values[:, source],
+        )
+        self.text_lengths[target] = self.text_lengths[source]
+
     def grow_text(self, n_text: int) -> None:
         """Make room for longer texts and keep those in the cache."""
         more = n_text - self.n_text
@@ -148,8 +162,13 @@ class Cache:
         self.text_values = F.pad(self.text_values, (0, 0, 0, more))
 
 
+def _rows(slot: int, layer: int) -> slice:
+    """A slot's rows in the cache of a layer."""
+    return slice(slot, slot + 1) if layer == 0 else slice(2 * slot, 2 * slot + 2)
+
+
 class Model:
-    """The decoder's forward pass: `step` for one column of all slots, `fill` for many columns of one."""
+    """The decoder's forward pass: `step` for one column of some slots, `fill` for many columns of one."""
 
     def __init__(
         self, decoder: MusicgenForCausalLM, placement: Placement, attention: Attention, n_columns: int
@@ -166,31 +185,33 @@ class Model:
         self._mask_attention = Sdpa()
 
     def step(self, tokens: Tensor, position: Tensor, bucket: int, cache: Cache) -> tuple[Tensor, Tensor]:
-        """Feed one column of every slot.
+        """Feed one column of each of the first n slots.
 
-        tokens [slots, codebooks], position [slots]: its column, below `bucket`
-        -> conditional and unconditional logits, float32 [slots, codebooks, vocabulary]
+        tokens [n, codebooks], position [n]: its column, below `bucket`
+        -> conditional and unconditional logits, float32 [n, codebooks, vocabulary]
         """
-        shape, slots = self.shape, cache.slots
+        shape, slots = self.shape, len(tokens)
         x = self._embed(tokens) + self._positions[position]
         row = torch.arange(2 * slots, device=self.placement.device)
-        column = position.repeat(2)
+        column = position
         reach = self.attention.reach(column + 1, bucket)
-        text_reach = self.attention.reach(cache.text_lengths, cache.n_text)
+        text_reach = self.attention.reach(cache.text_lengths[:slots], cache.n_text)
         for i, layer in enumerate(self._layers):
             n = x.shape[0]  # slots in layer 0, then twice that
             query, key, value = layer.qkv(layer.norm(x)).view(n, 3, shape.n_heads, shape.head).unbind(1)
-            new = New(key, value, row[:n], column[:n])
-            attended = self.attention(query, cache.keys[i], cache.values[i], reach[:n], new)
+            new = New(key, value, row[:n], column)
+            attended = self.attention(query, cache.keys[i][:n], cache.values[i][:n], reach, new)
             x = x + layer.out(attended.reshape(n, shape.hidden))
             if i == 0:
-                x = x.repeat(2, 1)
-            query = layer.text_query(layer.text_norm(x[:slots])).view(slots, shape.n_heads, shape.head)
-            attended = self.attention(query, cache.text_keys[i], cache.text_values[i], text_reach)
-            x[:slots] += layer.text_out(attended.reshape(slots, shape.hidden))
+                x, column = x.repeat_interleave(2, 0), column.repeat_interleave(2)
+                reach = self.attention.reach(column + 1, bucket)
+            query = layer.text_query(layer.text_norm(x[::2])).view(slots, shape.n_heads, shape.head)
+            text_keys, text_values = cache.text_keys[i, :slots], cache.text_values[i, :slots]
+            attended = self.attention(query, text_keys, text_values, text_reach)
+            x[::2] += layer.text_out(attended.reshape(slots, shape.hidden))
             x = x + layer.mlp(x)
-        logits = self._heads(self._norm(x)).float().view(2, slots, shape.n_codebooks, shape.vocabulary)
-        return logits[0], logits[1]
+        logits = self._heads(self._norm(x)).float().view(slots, 2, shape.n_codebooks, shape.vocabulary)
+        return logits[:, 0], logits[:, 1]
 
     def fill(self, tokens: Tensor, start: int, slot: int, cache: Cache) -> None:
         """Feed columns [start, start + n) of one slot; the columns before them are in the cache already.
@@ -205,7 +226,7 @@ class Model:
         text_reach = self._mask_attention.reach(cache.text_lengths[slot : slot + 1], cache.n_text)
         for i, layer in enumerate(self._layers):
             halves = x.shape[0]
-            rows = slice(slot, slot + 1) if i == 0 else slice(slot, None, cache.slots)
+            rows = _rows(slot, i)
             qkv = layer.qkv(layer.norm(x).view(halves * n, shape.hidden))
             query, key, value = qkv.view(halves, n, 3, shape.n_heads, shape.head).permute(2, 0, 3, 1, 4)
             cache.keys[i][rows, :, start:end] = key

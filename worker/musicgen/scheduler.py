@@ -72,7 +72,7 @@ class Occupancy:
     """How well the slots were used, in slot-steps."""
 
     steps: int = 0
-    offered: int = 0  # steps times slots
+    offered: int = 0  # steps times slots, in use or not
     held: int = 0  # with a song
     running: int = 0  # with a song that advanced a column
 
@@ -118,7 +118,7 @@ class Scheduler:
     def _events(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
         while True:
             yield from self._admit(works)
-            held = self._held()
+            held = self._held_first()
             if not held:
                 return
             try:
@@ -139,6 +139,17 @@ class Scheduler:
 
     def _held(self) -> dict[int, _Slot]:
         return {i: slot for i, slot in enumerate(self._slots) if slot}
+
+    def _held_first(self) -> dict[int, _Slot]:
+        """The held slots, moved to the front: a step costs what is in use."""
+        held = self._held()
+        for target in range(len(held)):
+            if target not in held:
+                source = max(held)
+                slot = held[target] = held.pop(source)
+                self._stepper.move(source, target, slot.filled)
+                self._slots[source], self._slots[target] = None, slot
+        return held
 
     def _admit(self, works: Iterator[Work]) -> Iterator[Finished | Failed]:
         for i in range(len(self._slots)):
@@ -186,7 +197,7 @@ class Scheduler:
         n_steps = 1 if filling else min(_REPORT_STEPS, *(slot.steps_left for slot in running))
         until = self._clock() + _REPORT_S
         for _ in range(n_steps):
-            self._stepper.step(1 + max(slot.position for slot in running))
+            self._stepper.step(1 + max(slot.position for slot in running), len(held))
             for slot in running:
                 slot.position += 1
                 slot.filled += 1

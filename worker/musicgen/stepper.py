@@ -1,8 +1,8 @@
 """All slots' columns on the device, and the step that advances every running slot by one column.
 
-A slot holds one window of one song (see windows.py). Idle slots are computed too: the shapes never
-change, so a song's rounding does not depend on the other songs. On CUDA the step is replayed as a
-graph, one for each length bucket, and nothing in it waits for the device.
+A slot holds one window of one song (see windows.py). A step computes the first slots only, as many as
+are in use. On CUDA it is replayed as a graph, one for each length bucket and each power of two of
+slots, and nothing in it waits for the device.
 """
 
 import torch
@@ -36,7 +36,7 @@ class Stepper:
         self._running = torch.zeros(slots, dtype=torch.bool, device=device)
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
         self._slot = torch.arange(slots, device=device)
-        self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 
     def reset(self, sampling: Sampling) -> None:
         """Empty all slots, and choose tokens with this sampling from now on."""
@@ -77,6 +77,13 @@ class Stepper:
         self._running[slot] = False
         self._position[slot] = 0
 
+    def move(self, source: int, target: int, n_filled: int) -> None:
+        """Move a song into an idle slot, with the keys and values of its first `n_filled` columns."""
+        for of_slots in (self._columns, self._uniform, self._position, self._running, self._broken):
+            of_slots[target] = of_slots[source]
+        self._cache.move(source, target, n_filled)
+        self.stop(source)
+
     def read(self, slot: int, n: int) -> "NDArray":  # type: ignore[type-arg]
         """The slot's first n columns, [codebooks, n]. Waits for the device."""
         return self._columns[slot, :n].T.cpu().numpy()
@@ -85,32 +92,38 @@ class Stepper:
         """True if the slot's logits were not finite at some step. Waits for the device."""
         return bool(self._broken[slot])
 
-    def step(self, n_reached: int) -> None:
-        """Advance every running slot by one column; every slot must be before column `n_reached`."""
+    def step(self, n_reached: int, n_slots: int) -> None:
+        """Advance the running ones of the first `n_slots` slots by one column.
+
+        Each of them must be before column `n_reached`.
+        """
         bucket = min(-(-n_reached // _BUCKET) * _BUCKET, self._n_columns)
         if self._model.placement.device.type != "cuda":
-            self._advance(bucket)
-        elif bucket not in self._graphs:
-            # The first step of a bucket runs without a graph: it initialises what a capture must not.
-            self._graphs[bucket] = None
-            self._advance(bucket)
+            self._advance(bucket, n_slots)
+            return
+        captured = bucket, min(1 << (n_slots - 1).bit_length(), self.slots)
+        if captured not in self._graphs:
+            # The first step of its kind runs without a graph: it initialises what a capture must not.
+            self._graphs[captured] = None
+            self._advance(*captured)
         else:
-            graph = self._graphs[bucket]
+            graph = self._graphs[captured]
             if graph is None:
-                graph = self._graphs[bucket] = torch.cuda.CUDAGraph()
+                graph = self._graphs[captured] = torch.cuda.CUDAGraph()
                 # Another thread may be decoding: capture this thread's calls only.
                 with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    self._advance(bucket)
+                    self._advance(*captured)
             graph.replay()
 
-    def _advance(self, bucket: int) -> None:
-        tokens = self._columns[self._slot, self._position]
-        conditional, unconditional = self._model.step(tokens, self._position, bucket, self._cache)
+    def _advance(self, bucket: int, n_slots: int) -> None:
+        slot, position, running = self._slot[:n_slots], self._position[:n_slots], self._running[:n_slots]
+        tokens = self._columns[slot, position]
+        conditional, unconditional = self._model.step(tokens, position, bucket, self._cache)
         logits = guide(conditional, unconditional, self._sampling.guidance_scale)
-        column = self._position + 1
-        chosen = pick(logits, self._uniform[self._slot, column], self._sampling)
-        known = self._columns[self._slot, column]
-        wanted = (known == TO_GENERATE) & self._running[:, None]
-        self._columns[self._slot, column] = torch.where(wanted, chosen, known)
-        self._broken |= self._running & ~logits.isfinite().flatten(1).all(1)
-        self._position += self._running
+        column = position + 1
+        chosen = pick(logits, self._uniform[slot, column], self._sampling)
+        known = self._columns[slot, column]
+        wanted = (known == TO_GENERATE) & running[:, None]
+        self._columns[slot, column] = torch.where(wanted, chosen, known)
+        self._broken[:n_slots] |= running & ~logits.isfinite().flatten(1).all(1)
+        position += running

@@ -134,12 +134,12 @@ def test_slots_are_what_half_the_free_memory_of_a_machine_holds(monkeypatch):
     assert device.choose_slots(None, 1_000_000_000, CPU) == 4
 
 
-def test_slots_are_8_where_the_system_does_not_report_memory(monkeypatch):
+def test_slots_are_4_where_the_system_does_not_report_memory(monkeypatch):
     def absent(*_):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", absent)
-    assert device.choose_slots(None, 1_000_000_000, CPU) == 8
+    assert device.choose_slots(None, 1_000_000_000, CPU) == 4
 
 
 def test_asked_for_slots_are_taken(gpus):

@@ -272,10 +272,10 @@ def raising(monkeypatch, error, at_step, after=False):
     """Stepper.step raises once, before or after its work."""
     step, steps = Stepper.step, count()
 
-    def patched(self, n_reached):
+    def patched(self, *args):
         this = next(steps)
         if after or this != at_step:
-            step(self, n_reached)
+            step(self, *args)
         if this == at_step:
             raise error
 
@@ -387,10 +387,10 @@ def greedy(loaded):
 def out_of_memory(monkeypatch, *at_steps):
     step, steps = Stepper.step, count()
 
-    def patched(self, n_reached):
+    def patched(self, *args):
         if next(steps) in at_steps:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        step(self, n_reached)
+        step(self, *args)
 
     monkeypatch.setattr(Stepper, "step", patched)
 

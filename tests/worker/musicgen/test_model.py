@@ -49,7 +49,7 @@ def stepped(model, columns, upto):
 def rows_of(cache, slot, n):
     """A slot's keys and values in every layer and half."""
     for keys, values in zip(cache.keys, cache.values, strict=True):
-        for row in {slot, slot + (len(keys) - cache.slots)}:
+        for row in [slot] if len(keys) == cache.slots else [2 * slot, 2 * slot + 1]:
             yield keys[row, :, :n]
             yield values[row, :, :n]
 
@@ -87,6 +87,23 @@ def test_filling_a_slot_leaves_the_others_alone(model, columns):
     model.fill(columns[1][:20], 0, 1, cache)
     after = [row for slot in (0, 2) for row in rows_of(cache, slot, N_COLUMNS)]
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_step_of_the_first_slots_gives_their_logits_and_leaves_the_others_alone(model, columns):
+    cache, expected = stepped(model, columns, 5)
+    before = [row.clone() for row in rows_of(cache, 2, N_COLUMNS)]
+    again = model.step(torch.stack([c[4] for c in columns[:2]]), torch.full((2,), 4), N_COLUMNS, cache)
+    for few, all_slots in zip(again, expected, strict=True):
+        assert (few - all_slots[:2]).abs().max() < 1e-5
+    assert all(torch.equal(*pair) for pair in zip(before, rows_of(cache, 2, N_COLUMNS), strict=True))
+
+
+def test_song_that_was_moved_to_another_slot_continues_as_in_its_own(model, columns):
+    cache, (expected, _) = stepped(model, columns, 6)
+    cache, _ = stepped(model, columns, 5)
+    cache.move(2, 0, 5)
+    again, _ = model.step(columns[2][5][None], torch.full((1,), 5), N_COLUMNS, cache)
+    assert (again[0] - expected[2]).abs().max() < 1e-5
 
 
 def test_text_changes_the_conditional_half_only(model, columns):

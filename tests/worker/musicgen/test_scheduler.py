@@ -55,12 +55,22 @@ class Counting:
     def is_broken(self, slot):
         return slot in self.broken
 
-    def step(self, n_reached):
+    def move(self, source, target, n_filled):
+        assert target not in self.running
+        for of_slots in (self.columns, self.position):
+            of_slots[target] = of_slots.pop(source)
+        if source in self.running:
+            self.running.remove(source)
+            self.running.add(target)
+        self.log.append(("move", source, target, n_filled))
+
+    def step(self, n_reached, n_slots):
+        assert all(slot < n_slots for slot in self.running)
         self.at_step(n_reached)
         self.now_s += STEP_S
         for slot in self.running:
             self.position[slot] += 1
-        self.log.append(("step", n_reached, frozenset(self.running)))
+        self.log.append(("step", n_reached, frozenset(self.running), n_slots))
 
 
 class Rig:
@@ -88,6 +98,24 @@ def of(kind, events):
     return [event for event in events if isinstance(event, kind)]
 
 
+# --- a step costs what is in use
+
+
+def test_step_computes_no_more_slots_than_songs_are_in_progress():
+    rig = Rig(slots=16)
+    rig.run(90, 20, 60)
+    computed = [n_slots for *_, n_slots in rig.logged("step")]
+    assert computed == sorted(computed, reverse=True) and set(computed) == {1, 2, 3}
+
+
+def test_song_that_is_moved_keeps_its_tokens():
+    alone = {event.key: event.tokens for event in of(Finished, Rig(slots=1).run(20, 90, 60))}
+    rig = Rig(slots=3)
+    together = {event.key: event.tokens for event in of(Finished, rig.run(20, 90, 60))}
+    assert rig.logged("move")
+    assert all(np.array_equal(alone[key], together[key]) for key in alone)
+
+
 # --- slots are kept busy
 
 
@@ -103,7 +131,7 @@ def test_every_step_of_the_plan_is_made_once_and_no_more():
     rig = Rig(slots=3)
     lengths = [100, 40, 71, 3, 55]
     rig.run(*lengths)
-    moved = sum(len(running) for _, running in rig.logged("step"))
+    moved = sum(len(running) for _, running, _ in rig.logged("step"))
     assert moved == sum(n_steps(windows.plan(n, 40, 30), K) for n in lengths)
 
 
