@@ -8,6 +8,7 @@ does between two events is not charged.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,8 +22,11 @@ from worker.musicgen.stepper import Stepper
 from worker.musicgen.windows import Window
 
 # The most between two progress events: about a second of music, and on a slow device half a second
-# of time, so that a stop is noticed soon. (A GPU runs asynchronously: there the steps are the limit.)
+# of time, so that a stop is noticed soon.
 _REPORT_STEPS, _REPORT_S = 50, 0.5
+# A GPU runs asynchronously: the host is ahead of it by twice this many steps at most. What is reported is
+# then about what is made, and whoever saves the songs in progress hardly waits.
+_STEPS_PER_MARK = 8
 
 
 @dataclass
@@ -102,6 +106,7 @@ class Scheduler:
         self._stepper, self._encode, self._windowing, self._clock = stepper, encode, windowing, clock
         self._slots: list[_Slot | None] = [None] * stepper.slots
         self._charged_at = clock()
+        self._marks: deque[Callable[[], None]] = deque()
         self.occupancy = Occupancy()
 
     def run(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
@@ -201,12 +206,20 @@ class Scheduler:
             for slot in running:
                 slot.position += 1
                 slot.filled += 1
+            self._keep_pace()
             self.occupancy.steps += 1
             self.occupancy.offered += len(self._slots)
             self.occupancy.held += len(held)
             self.occupancy.running += len(running)
             if self._clock() >= until:
                 break
+
+    def _keep_pace(self) -> None:
+        """After a step: wait for the device if it is far behind."""
+        if self.occupancy.steps % _STEPS_PER_MARK == 0:
+            self._marks.append(self._stepper.mark())
+            if len(self._marks) > 1:
+                self._marks.popleft()()
 
     def _close(self, i: int, slot: _Slot) -> Iterator[WindowDone | Finished | Failed]:
         """A window is complete: begin the next, or finish the song and free the slot."""

@@ -5,6 +5,8 @@ are in use. On CUDA it is replayed as a graph, one for each length bucket and ea
 slots, and nothing in it waits for the device.
 """
 
+from collections.abc import Callable
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -87,6 +89,14 @@ class Stepper:
     def read(self, slot: int, n: int) -> "NDArray":  # type: ignore[type-arg]
         """The slot's first n columns, [codebooks, n]. Waits for the device."""
         return self._columns[slot, :n].T.cpu().numpy()
+
+    def mark(self) -> Callable[[], None]:
+        """A function that waits until the device has made all steps so far."""
+        if self._model.placement.device.type != "cuda":
+            return lambda: None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event.synchronize
 
     def is_broken(self, slot: int) -> bool:
         """True if the slot's logits were not finite at some step. Waits for the device."""

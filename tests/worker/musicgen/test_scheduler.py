@@ -55,6 +55,9 @@ class Counting:
     def is_broken(self, slot):
         return slot in self.broken
 
+    def mark(self):
+        return lambda: None
+
     def move(self, source, target, n_filled):
         assert target not in self.running
         for of_slots in (self.columns, self.position):
@@ -73,11 +76,42 @@ class Counting:
         self.log.append(("step", n_reached, frozenset(self.running), n_slots))
 
 
+class Device(Counting):
+    """Steps are queued in 20 µs on the host and take 40 ms on the device, as on a GPU."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.idle_at_s = 0.0
+
+    def step(self, n_reached, n_slots):
+        super().step(n_reached, n_slots)
+        self.now_s += 20e-6 - STEP_S
+        self.idle_at_s = max(self.idle_at_s, self.now_s) + 0.04
+
+    def mark(self):
+        made_s = self.idle_at_s
+
+        def wait():
+            self.now_s = max(self.now_s, made_s)
+
+        return wait
+
+    def read(self, slot, n):
+        self.now_s = max(self.now_s, self.idle_at_s)
+        return super().read(slot, n)
+
+    @property
+    def n_queued(self):
+        return round((self.idle_at_s - self.now_s) / 0.04)
+
+
 class Rig:
     """A scheduler over a counting stepper, in windows of 40 frames with a stride of 30."""
 
-    def __init__(self, slots=2, window=40, stride=30, chunk=4, encode=lambda song: None):
-        self.stepper = Counting(slots)
+    def __init__(
+        self, slots=2, window=40, stride=30, chunk=4, encode=lambda song: None, stepper_kind=Counting
+    ):
+        self.stepper = stepper_kind(slots)
         windowing = Windowing(window, stride, chunk)
         self.scheduler = Scheduler(self.stepper, encode, windowing, lambda: self.stepper.now_s)
         self.taken = []
@@ -114,6 +148,23 @@ def test_song_that_is_moved_keeps_its_tokens():
     together = {event.key: event.tokens for event in of(Finished, rig.run(20, 90, 60))}
     assert rig.logged("move")
     assert all(np.array_equal(alone[key], together[key]) for key in alone)
+
+
+def test_host_is_never_more_than_a_few_steps_ahead_of_the_device():
+    rig = Rig(slots=2, window=1500, stride=900, stepper_kind=Device)
+    ahead = [
+        rig.stepper.n_queued
+        for event in rig.scheduler.run(rig.works(1200, 600))
+        if isinstance(event, Progress)
+    ]
+    assert len(ahead) > 20
+    assert max(ahead) <= 16
+
+
+def test_songs_are_charged_for_the_time_of_the_device():
+    rig = Rig(slots=1, window=1500, stride=900, stepper_kind=Device)
+    (finished,) = of(Finished, rig.run(1000))
+    assert finished.generation_s == pytest.approx(1003 * 0.04, rel=0.01)
 
 
 # --- slots are kept busy
