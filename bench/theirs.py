@@ -19,7 +19,7 @@ def _tokens_only(model: Any) -> Any:
         audio_values = torch.zeros(1, 1, 1)
 
     def decode(codes: torch.Tensor, **_: object) -> type[Silence]:
-        taken.append(codes[0].clone())
+        taken.append(codes[0].clone())  # of a stereo model: left, then right
         return Silence
 
     original, model.audio_encoder.decode = model.audio_encoder.decode, decode
@@ -34,17 +34,27 @@ def generate(loaded: Pretrained, prompts: list[str], n_frames: int, **options: o
 
     With `decoder_input_ids` to continue, those come before the n_frames that are generated.
     """
-    inputs = loaded.tokenizer(prompts, padding=True, return_tensors="pt").to(loaded.model.device)
-    with _tokens_only(loaded.model) as taken, torch.inference_mode():
-        loaded.model.generate(
-            **inputs,
-            do_sample=False,
-            guidance_scale=3.0,
-            max_new_tokens=n_frames + loaded.model.decoder.num_codebooks - 1,
-            **options,
-        )
-    tokens: np.ndarray = taken[0].cpu().numpy()
+    with _tokens_only(loaded.model) as taken:
+        _generate(loaded, prompts, n_frames, **options)
+    # [batch, codebooks, frames]; of a stereo model the channels' codebooks alternate
+    tokens: np.ndarray = torch.stack(taken, 2).flatten(1, 2).cpu().numpy()
     return tokens
+
+
+def audio(loaded: Pretrained, prompt: str, n_frames: int) -> np.ndarray:
+    """Float32 [n_samples, channels] by `generate`."""
+    samples: np.ndarray = _generate(loaded, [prompt], n_frames)[0].T.cpu().numpy()
+    return samples
+
+
+@torch.inference_mode()
+def _generate(loaded: Pretrained, prompts: list[str], n_frames: int, **options: object) -> torch.Tensor:
+    inputs = loaded.tokenizer(prompts, padding=True, return_tensors="pt").to(loaded.model.device)
+    last_delay = loaded.model.decoder.num_codebooks // loaded.model.config.decoder.audio_channels - 1
+    made: torch.Tensor = loaded.model.generate(
+        **inputs, do_sample=False, guidance_scale=3.0, max_new_tokens=n_frames + last_delay, **options
+    )
+    return made
 
 
 class LateStep:

@@ -16,7 +16,7 @@ from worker.errors import BadInput
 
 Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
 TO_GENERATE = -1
-Audio = NDArray[np.float32]  # [n_samples], mono
+Audio = NDArray[np.float32]  # [n_samples] if mono, else [n_samples, 2]
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class Quality:
 
     duration_s: float
     peak_dbfs: float | None  # before scaling; over 0: the file was scaled down
-    lufs: float | None  # BS.1770 integrated loudness of the mono file; None: silent, or under 0.4 s
-    clipped_samples: int
+    lufs: float | None  # BS.1770 integrated loudness; None: silent, or under 0.4 s
+    clipped_samples: int  # of all channels
     not_finite_samples: int
     silence_s: float
     longest_silence_s: float  # the tail not counted
@@ -61,23 +61,27 @@ class Quality:
 
 
 def measure(audio: Audio, sample_rate: int, requested_s: float, joins_s: Sequence[float] = ()) -> Quality:
-    """The quality of float mono [n]; `joins_s`: the seconds at which one window continues another."""
+    """The quality of float audio [n] or [n, channels].
+
+    `joins_s`: the seconds at which one window continues another. Seams are looked for in the channels' mean.
+    """
+    audio = audio[:, None] if audio.ndim == 1 else audio
     n_finite, peak = _finite_and_peak(audio, sample_rate)
     gain = 1 / max(peak, 1.0)
     tick = max(1, sample_rate // _TICKS_PER_S)
     step = _STEP * tick
-    kweighting = _KWeighting(sample_rate)
+    kweighting = _KWeighting(sample_rate, audio.shape[1])
     clipped = 0
     power, weighted = [], []  # mean square of each step: without DC; K-weighted
     for start in range(0, len(audio), _BLOCK * step):
         stop = min(start + _BLOCK * step, len(audio))
         clipped += _clipped(_piece(audio, start - 3, stop, gain))
         block = _piece(audio, start, stop, gain).astype(np.float64)
-        steps = block[: len(block) // step * step].reshape(-1, step)
-        power.append(steps.var(axis=1))
+        steps = block[: len(block) // step * step].reshape(-1, step, audio.shape[1])
+        power.append(steps.var(axis=1).mean(axis=1))
         weighted.append(kweighting(steps))
     if 0 < len(audio) < step:
-        power = [np.array([_piece(audio, 0, len(audio), gain).var(dtype=np.float64)])]
+        power = [_piece(audio, 0, len(audio), gain).var(axis=0, dtype=np.float64).mean(keepdims=True)]
         step = len(audio)
     silence, tail, longest = (n * step / sample_rate for n in _silence(_joined(power)))
     joins = [float(join) for join in joins_s]
@@ -87,7 +91,7 @@ def measure(audio: Audio, sample_rate: int, requested_s: float, joins_s: Sequenc
         peak_dbfs=_decibels(peak * peak),
         lufs=_integrated(_joined(weighted)),
         clipped_samples=clipped,
-        not_finite_samples=len(audio) - n_finite,
+        not_finite_samples=audio.size - n_finite,
         silence_s=round(silence, 2),
         longest_silence_s=round(longest, 2),
         tail_silence_s=round(tail, 2),
@@ -96,7 +100,7 @@ def measure(audio: Audio, sample_rate: int, requested_s: float, joins_s: Sequenc
         flags=[],
     )
     silent = bool(_joined(power).max(initial=0.0) < _power(SILENCE_DBFS))
-    facts.flags.extend(_flags(facts, silent, len(audio), requested_s))
+    facts.flags.extend(_flags(facts, silent, audio.size, requested_s))
     return facts
 
 
@@ -128,7 +132,7 @@ def _piece(audio: Audio, start: int, stop: int, gain: float) -> Audio:
     inside = audio[max(start, 0) : max(stop, 0)]
     # in float64: the gain of extremely loud audio is too small for float32
     scaled = (np.where(np.isfinite(inside), inside, 0.0).astype(np.float64) * gain).astype(np.float32)
-    return np.pad(scaled, (max(-start, 0), stop - max(start, 0) - len(inside)))
+    return np.pad(scaled, ((max(-start, 0), stop - max(start, 0) - len(inside)), (0, 0)))
 
 
 def _finite_and_peak(audio: Audio, sample_rate: int) -> tuple[int, float]:
@@ -166,24 +170,25 @@ class _KWeighting:
     filter state carried over.
     """
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, n_channels: int):
         shelf = IIRfilter(
             3.99984385397, 0.7071752369554193, 1681.9744509555319, sample_rate, "high_shelf_DeMan"
         )
         high_pass = IIRfilter(0.0, 0.5003270373253953, 38.13547087613982, sample_rate, "high_pass_DeMan")
         self._sections = np.array([[*stage.b, *stage.a] for stage in (shelf, high_pass)])
-        self._state = np.zeros((2, 2))
+        self._state = np.zeros((2, 2, n_channels))
 
     def __call__(self, steps: Floats) -> Floats:
-        """Mean square of each weighted step: [n_steps, n] -> [n_steps]."""
+        """Mean square of each weighted step, summed over channels: [n_steps, n, channels] -> [n_steps]."""
         if not steps.size:
             return np.zeros(0)
-        weighted, self._state = sosfilt(self._sections, steps.ravel(), zi=self._state)
-        return np.square(weighted).reshape(steps.shape).mean(axis=1)  # type: ignore[no-any-return]
+        samples = steps.reshape(-1, steps.shape[2])
+        weighted, self._state = sosfilt(self._sections, samples, axis=0, zi=self._state)
+        return np.square(weighted).reshape(steps.shape).mean(axis=1).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _integrated(weighted: Floats) -> float | None:
-    """Gated loudness of K-weighted mean squares (ITU-R BS.1770-4, annex 1, one channel)."""
+    """Gated loudness of K-weighted mean squares (ITU-R BS.1770-4, annex 1, front channels)."""
     if len(weighted) < _GATE:
         return None
     gates = np.convolve(weighted, np.full(_GATE, 1 / _GATE), "valid")
@@ -220,7 +225,7 @@ def _spectrogram(
     edges = np.empty(n_ticks, np.float32)
     for first in range(0, n_ticks, _BLOCK * _STEP):
         last = min(first + _BLOCK * _STEP, n_ticks)
-        block = _piece(audio, first * tick - half, (last + 1) * tick + half, gain)
+        block = _piece(audio, first * tick - half, (last + 1) * tick + half, gain).mean(axis=1)
         frames = np.lib.stride_tricks.sliding_window_view(block, n)[::tick][: last - first]
         spectrum = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2 / (n * n / 8)
         bands[first:last] = np.add.reduceat(spectrum[:, : limits[-1]], limits[:-1], axis=1)

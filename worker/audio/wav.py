@@ -1,4 +1,4 @@
-"""A finished song as a WAV file: 16-bit PCM mono, exactly the requested length, never clipped."""
+"""A finished song as a WAV file: 16-bit PCM, mono or stereo, exactly the requested length, never clipped."""
 
 import hashlib
 import wave
@@ -21,14 +21,15 @@ class Wav:
     """A written WAV file. `peak` is the peak of the float audio; over 1.0 the song was scaled down."""
 
     path: Path
-    n_samples: int
+    channels: int
+    n_samples: int  # of each channel
     n_bytes: int
     sha256: str
     peak: float
 
 
 def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav:
-    """Trim float mono [n] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
+    """Trim float audio [n] or [n, 2] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
 
     A song with a peak over 1.0 is scaled down as a whole: clipping or wrapping would distort it.
     """
@@ -39,12 +40,13 @@ def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav
     if not np.isfinite(audio).all():
         raise Unplayable("the audio holds NaN or infinite samples")
     peak = float(np.abs(audio).max())
+    channels = 1 if audio.ndim == 1 else audio.shape[1]
     pcm = np.rint(audio * (_FULL_SCALE / max(peak, 1.0)))
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(channels)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(pcm.astype("<i2").tobytes())
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return Wav(path, n_samples, path.stat().st_size, digest, peak)
+    return Wav(path, channels, n_samples, path.stat().st_size, digest, peak)

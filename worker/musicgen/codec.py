@@ -25,16 +25,26 @@ def decode(
     tokens: Tokens,
     chunk: int = CHUNK_FRAMES,
     go_on: Callable[[], bool] = lambda: True,
+    channels: int = 1,
 ) -> Audio:
-    """[n_codebooks, n_frames] -> float32 mono [n_frames * hop].
+    """[n_codebooks, n_frames] -> float32 [n_frames * hop], or [n_frames * hop, 2] of two channels.
 
+    The codebooks of a stereo MusicGen alternate: left, right, left, ... Each channel is decoded as mono.
     Calls `go_on` before each chunk; raises Abandoned when it returns False.
     """
+    audio = np.empty((tokens.shape[1] * encodec.config.hop_length, channels), np.float32)
+    for channel in range(channels):
+        _decode_into(audio[:, channel], encodec, tokens[channel::channels], chunk, go_on)
+    return audio if channels > 1 else audio[:, 0]
+
+
+def _decode_into(
+    audio: Audio, encodec: EncodecModel, tokens: Tokens, chunk: int, go_on: Callable[[], bool]
+) -> None:
     hop, n_frames = encodec.config.hop_length, tokens.shape[1]
     if encodec.config.norm_type != "weight_norm":
         chunk = n_frames  # its norms are over the whole song
     upsampling = encodec.decoder.layers[2:]
-    audio = np.empty(n_frames * hop, np.float32)
     frames, first = None, 0  # the frames from `first` on that are still needed
     done = n_known = 0
     for new in _frames(encodec, tokens, chunk):
@@ -52,7 +62,6 @@ def decode(
         audio[done * hop : end * hop] = samples.float().cpu().numpy()
         done = end
         frames, first = frames[..., max(0, done - HALO_FRAMES) - first :], max(0, done - HALO_FRAMES)
-    return audio
 
 
 def _frames(encodec: EncodecModel, tokens: Tokens, chunk: int) -> Iterator[Tensor]:

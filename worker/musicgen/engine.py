@@ -4,7 +4,7 @@
 
     engine = Engine.load("facebook/musicgen-small")
     tokens = engine.tokens(["calm piano", "epic drums"], seconds=[30, 180], seeds=[1, 2])
-    audio = engine.decode(tokens[0])                 # float32 mono at engine.sample_rate
+    audio = engine.decode(tokens[0])                 # float32 at engine.sample_rate
 
 A song's tokens depend on its prompt, length, seed and sampling, not on the other songs or their
 order (on one device, thread count, precision and slot count). In fp32 with `greedy=True` they equal
@@ -79,7 +79,8 @@ class Engine:
         self._encodec = hf.audio_encoder.to(chosen)
         self.sample_rate: int = self._encodec.config.sampling_rate
         self.hop: int = self._encodec.config.hop_length
-        self.n_codebooks, self._special = shape.n_codebooks, shape.vocabulary
+        self.n_codebooks, self.channels = shape.n_codebooks, shape.channels
+        self._special = shape.vocabulary
         self.window, self.stride = (round(s * self.sample_rate / self.hop) for s in (window_s, stride_s))
         if not 0 < self.stride < self.window:
             raise BadInput(f"stride {stride_s:g} s must be over 0 and under the window of {window_s:g} s")
@@ -87,7 +88,7 @@ class Engine:
         if n_threads := device.threads_for(chosen, shape.hidden):
             torch.set_num_threads(n_threads)
         precision = device.choose_dtype(dtype, chosen, shape.hidden)
-        self._n_columns = windows.n_columns(self.window, shape.n_codebooks)
+        self._n_columns = windows.n_columns(self.window, shape.n_codebooks, shape.channels)
         attention = best(shape.head, precision, chosen)
         self._model = Model(hf.decoder, Placement(chosen, precision), attention, self._n_columns)
         self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, precision)
@@ -215,20 +216,20 @@ class Engine:
             yield self._waiting.pop(0)
 
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
-        """[n_codebooks, n_frames] -> float32 mono [n_frames * hop], in bounded memory.
+        """[n_codebooks, n_frames] -> float32 [n_frames * hop], or [n_frames * hop, 2] if stereo.
 
-        Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False. Once a GPU has no
-        memory left for it, this song and all later ones are decoded on the CPU.
+        In bounded memory. Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False.
+        Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
         with _beside(self._encodec.device):
             try:
-                return codec.decode(self._encodec, tokens, go_on=go_on)
+                return codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
             except torch.OutOfMemoryError:
                 if self._encodec.device.type == "cpu":
                     raise
         log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
         self._encodec = self._encodec.to("cpu")
-        return codec.decode(self._encodec, tokens, go_on=go_on)
+        return codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
 
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
@@ -281,7 +282,7 @@ class Engine:
     def _windowing(self) -> Windowing:
         on_cpu = self._model.placement.device.type == "cpu"
         chunk = max(_CPU_CHUNK, self.slots) if on_cpu else self.window
-        return Windowing(self.window, self.stride, chunk)
+        return Windowing(self.window, self.stride, chunk, self.channels)
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
         """The stepper with all slots empty. It is reused: its cache takes most of the memory."""

@@ -34,6 +34,7 @@ class Shape:
     head: int
     n_codebooks: int
     vocabulary: int
+    channels: int = 1  # their codebooks alternate
 
     @property
     def hidden(self) -> int:
@@ -45,7 +46,9 @@ class Shape:
         """The shape of transformers' MusicgenForCausalLM."""
         c = decoder.config
         head = c.hidden_size // c.num_attention_heads
-        return cls(c.num_hidden_layers, c.num_attention_heads, head, c.num_codebooks, c.vocab_size)
+        return cls(
+            c.num_hidden_layers, c.num_attention_heads, head, c.num_codebooks, c.vocab_size, c.audio_channels
+        )
 
 
 class Norm:

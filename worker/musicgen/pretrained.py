@@ -29,12 +29,31 @@ LICENCE_NOTICE = (
     "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
 )
 _NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
-# What the engine assumes; it is true of every mono MusicGen.
+# What the engine assumes; it is true of every MusicGen, mono or stereo.
 _ASSUMED = [
     ("decoder", "activation_function", "gelu"),
     ("decoder", "scale_embedding", False),
     ("audio_encoder", "model_type", "encodec"),
+    ("audio_encoder", "audio_channels", 1),  # of a stereo MusicGen too: it decodes each channel as mono
 ]
+_SUPPORTED = "supported are MusicGen checkpoints without melody, such as facebook/musicgen-medium"
+# Files of other formats, and what makes a checkpoint of them.
+_FOREIGN = {
+    "adapter_config.json": (
+        "holds an adapter (PEFT); merge it first: "
+        "peft.PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(NEW), "
+        "and copy the base model's tokenizer files to NEW"
+    ),
+    "state_dict.bin": (
+        "is in audiocraft's own format; convert it with transformers' script "
+        "src/transformers/models/musicgen/convert_musicgen_transformers.py"
+    ),
+    "pytorch_model.bin": (
+        "has its weights in pytorch_model.bin only; convert them: "
+        "MusicgenForConditionalGeneration.from_pretrained(FOLDER).save_pretrained(NEW), "
+        "and copy the tokenizer files to NEW"
+    ),
+}
 _SAMPLE_BYTES = 4096
 _SAMPLES = 64
 
@@ -75,13 +94,17 @@ def load(model: str) -> Pretrained:
 
 def _fetch(model: str) -> Path:
     """The folder of the hub's snapshot. Fetches only the files that are needed."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     log.warning("%s. %s.", model, LICENCE_NOTICE)
     try:
+        # A few kB that are judged before the gigabytes.
+        judge(_read_config(Path(hf_hub_download(model, "config.json"))), f"model {model}")
         return Path(snapshot_download(model, allow_patterns=_NEEDED_FILES))
     except errors.GatedRepoError:
         raise BadInput(f"model {model} needs a licence accepted on its page and HF_TOKEN set") from None
+    except errors.RemoteEntryNotFoundError:
+        raise BadInput(f"model {model} has no config.json: it is no checkpoint; {_SUPPORTED}") from None
     except errors.RepositoryNotFoundError:
         raise BadInput(f"no model {model} on the hub; check the name, or HF_TOKEN if it is private") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError):
@@ -124,23 +147,10 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
 
 def check(folder: Path) -> list[Path]:
     """The weight files of a checkpoint folder, after checking that it is complete and supported."""
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{folder} is not a model folder: config.json is missing; check the path") from None
-    except (ValueError, OSError):
-        raise BadInput(f"{folder / 'config.json'} is damaged; fetch the model again") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "musicgen":
-        raise BadInput(f"{folder} holds a {kind!r} model; supported are mono MusicGen checkpoints")
-    decoder, codec = config.get("decoder"), config.get("audio_encoder")
-    if not isinstance(decoder, dict) or not isinstance(codec, dict):
-        raise BadInput(f"{folder / 'config.json'} is damaged; fetch the model again")
-    if decoder.get("audio_channels", 1) != 1:
-        raise BadInput(f"{folder} is a stereo MusicGen; supported are the mono ones, like musicgen-medium")
-    for part, key, supported in _ASSUMED:
-        if (found := config[part].get(key, supported)) != supported:
-            raise BadInput(f"{folder} has {part}.{key} {found!r}; only {supported!r} is supported")
+    for name, what in _FOREIGN.items():
+        if (folder / name).is_file() and not any(folder.glob("model*.safetensors")):
+            raise BadInput(f"{folder} {what}")
+    judge(_read_config(folder / "config.json"), str(folder))
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise BadInput(f"{folder} has no tokenizer.json; fetch the model again")
 
@@ -162,6 +172,41 @@ def check(folder: Path) -> list[Path]:
         except SafetensorError:
             raise BadInput(f"{folder / name} is truncated or damaged; fetch the model again") from None
     return [folder / name for name in names]
+
+
+def _read_config(path: Path) -> object:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadInput(
+            f"{path.parent} is not a model folder: config.json is missing; check the path"
+        ) from None
+    except (ValueError, OSError):
+        raise BadInput(f"{path} is damaged; fetch the model again") from None
+
+
+def judge(config: object, model: str) -> None:
+    """Raises BadInput unless the engine runs checkpoints with this config.json."""
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "musicgen" or not isinstance(config, dict):
+        raise BadInput(f"{model} holds a {kind!r} model; {_SUPPORTED}")
+    decoder, codec = config.get("decoder"), config.get("audio_encoder")
+    if not isinstance(decoder, dict) or not isinstance(codec, dict):
+        raise BadInput(f"{model}: config.json is damaged; fetch it again")
+    for part, key, supported in _ASSUMED:
+        if (found := config[part].get(key, supported)) != supported:
+            raise BadInput(f"{model} has {part}.{key} {found!r}; only {supported!r} is supported")
+    channels, n_codebooks = decoder.get("audio_channels", 1), decoder.get("num_codebooks", 4)
+    if channels not in (1, 2) or n_codebooks % channels:
+        raise BadInput(
+            f"{model} has {channels} channels and {n_codebooks} codebooks; supported are 1 and 2 channels"
+        )
+    vocabulary, codebook = decoder.get("vocab_size", 2048), codec.get("codebook_size", 1024)
+    if codebook < vocabulary:
+        raise BadInput(
+            f"{model} makes tokens up to {vocabulary}, and its codec knows {codebook}: "
+            "decoder and audio_encoder do not belong together; fetch it again or use another"
+        )
 
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:

@@ -27,11 +27,13 @@ _WORDS = (
 )
 
 
-def config() -> MusicgenConfig:
-    """A small MusicGen: 4 codebooks at 50 frames per second, 32 kHz mono."""
+def config(channels: int = 1) -> MusicgenConfig:
+    """A small MusicGen: 4 codebooks for each channel at 50 frames per second, 32 kHz."""
     text = T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     decoder = MusicgenDecoderConfig(
         vocab_size=VOCABULARY,
+        num_codebooks=4 * channels,
+        audio_channels=channels,
         hidden_size=64,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -53,17 +55,17 @@ def config() -> MusicgenConfig:
     return MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
 
 
-def build(folder: Path) -> None:
-    """Write the rehearsal model into `folder`."""
+def build(folder: Path, channels: int = 1) -> None:
+    """Write the rehearsal model, or its stereo variant, into `folder`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MusicgenForConditionalGeneration(config()).eval()
+        model = MusicgenForConditionalGeneration(config(channels)).eval()
         _randomise(model)
     generation = model.generation_config
     generation.pad_token_id = generation.bos_token_id = generation.decoder_start_token_id = VOCABULARY
     generation.guidance_scale, generation.max_length, generation.do_sample = 3.0, 1500, True
     model.save_pretrained(folder)
-    features = EncodecFeatureExtractor(feature_size=1, sampling_rate=32_000)
+    features = EncodecFeatureExtractor(feature_size=channels, sampling_rate=32_000)
     MusicgenProcessor(feature_extractor=features, tokenizer=_tokenizer()).save_pretrained(folder)
 
 

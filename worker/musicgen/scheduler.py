@@ -88,6 +88,7 @@ class Windowing:
     window: int  # frames
     stride: int  # frames
     chunk: int  # known columns that are computed between two steps, at most
+    channels: int = 1
 
 
 class Scheduler:
@@ -178,10 +179,11 @@ class Scheduler:
     def _open(self, i: int, slot: _Slot) -> None:
         """Begin the slot's next window."""
         window, n_codebooks = slot.window, len(slot.work.tokens)
-        columns = windows.delayed(slot.work.tokens, window, self._stepper.special)
+        channels = self._windowing.channels
+        columns = windows.delayed(slot.work.tokens, window, self._stepper.special, channels)
         drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
         slot.filled, slot.position = 0, windows.first_unmade(columns) - 1
-        self._stepper.open(i, columns, windows.in_columns(drawn, window), slot.position)
+        self._stepper.open(i, columns, windows.in_columns(drawn, window, channels), slot.position)
         slot.n_columns = columns.shape[1]  # from here on the stepper has tokens to save
         if not slot.is_filling:
             self._stepper.start(i)
@@ -242,7 +244,8 @@ class Scheduler:
 
     def _save(self, i: int, slot: _Slot) -> None:
         columns = self._stepper.read(i, slot.n_columns)
-        slot.work.tokens[:, slot.window.start : slot.window.end] = windows.undelayed(columns, slot.window)
+        frames = windows.undelayed(columns, slot.window, self._windowing.channels)
+        slot.work.tokens[:, slot.window.start : slot.window.end] = frames
 
     def _charge(self) -> None:
         """Share the time since the last call among the songs in progress."""

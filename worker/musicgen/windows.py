@@ -4,7 +4,8 @@ MusicGen sees at most 30 s. A longer song is continued in windows that carry the
 (audiocraft, MusicGen._generate_tokens): each window starts `stride` frames after the one before.
 
 Inside a window, codebook k of frame f is in column 1 + k + f (the delay pattern; Copet et
-al. 2023, figure 1). Column 0 and the corners hold the special token:
+al. 2023, figure 1); with two channels, whose codebooks alternate, in column 1 + k // 2 + f.
+Column 0 and the corners hold the special token:
 
     column        0  1  2  3  4  5  6
     codebook 0    S  a0 a1 a2 S  S  S
@@ -48,9 +49,9 @@ def plan(n_frames: int, window: int, stride: int) -> list[Window]:
     return windows
 
 
-def n_columns(length: int, n_codebooks: int) -> int:
+def n_columns(length: int, n_codebooks: int, channels: int = 1) -> int:
     """Columns of a window of `length` frames, column 0 included."""
-    return length + n_codebooks
+    return length + n_codebooks // channels
 
 
 def unmade(n_codebooks: int, n_frames: int) -> NDArray[np.int16]:
@@ -58,20 +59,28 @@ def unmade(n_codebooks: int, n_frames: int) -> NDArray[np.int16]:
     return np.full((n_codebooks, n_frames), TO_GENERATE, np.int16)
 
 
-def delayed(tokens: NDArray[np.int16], window: Window, special: int) -> NDArray[np.int64]:
+def delayed(tokens: NDArray[np.int16], window: Window, special: int, channels: int = 1) -> NDArray[np.int64]:
     """The window's columns: tokens, TO_GENERATE for a missing token, and the special token elsewhere.
 
     tokens [n_codebooks, n_frames] -> [n_codebooks, n_columns]
     """
-    columns = np.full((len(tokens), n_columns(window.length, len(tokens))), special, np.int64)
+    size = len(tokens), n_columns(window.length, len(tokens), channels)
+    columns = np.full(size, special, np.int64)
     for k, row in enumerate(tokens):
-        columns[k, 1 + k : 1 + k + window.length] = row[window.start : window.end]
+        columns[k, _place(k, window.length, channels)] = row[window.start : window.end]
     return columns
 
 
-def undelayed(columns: NDArray[np.int64], window: Window) -> NDArray[np.int16]:
+def undelayed(columns: NDArray[np.int64], window: Window, channels: int = 1) -> NDArray[np.int16]:
     """The window's frames: [n_codebooks, n_columns] -> [n_codebooks, length]."""
-    return np.stack([row[1 + k : 1 + k + window.length] for k, row in enumerate(columns)]).astype(np.int16)
+    rows = [row[_place(k, window.length, channels)] for k, row in enumerate(columns)]
+    return np.stack(rows).astype(np.int16)
+
+
+def _place(codebook: int, length: int, channels: int) -> slice:
+    """The columns of a codebook's tokens."""
+    first = 1 + codebook // channels
+    return slice(first, first + length)
 
 
 def first_unmade(columns: NDArray[np.int64]) -> int:
@@ -80,10 +89,10 @@ def first_unmade(columns: NDArray[np.int64]) -> int:
     return int(unmade_columns[0]) if len(unmade_columns) else columns.shape[1]
 
 
-def in_columns(by_frame: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
+def in_columns(by_frame: NDArray[np.float32], window: Window, channels: int = 1) -> NDArray[np.float32]:
     """Move values by frame and codebook to the columns of their tokens: [length, K] -> [n_columns, K]."""
     length, n_codebooks = by_frame.shape
-    columns = np.zeros((n_columns(window.length, n_codebooks), n_codebooks), np.float32)
+    columns = np.zeros((n_columns(window.length, n_codebooks, channels), n_codebooks), np.float32)
     for k in range(n_codebooks):
-        columns[1 + k : 1 + k + length, k] = by_frame[:, k]
+        columns[_place(k, length, channels), k] = by_frame[:, k]
     return columns

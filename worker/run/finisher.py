@@ -193,6 +193,7 @@ class Finisher:
             price_paid_usd=request.price.paid_usd,
             sample_rate=engine.sample_rate,
             n_samples=wav.n_samples,
+            channels=wav.channels,
             peak=wav.peak,
             n_bytes=wav.n_bytes,
             sha256=wav.sha256,

@@ -23,6 +23,10 @@ _WAV_READERS = 4
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 
 
+# What records lack that were written before a field was added.
+_OLDER = {"channels": 1}
+
+
 class Damaged(ValueError):
     """A record that does not say what a record must say."""
 
@@ -58,18 +62,19 @@ class Record:
     price_basis: str  # what hourly_cost_usd is
     price_paid_usd: float | None  # per hour, where it is known to differ
     sample_rate: int
-    n_samples: int
+    n_samples: int  # of each channel
     peak: float  # before scaling; over 1.0 the song was scaled down to fit
     n_bytes: int
     sha256: str  # of the WAV
     quality: Mapping[str, Any]  # see worker/audio/quality.py
     schema: int = field(default=SCHEMA)
+    channels: int = 1  # 2: stereo
 
     @property
     def is_consistent(self) -> bool:
         """True if the length in samples is that in seconds, and the bytes can hold the samples."""
         n_samples = self.seconds * self.sample_rate
-        return abs(n_samples - self.n_samples) <= 1 and self.n_bytes > self.n_samples
+        return abs(n_samples - self.n_samples) <= 1 and self.n_bytes > self.n_samples * self.channels
 
     def to_json(self) -> bytes:
         return json_bytes(asdict(self))
@@ -78,7 +83,7 @@ class Record:
     def from_json(cls, content: bytes) -> "Record":
         """Raises Damaged. Keys of later schemas are ignored."""
         try:
-            found = json.loads(content)
+            found = _OLDER | json.loads(content)
             record = cls(**{f.name: found[f.name] for f in fields(cls)})
             for f in fields(cls):
                 if not _fits(getattr(record, f.name), f.type):

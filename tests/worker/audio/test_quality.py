@@ -1,7 +1,7 @@
 """Quality of songs: loudness by the standard, each flag by a planted defect, and clean music unflagged."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +117,32 @@ def test_song_over_full_scale_is_measured_as_it_is_in_its_file():
     loud, fits = of(audio * 4), of(audio)
     assert loud.peak_dbfs == pytest.approx(12.04, abs=0.01)
     assert (loud.lufs, loud.flags) == (fits.lufs, fits.flags)
+
+
+# --- stereo
+
+
+def test_stereo_of_two_equal_channels_is_twice_the_power_and_else_like_mono(music):
+    joins = [10.0, 30.0]
+    mono, stereo = (measure(audio, RATE, SECONDS, joins) for audio in (music, np.stack([music] * 2, axis=1)))
+    assert stereo.lufs == pytest.approx(mono.lufs + 3.01, abs=0.02)
+    assert replace(stereo, lufs=mono.lufs) == mono
+
+
+def test_loudness_of_stereo_is_what_pyloudnorm_measures():
+    audio = np.stack([noise(9, 0.2), noise(9, 0.02)], axis=1)
+    whole = Meter(RATE, filter_class="DeMan").integrated_loudness(audio.astype(np.float64))
+    assert of(audio).lufs == pytest.approx(whole, abs=0.01)
+
+
+def test_defects_of_one_channel_are_counted():
+    audio = np.stack([noise(5, 0.1), noise(5, 0.1)], axis=1)
+    audio[100:110, 1], audio[200, 1] = 1.0, np.nan
+    assert (of(audio).clipped_samples, of(audio).not_finite_samples) == (7, 1)
+
+
+def test_song_with_one_silent_channel_is_not_silent():
+    assert not of(np.stack([noise(5, 0.1), np.zeros(at(5), np.float32)], axis=1)).silence_s
 
 
 # --- any audio has a quality

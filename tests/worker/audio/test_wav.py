@@ -35,6 +35,17 @@ def test_format_is_32_khz_mono_16_bit_pcm(path):
         assert file.getcomptype() == "NONE"
 
 
+def test_stereo_keeps_its_channels(path):
+    left, right = sine(1), np.zeros(RATE, np.float32)
+    written = write_wav(path, np.stack([left, right], axis=1), 1.0, RATE)
+    with wave.open(str(path), "rb") as file:
+        assert file.getparams()[:4] == (2, 2, RATE, RATE)
+    assert (written.channels, written.n_samples) == (2, RATE)
+    both = samples(path).reshape(-1, 2)
+    assert np.array_equal(both[:, 0], np.rint(left * 32767).astype("<i2"))
+    assert not both[:, 1].any()
+
+
 @given(st.integers(100, 1000), st.integers(0, 640))
 def test_song_has_exactly_the_requested_samples(path, hundredths, more):
     """SECONDS has at most two decimals; the engine makes whole frames of 640 samples."""

@@ -40,17 +40,19 @@ def slow(
     """Greedy tokens by whole forward passes, one for each column: [codebooks, n_frames]."""
     model = loaded.model
     K, special = model.decoder.num_codebooks, model.config.decoder.vocab_size
+    channels = model.config.decoder.audio_channels
+    delays, last = [k // channels for k in range(K)], K // channels
     text = loaded.tokenizer([prompt], return_tensors="pt")
     made = np.zeros((K, 0), np.int64)
     offset = 0
     while made.shape[1] < n_frames:
         length = min(n_frames - offset, window)
         carried = made[:, offset:]
-        table = torch.full((K, length + K), special)
-        for k in range(K):
-            table[k, 1 + k : 1 + k + length] = -1
-            table[k, 1 + k : 1 + k + carried.shape[1]] = torch.from_numpy(carried[k])
-        for column in range(carried.shape[1] + 1, length + K):
+        table = torch.full((K, length + last), special)
+        for k, delay in enumerate(delays):
+            table[k, 1 + delay : 1 + delay + length] = -1
+            table[k, 1 + delay : 1 + delay + carried.shape[1]] = torch.from_numpy(carried[k])
+        for column in range(carried.shape[1] + 1, length + last):
             logits = []
             for mask in (text.attention_mask, torch.zeros_like(text.attention_mask)):
                 with torch.inference_mode():
@@ -64,7 +66,7 @@ def slow(
                 logits.append(out.logits[:, -1])
             best = (logits[1] + (logits[0] - logits[1]) * scale).argmax(-1)
             table[:, column] = torch.where(table[:, column] == -1, best, table[:, column])
-        frames = np.stack([table[k, 1 + k : 1 + k + length].numpy() for k in range(K)])
+        frames = np.stack([table[k, 1 + d : 1 + d + length].numpy() for k, d in enumerate(delays)])
         made = np.concatenate([made, frames[:, carried.shape[1] :]], axis=1)
         offset += stride
     return made

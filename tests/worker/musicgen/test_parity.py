@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bench import theirs
 from tests.worker.musicgen import reference
 from tests.worker.musicgen.plain import PlainEngine
 from worker.engine import Failed, Finished, Sampling, Song, longest_first
@@ -108,6 +109,30 @@ def test_prompt_of_any_length_equals_generate(loaded):
         assert np.array_equal(song, reference.generated(loaded, [prompt], 30)[0])
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_stereo_equals_generate(stereo, slots):
+    expected = [reference.generated(stereo, [prompt], 60)[0] for prompt in PROMPTS]
+    tokens = Engine(stereo, slots=slots).tokens(PROMPTS, 1.2, greedy=True)
+    assert tokens[0].shape == (8, 60)
+    assert np.array_equal(tokens, expected)
+
+
+def test_stereo_beyond_a_window_equals_the_slow_loop(stereo):
+    tokens = Engine(stereo, slots=2, **SHORT).tokens(PROMPTS[:2], [2.6, 1.5], greedy=True)
+    for prompt, song in zip(PROMPTS, tokens, strict=False):
+        assert np.array_equal(song, reference.slow(stereo, prompt, song.shape[1], 60, 36))
+
+
+def test_stereo_audio_is_what_generate_returns(stereo):
+    engine = Engine(stereo, slots=1)
+    (tokens,) = engine.tokens(PROMPTS[:1], 1.2, greedy=True)
+    expected = theirs.audio(stereo, PROMPTS[0], 60)
+    audio = engine.decode(tokens)
+    assert audio.shape == expected.shape == (60 * 640, 2)
+    assert np.abs(audio - expected).max() < 1e-6
+    assert np.abs(audio[:, 0] - audio[:, 1]).max() > 1e-3
+
+
 @pytest.mark.parametrize("variant", ["sdpa", "compiled"])
 def test_each_attention_equals_generate(loaded, one_window, variant, monkeypatch):
     chosen = attention.Sdpa() if variant == "sdpa" else None
@@ -139,8 +164,8 @@ def without_cross_attention(patch):
 def delay_shifted_by_one(patch):
     original = windows.undelayed
 
-    def undelayed(columns, window):
-        return np.concatenate([original(columns, window)[:, 1:], columns[:, :1]], axis=1).astype(np.int16)
+    def undelayed(columns, window, channels):
+        return np.concatenate([original(columns, window, channels)[:, 1:], columns[:, :1]], axis=1).astype(np.int16)
 
     patch.setattr(windows, "undelayed", undelayed)
 

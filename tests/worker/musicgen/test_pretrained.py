@@ -153,17 +153,36 @@ def test_damaged_config_is_refused(folder, text):
 @pytest.mark.parametrize("kind", ["musicgen_melody", "t5", "encodec", None])
 def test_other_architectures_are_refused_by_name(folder, kind):
     change_config(folder, model_type=kind)
-    refused(folder, f"holds a {kind!r} model; supported are mono MusicGen checkpoints")
+    refused(folder, f"holds a {kind!r} model; supported are MusicGen checkpoints without melody")
 
 
 def test_config_that_is_not_an_object_is_refused(folder):
     (folder / "config.json").write_text("[]", "utf-8")
-    refused(folder, "supported are mono MusicGen checkpoints")
+    refused(folder, "supported are MusicGen checkpoints without melody")
 
 
-def test_stereo_is_refused(folder):
-    change_config(folder, "decoder", audio_channels=2, num_codebooks=8)
-    refused(folder, "is a stereo MusicGen; supported are the mono ones")
+def test_codec_with_fewer_tokens_than_the_decoder_makes_is_refused(folder):
+    change_config(folder, "audio_encoder", codebook_size=128)
+    refused(folder, "makes tokens up to 256, and its codec knows 128")
+
+
+@pytest.mark.parametrize(("channels", "n_codebooks"), [(3, 12), (2, 5)])
+def test_channels_that_no_musicgen_has_are_refused(folder, channels, n_codebooks):
+    change_config(folder, "decoder", audio_channels=channels, num_codebooks=n_codebooks)
+    refused(folder, f"has {channels} channels and {n_codebooks} codebooks")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("adapter_config.json", "holds an adapter (PEFT); merge it first"),
+        ("state_dict.bin", "is in audiocraft's own format; convert it"),
+        ("pytorch_model.bin", "has its weights in pytorch_model.bin only; convert them"),
+    ],
+)
+def test_other_formats_are_refused_with_what_makes_a_checkpoint_of_them(folder, file, message):
+    (folder / "model.safetensors").rename(folder / file)
+    refused(folder, message)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +191,7 @@ def test_stereo_is_refused(folder):
         ("decoder", "activation_function", "relu"),
         ("decoder", "scale_embedding", True),
         ("audio_encoder", "model_type", "dac"),
+        ("audio_encoder", "audio_channels", 2),
     ],
 )
 def test_what_the_engine_would_compute_wrongly_is_refused(folder, part, key, value):
