@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 # A continued window's known columns are computed in chunks, one between two steps. On a CPU a chunk of
 # this many columns takes about as long as a step; on a GPU all of them together take less than one.
 _CPU_CHUNK = 32
+# Tokens of a prompt. A text of twice a window's columns takes as much memory as both halves of the window.
+_MAX_TEXT = 3000
 
 
 class Engine:
@@ -274,7 +276,11 @@ class Engine:
         # On all cores of a CPU: it is short, and at the start every slot waits for it.
         beside = _beside(self._model.placement.device, one_core=False)
         with beside, torch.inference_mode():
-            inputs = self._tokenizer(song.prompt, return_tensors="pt").to(self._model.placement.device)
+            # verbose: T5 takes any length; the tokenizer's warning about 512 tokens is a false one.
+            inputs = self._tokenizer(song.prompt, return_tensors="pt", verbose=False)
+            if (n_text := inputs.input_ids.shape[1]) > _MAX_TEXT:
+                raise BadInput(f"its prompt has {n_text} tokens where {_MAX_TEXT} are possible; shorten it")
+            inputs = inputs.to(self._model.placement.device)
             states = self._text_encoder(**inputs).last_hidden_state
             projected: Tensor = self._projection(states) if self._projection else states
             return projected[0].cpu()

@@ -158,11 +158,12 @@ class Cache:
         )
         self.text_lengths[target] = self.text_lengths[source]
 
-    def grow_text(self, n_text: int) -> None:
-        """Make room for longer texts and keep those in the cache."""
+    def resize_text(self, n_text: int) -> None:
+        """Make room for longer texts, or give it back, and keep the texts that fit."""
         more = n_text - self.n_text
-        self.text_keys = F.pad(self.text_keys, (0, 0, 0, more))
-        self.text_values = F.pad(self.text_values, (0, 0, 0, more))
+        self.text_keys = F.pad(self.text_keys, (0, 0, 0, more)).contiguous()
+        self.text_values = F.pad(self.text_values, (0, 0, 0, more)).contiguous()
+        self.text_lengths.clamp_(max=n_text)
 
 
 def _rows(slot: int, layer: int) -> slice:
@@ -255,7 +256,7 @@ class Model:
         """Set a slot's text: states [n_text, hidden], without padding."""
         n_text = len(states)
         if n_text > cache.n_text:
-            cache.grow_text(2 * n_text)
+            cache.resize_text(2 * n_text)
         for i, (keys, values) in enumerate(
             self._text(states.to(self.placement.device, self.placement.dtype))
         ):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song, Tokens
+from worker.errors import UserError
 from worker.musicgen import windows
 from worker.musicgen.sampling import draws
 from worker.musicgen.stepper import Stepper
@@ -173,7 +174,7 @@ class Scheduler:
                     raise
                 except Exception as error:  # this song's fault alone; the others continue
                     self._charge()
-                    self._slots[i] = None
+                    self._free(i)
                     yield Failed(work.song.key, _one_line(error), work.generation_s)
 
     def _open(self, i: int, slot: _Slot) -> None:
@@ -230,7 +231,7 @@ class Scheduler:
         self._save(i, slot)
         self._charge()  # after the read, which waited for the GPU
         if self._stepper.is_broken(i):
-            self._slots[i] = None
+            self._free(i)
             narrow = self._stepper.dtype == torch.float16
             yield Failed(work.song.key, _NARROW if narrow else _DAMAGED, work.generation_s, overflowed=narrow)
         elif slot.plan[1:]:
@@ -238,9 +239,13 @@ class Scheduler:
             self._open(i, slot)
             yield WindowDone(work)
         else:
-            self._slots[i] = None
+            self._free(i)
             yield WindowDone(work)
             yield Finished(work.song.key, work.tokens, work.generation_s)
+
+    def _free(self, i: int) -> None:
+        self._stepper.leave(i)
+        self._slots[i] = None
 
     def _save(self, i: int, slot: _Slot) -> None:
         columns = self._stepper.read(i, slot.n_columns)
@@ -268,4 +273,5 @@ def _is_made(tokens: Tokens, window: Window) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]

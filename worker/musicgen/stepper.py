@@ -38,6 +38,7 @@ class Stepper:
         self._running = torch.zeros(slots, dtype=torch.bool, device=device)
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
         self._slot = torch.arange(slots, device=device)
+        self._n_text = [0] * slots
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 
     def reset(self, sampling: Sampling) -> None:
@@ -46,10 +47,12 @@ class Stepper:
             self._sampling = sampling
             self._graphs.clear()  # they were captured with the old sampling
         self._running[:], self._position[:] = False, 0
+        for slot in range(self.slots):
+            self.leave(slot)
 
     def set_text(self, slot: int, states: Tensor) -> None:
         """Set the text of a slot's song: states [n_text, hidden]."""
-        room = self._cache.n_text
+        room, self._n_text[slot] = self._cache.n_text, len(states)
         self._model.set_text(states, slot, self._cache)
         if self._cache.n_text != room:
             self._graphs.clear()  # they read the old, smaller buffers
@@ -84,7 +87,15 @@ class Stepper:
         for of_slots in (self._columns, self._uniform, self._position, self._running, self._broken):
             of_slots[target] = of_slots[source]
         self._cache.move(source, target, n_filled)
+        self._n_text[target], self._n_text[source] = self._n_text[source], 0
         self.stop(source)
+
+    def leave(self, slot: int) -> None:
+        """The slot's song is over; the room that only its text needed is given back."""
+        self._n_text[slot] = 0
+        if self._cache.n_text > TEXT_ROOM >= max(self._n_text):
+            self._cache.resize_text(TEXT_ROOM)
+            self._graphs.clear()  # they read the old, larger buffers
 
     def read(self, slot: int, n: int) -> "NDArray":  # type: ignore[type-arg]
         """The slot's first n columns, [codebooks, n]. Waits for the device."""

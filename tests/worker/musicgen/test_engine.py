@@ -116,6 +116,36 @@ def test_frames_cover_the_seconds(engine, seconds, n_frames):
     assert engine.n_frames(seconds) == n_frames
 
 
+LONG_PROMPT = "slow piano, " * 200  # 601 tokens
+
+
+def test_room_for_a_long_prompt_is_given_back_when_its_song_has_ended(engine):
+    rooms = []
+    for event in engine.stream([LONG, Song("long prompt", LONG_PROMPT, 0.5, 2)], SAMPLING):
+        rooms.append((type(event), engine._stepper._cache.n_text))
+    assert max(room for _, room in rooms) > 512
+    assert rooms[-1] == (Finished, 64)
+    assert rooms.index((Finished, 64)) < len(rooms) - 1  # while the other song was still in progress
+
+
+def test_song_in_progress_is_the_same_beside_a_long_prompt(engine, undisturbed):
+    assert np.array_equal(
+        run(engine, [LONG, Song("long prompt", LONG_PROMPT, 0.5, 2)])["long"], undisturbed["long"]
+    )
+
+
+def test_prompt_over_512_tokens_has_no_warning(engine, caplog, capfd):
+    run(engine, [Song("long prompt", LONG_PROMPT, 0.2, 2)])
+    assert "512" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_prompt_beyond_what_memory_allows_fails_alone(engine):
+    events = list(engine.stream([Song("a", LONG_PROMPT * 5, 0.2, 1), OTHERS[2]], SAMPLING))
+    (failed,) = of(Failed, events)
+    assert re.fullmatch(r"its prompt has \d+ tokens where 3000 are possible; shorten it", failed.reason)
+    assert [event.key for event in of(Finished, events)] == ["c"]
+
+
 def test_audio_is_640_samples_for_each_frame(engine, undisturbed):
     audio = engine.decode(undisturbed["c"])
     assert (audio.dtype, audio.shape) == (np.float32, (25 * 640,))

@@ -165,7 +165,9 @@ def delay_shifted_by_one(patch):
     original = windows.undelayed
 
     def undelayed(columns, window, channels):
-        return np.concatenate([original(columns, window, channels)[:, 1:], columns[:, :1]], axis=1).astype(np.int16)
+        return np.concatenate([original(columns, window, channels)[:, 1:], columns[:, :1]], axis=1).astype(
+            np.int16
+        )
 
     patch.setattr(windows, "undelayed", undelayed)
 

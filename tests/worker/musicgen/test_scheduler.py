@@ -58,6 +58,9 @@ class Counting:
     def mark(self):
         return lambda: None
 
+    def leave(self, slot):
+        self.log.append(("leave", slot))
+
     def move(self, source, target, n_filled):
         assert target not in self.running
         for of_slots in (self.columns, self.position):
