@@ -136,6 +136,45 @@ def generate(
 
 
 @task(
+    help={"prompts": _PROMPTS, "output": _OUTPUT, "model": _MODEL, "only": _ONLY, **sampling.HELP},
+    iterable=["only"],
+)
+@ui.one_line_errors
+def decode(
+    c: Context,
+    prompts: str = "",
+    output: str = "",
+    model: str = "",
+    only: list[str] | None = None,
+    temperature: str = "",
+    top_k: str = "",
+    guidance_scale: str = "",
+    stride: str = "",
+) -> None:
+    """Make lost WAVs again from their tokens, without a GPU.
+
+    Generates nothing; takes seconds a song. A damaged WAV has to be moved away first.
+    Example: inv decode --output out/songs --only dance_test
+    """
+    from ops import generate
+
+    settings = Settings.load()
+    code = generate.run_worker(
+        prompts=prompts or settings.prompts,
+        output=output or settings.output_place,
+        model=model or settings.model,
+        hourly_cost=None,
+        only=only or (),
+        flags=[
+            "--from-tokens",
+            *sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(),
+        ],
+    )
+    if code:
+        raise Exit(code=code)
+
+
+@task(
     help={
         "source": "Folder or s3://bucket/prefix to fetch from (default: from .env)",
         "to": "Folder to fetch into (default: out/fetched)",

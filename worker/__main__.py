@@ -55,6 +55,8 @@ from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
 from worker.songs import jobs
+from worker.songs.checkpoint_file import tokens_key
+from worker.songs.jobs import Job
 from worker.songs.maker import STRIDE_S, checked_sampling, model_name
 from worker.songs.summary import Price, Summary
 from worker.store.base import Store
@@ -121,6 +123,11 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         "--verify", action="store_true", help="compare every finished song with its record's checksum"
     )
     p.add_argument(
+        "--from-tokens",
+        action="store_true",
+        help="decode the songs whose tokens are kept and whose WAV is gone; generate nothing",
+    )
+    p.add_argument(
         "--run-id", default=env.get("RUN_ID") or timestamps.new_run_id(), help="names this run's files"
     )
     p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
@@ -150,9 +157,12 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
     slots = _slots(arguments.slots)
     ttl_s = _amount(arguments.claim_ttl, "claim ttl", "seconds", "120")
+    selected = jobs.select(listed, arguments.only)
+    if arguments.from_tokens:
+        selected = _with_tokens(selected, store)
     request = RunRequest(
         jobs=listed,
-        selected=jobs.select(listed, arguments.only),
+        selected=selected,
         model=model_name(arguments.model),
         price=price(arguments.hourly_cost, arguments.price_basis, arguments.price_paid),
         run_id=arguments.run_id,
@@ -236,6 +246,17 @@ class Ending:
 
     state: str = "done"
     code: int = 0
+
+
+def _with_tokens(selected: list[Job], store: Store) -> list[Job]:
+    """Those of the jobs whose tokens are kept. Raises BadInput if there is none."""
+    kept = store.list("tokens/")
+    found = [job for job in selected if tokens_key(job.stem) in kept]
+    if not found:
+        raise BadInput(
+            f"{store.location} keeps no tokens of these songs; leave --from-tokens out to make them"
+        )
+    return found
 
 
 def _spare(store: Store, env: Mapping[str, str]) -> Store | None:

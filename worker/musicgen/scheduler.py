@@ -158,12 +158,13 @@ class Scheduler:
                 self._slots[source], self._slots[target] = None, slot
         return held
 
-    def _admit(self, works: Iterator[Work]) -> Iterator[Finished | Failed]:
+    def _admit(self, works: Iterator[Work]) -> Iterator[WindowDone | Finished | Failed]:
         for i in range(len(self._slots)):
             while self._slots[i] is None and (work := next(works, None)):
                 plan = windows.plan(work.tokens.shape[1], self._windowing.window, self._windowing.stride)
                 left = [window for window in plan if not _is_made(work.tokens, window)]
                 if not left:
+                    yield WindowDone(work)
                     yield Finished(work.song.key, work.tokens, work.generation_s)
                     continue
                 slot = self._slots[i] = _Slot(work, left)

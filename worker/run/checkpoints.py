@@ -3,7 +3,8 @@
 `checkpoints/NAME_HASH.safetensors` in the store, the newest of each song, written by a thread beside
 generation. What the store does not take, or not in time, is in a folder of this machine, where the
 next run looks too. Only a song whose claim is in time goes to the store: another worker may have
-resumed the others. Does not decide which songs may be resumed: the engine does.
+resumed the others. A finished song's tokens stay, in `tokens/NAME_HASH.safetensors`: if its WAV is lost,
+it is decoded again and not generated. Does not decide which songs may be resumed: the engine does.
 """
 
 import threading
@@ -18,7 +19,14 @@ from worker.engine import Unfinished
 from worker.errors import BadInput, UserError
 from worker.run.claims import Claims, claim_key
 from worker.run.context import RunContext
-from worker.songs.checkpoint_file import OtherSettings, Unusable, checkpoint_key, from_bytes, to_bytes
+from worker.songs.checkpoint_file import (
+    OtherSettings,
+    Unusable,
+    checkpoint_key,
+    from_bytes,
+    to_bytes,
+    tokens_key,
+)
 from worker.songs.maker import START_OVER
 from worker.store.base import Missing, Store
 
@@ -46,7 +54,8 @@ class Checkpoints:
     def load(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
         """The song as it was left, if `check` accepts it. A damaged checkpoint is reported and removed.
 
-        Raises OtherSettings if it was begun with other settings, unless the run is to start over.
+        Without a checkpoint it is whole if its tokens were kept. Raises OtherSettings if it was begun with
+        other settings, unless the run is to start over.
         """
         found: list[Unfinished] = []
         for store in self._stores:
@@ -65,7 +74,7 @@ class Checkpoints:
             except UserError:
                 if store is self._store:
                     raise  # the folder of this machine may be away: it is a spare
-        return max(found, key=lambda song: song.n_made, default=None)
+        return max(found, key=lambda song: song.n_made, default=None) or self._kept(stem, check)
 
     def save(self, song: Unfinished) -> None:
         """Replace what is saved of a song by how it stands now. Hardly waits for the store."""
@@ -100,6 +109,14 @@ class Checkpoints:
             with suppress(UserError):  # it may be away; the next run tidies
                 self._spare.delete(checkpoint_key(stem))
 
+    def keep(self, song: Unfinished) -> None:
+        """The song is in the store: its tokens stay there. It is none the worse if the store refuses them."""
+        stem = _stem(song)
+        try:
+            self._store.write(tokens_key(stem), to_bytes(song))
+        except UserError as error:
+            self._note("tokens-failed", f"the tokens of {stem} are not kept: {error}")
+
     def close(self, timeout_s: float) -> bool:
         """Wait until everything is in the store, at most this long; True if it is."""
         with self._changed:
@@ -110,6 +127,14 @@ class Checkpoints:
             return True
         self.save_locally()
         return False
+
+    def _kept(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
+        try:
+            song = from_bytes(self._store.read(tokens_key(stem)))
+            check(song)
+            return song
+        except (Missing, OtherSettings, Unusable):
+            return None
 
     def _is_pending(self, stem: str) -> bool:
         return stem in self._waiting or (self._writing is not None and self._writing[0] == stem)
@@ -234,8 +259,19 @@ def tidy(stores: Iterable[Store], done_stems: Iterable[str], listed_stems: Itera
                 store.delete(key)
             for key, stored in store.list("checkpoints/").items():
                 is_old = stored.written_at is not None and stored.written_at < forgotten_since
+                if key in left:
+                    _keep_whole(store, key)
                 if key in left or (is_old and key not in listed):
                     store.delete(key)
+
+
+def _keep_whole(store: Store, key: str) -> None:
+    """The tokens of a song whose worker was killed after it had stored the WAV."""
+    with suppress(Missing, Unusable, OtherSettings):
+        content = store.read(key)
+        song = from_bytes(content)
+        if song.n_made == song.tokens.shape[1]:
+            store.create(tokens_key(_stem(song)), content)
 
 
 def _stem(song: Unfinished) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from worker import timestamps
 from worker.audio.wav import Unplayable, write_wav
-from worker.engine import Abandoned, Engine, Finished
+from worker.engine import Abandoned, Engine, Finished, Unfinished
 from worker.errors import UserError
 from worker.run.checkpoints import Checkpoints
 from worker.run.claims import Claims
@@ -39,6 +39,7 @@ class Tune:
 
     job: Job
     event: Finished
+    whole: Unfinished | None  # the same tokens, as a file holds them, where the engine gave them so
     engine: Engine
     begun: Begun
 
@@ -136,6 +137,8 @@ class Finisher:
             self._run.retry(lambda: maker.refuse_started_over(self._run.store, ours))
             if self._run.retry(Publication(self._run.store, record, path)):
                 self._run.observer.made(record)
+                if tune.whole:
+                    self._checkpoints.keep(tune.whole)
             else:
                 self._run.observer.made_elsewhere(record.song)
             self._run.retry(lambda: self._checkpoints.remove(tune.job.stem))

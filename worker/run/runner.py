@@ -46,6 +46,7 @@ class Runner:
         self._run, self._queue, self._checkpoints = run, queue, checkpoints
         self._finisher, self._ledger = finisher, ledger
         self._jobs = {job.song: job for job in ledger.todo}
+        self._whole: dict[str, Unfinished] = {}  # by song: what came right before its Finished
         self._overflowed: list[Job] = []
         self._has_reported_stop = False
 
@@ -132,7 +133,8 @@ class Runner:
         if isinstance(event, Progress):
             self._run.observer.progress(event)
         elif isinstance(event, Unfinished):
-            self._checkpoints.save(self._with_history(event))
+            song = self._whole[event.song.key] = self._with_history(event)
+            self._checkpoints.save(song)
         elif isinstance(event, Failed):
             self._queue.given_back(event.key)
             self._charge(event.key, event.generation_s)
@@ -140,7 +142,8 @@ class Runner:
         elif isinstance(event, Finished):
             self._queue.given_back(event.key)
             self._charge(event.key, event.generation_s)
-            self._finisher.submit(Tune(self._jobs[event.key], event, engine, self._queue.begun[event.key]))
+            whole, begun = self._whole.pop(event.key, None), self._queue.begun[event.key]
+            self._finisher.submit(Tune(self._jobs[event.key], event, whole, engine, begun))
         self._finisher.wait(_MAX_FINISHING, self._may_continue)
 
     def _fail(self, event: Failed, engine: Engine) -> None:

@@ -28,6 +28,11 @@ def checkpoint_key(stem: str) -> str:
     return f"checkpoints/{stem}.safetensors"
 
 
+def tokens_key(stem: str) -> str:
+    """Where the tokens of the finished song NAME_HASH lie, in the same form as a checkpoint."""
+    return f"tokens/{stem}.safetensors"
+
+
 def to_bytes(unfinished: Unfinished) -> bytes:
     """A safetensors file of the tokens, with all else as JSON and a checksum in its header."""
     facts = vars(unfinished) | {"song": asdict(unfinished.song), "sampling": asdict(unfinished.sampling)}

@@ -12,6 +12,7 @@ from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket
 from tests.fakes.worker import nursery
 from worker.songs import records
+from worker.songs.checkpoint_file import tokens_key
 from worker.songs.jobs import load
 from worker.songs.records import Record
 from worker.songs.report import REPORT_KEY
@@ -143,12 +144,21 @@ def last_frames(path):
     return most
 
 
-CHANGES = ["place.json", "claims/", "checkpoints/", "records/", "*.wav", "cost_report.csv", "runs/"]
+CHANGES = [
+    "place.json",
+    "claims/",
+    "checkpoints/",
+    "records/",
+    "*.wav",
+    "cost_report.csv",
+    "tokens/",
+    "runs/",
+]
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
 def test_killed_before_during_and_after_each_write_the_songs_are_the_same(workers, place, tmp_path):
-    prompts = listed(tmp_path, "\n".join(f"song {n} ; {1 + n / 20} ; n{n}" for n in range(8)))
+    prompts = listed(tmp_path, "\n".join(f"song {n} ; {1 + n / 20} ; n{n}" for n in range(9)))
     own = {"TMPDIR": str(tmp_path), "MUSICGEN_BOX_HOME": str(tmp_path / "home"), **WINDOWS}
     for keys in CHANGES:
         for moment in ("before", "during", "after"):
@@ -174,11 +184,13 @@ def assert_whole(place, jobs):
     rows = store.read(REPORT_KEY).decode().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == [job.song for job in jobs]
     assert not store.list("claims/") and not store.list("checkpoints/")
+    assert store.list("tokens/").keys() == {tokens_key(job.stem) for job in jobs}
     assert {key.split("/")[0] for key in store.list() if not key.endswith(".wav")} == {
         "cost_report.csv",
         "place.json",
         "records",
         "runs",
+        "tokens",
     }
 
 
@@ -289,6 +301,30 @@ def test_run_stopped_by_ctrl_c_is_75_and_the_next_makes_the_rest(workers, tmp_pa
     assert "1 song to make, 1 s of audio; 1 done already" in worker.said
     assert wavs(str(place)).items() > made.items()
     assert record in [store.read(key) for key in store.list("records/")]
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_lost_wav_is_decoded_again_from_its_tokens_and_nothing_is_generated(workers, place, tmp_path):
+    prompts = listed(tmp_path, "long ; 12 ; long\nother ; 1 ; other")
+    assert workers.start(*arguments(prompts, place, slots=1), "--only=long", **WINDOWS).wait(60) == 0
+    before = wavs(place)
+    (lost,) = (Path(place) / song for song in before)
+    lost.unlink()
+    frames = tmp_path / "frames"
+    worker = workers.start(
+        *arguments(prompts, place), "--from-tokens", MUSICGEN_TEST_FRAMES=str(frames), **WINDOWS
+    )
+    assert worker.wait(60) == 0, worker.said
+    assert wavs(place) == before
+    assert not last_frames(frames)
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_without_tokens_nothing_is_decoded(workers, place, tmp_path):
+    prompts = listed(tmp_path, "long ; 12 ; long")
+    worker = workers.start(*arguments(prompts, place), "--from-tokens", **WINDOWS)
+    assert worker.wait(60) == 2
+    assert "keeps no tokens of these songs; leave --from-tokens out to make them" in worker.said
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
