@@ -151,7 +151,7 @@ def decode(
     guidance_scale: str = "",
     stride: str = "",
 ) -> None:
-    """Make lost WAVs again from their tokens, without a GPU.
+    """Make lost WAVs again from their tokens.
 
     Generates nothing; takes seconds a song. A damaged WAV has to be moved away first.
     Example: inv decode --output out/songs --only dance_test
