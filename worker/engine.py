@@ -138,6 +138,12 @@ class Engine(Protocol):
     def check(self, song: Unfinished, sampling: Sampling) -> None:
         """Raises OtherSettings or Unusable unless this engine would continue the same song."""
 
+    def continued(self, song: Song, source: Unfinished) -> Unfinished:
+        """A song that begins with another's tokens. Raises Unusable if those are not this model's.
+
+        `source` is complete; the song is longer.
+        """
+
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
 

@@ -259,6 +259,16 @@ class Engine:
         if not ((song.tokens >= TO_GENERATE) & (song.tokens < self._special)).all():
             raise Unusable("its tokens are not this model's")
 
+    def continued(self, song: Song, source: Unfinished) -> Unfinished:
+        """A song that begins with another's tokens. Raises Unusable if those are not this model's."""
+        made, tokens = source.tokens, windows.unmade(self.n_codebooks, self.n_frames(song.seconds))
+        if source.model != self._name or len(made) != self.n_codebooks:
+            raise Unusable(f"{source.song.key} was made with {source.model}, which has other tokens")
+        if made.shape[1] >= tokens.shape[1]:
+            raise Unusable(f"{source.song.key} is not shorter")
+        tokens[:, : made.shape[1]] = made
+        return self._unfinished(Work(song, tokens))
+
     def _unfinished(self, work: Work) -> Unfinished:
         return Unfinished(
             song=work.song,

@@ -112,6 +112,10 @@ class ConsoleDisplay:
                 f"resuming {song.song}: {seconds * song.n_made / song.n_frames:.0f} of {seconds:g} s made"
             )
 
+        elif song.n_made:
+            made_s = self._seconds[song.song] * song.n_made / song.n_frames
+            self._say(f"{song.song} continues a song of {made_s:.0f} s")
+
     def progress(self, event: SongProgress) -> None:
         self.waiting.begin("waiting for the next frames", _NO_FRAMES_S)
         with self._lock:

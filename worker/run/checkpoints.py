@@ -128,12 +128,20 @@ class Checkpoints:
         self.save_locally()
         return False
 
-    def _kept(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
+    def tokens_of(self, stem: str) -> Unfinished | None:
+        """A finished song as its tokens were kept."""
         try:
-            song = from_bytes(self._store.read(tokens_key(stem)))
-            check(song)
+            return from_bytes(self._store.read(tokens_key(stem)))
+        except (Missing, Unusable, OtherSettings):
+            return None
+
+    def _kept(self, stem: str, check: Callable[[Unfinished], None]) -> Unfinished | None:
+        song = self.tokens_of(stem)
+        try:
+            if song:
+                check(song)
             return song
-        except (Missing, OtherSettings, Unusable):
+        except (OtherSettings, Unusable):
             return None
 
     def _is_pending(self, stem: str) -> bool:

@@ -1,11 +1,13 @@
 """Which song next: those that no other worker has, from where they were left.
 
 A song is claimed when the engine has room for it, looked for in the store once it is claimed, and
-resumed from its checkpoint. Those that others have are waited for at the end, and taken over when
-they are left. Does not generate, and does not know what becomes of a song.
+resumed from its checkpoint. Those that others have are waited for at the end, and taken over when they
+are left; so are those that continue a song which is not finished yet. Does not generate, and does not
+know what becomes of a song.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -26,8 +28,14 @@ from worker.store.retry import Retry, TimedOut, answer
 _LOOK_EVERY_S = 5.0
 # How long songs in progress are held up by a store that is asked for the next one.
 _ASK_S = 10.0
+# How often the tokens of a finished song are looked for before a song that continues it fails.
+_LOOKS_FOR_TOKENS = 2
 
 Result = TypeVar("Result")
+
+
+class _NotYet(Exception):
+    """The song that this one continues has no tokens yet."""
 
 
 class SongQueue:
@@ -37,6 +45,8 @@ class SongQueue:
         self._run, self._claims, self._checkpoints = run, claims, checkpoints
         self._waiting = list(jobs)  # not tried yet
         self._others: list[Job] = []  # another worker has them
+        self._followers: list[Job] = []  # they continue songs whose tokens are not there yet
+        self._looks = Counter[str]()  # for these tokens, by follower
         self._in_progress: set[str] = set()  # given to the engine, which has not given them back
         self.begun: dict[str, Begun] = {}
 
@@ -44,6 +54,11 @@ class SongQueue:
     def has_untried(self) -> bool:
         """True if songs wait that nobody is known to have: the store did not answer in time."""
         return bool(self._waiting)
+
+    @property
+    def has_followers(self) -> bool:
+        """True if songs wait for the tokens of those that they continue."""
+        return bool(self._followers)
 
     def songs(self, engine: Engine) -> Iterator[Song | Unfinished]:
         """The songs that are this run's, each claimed when the engine has room for it."""
@@ -58,6 +73,14 @@ class SongQueue:
                     self._run.observer.made_elsewhere(job.song)
                     continue
                 song = self._begin(job, engine)
+            except _NotYet:
+                self._followers.append(job)
+                self.release(job)
+                continue
+            except Unusable as error:
+                self._run.observer.failed(job.song, f"it cannot be continued: {error}")
+                self.release(job)
+                continue
             except TimedOut:
                 self._waiting.insert(0, job)
                 return
@@ -92,9 +115,9 @@ class SongQueue:
             self._ask(lambda: self._claims.release(job.stem))
 
     def wait_for_others(self, meanwhile: Callable[[], None]) -> bool:
-        """Until a song that another worker had can be taken over: True; False if there is none."""
+        """Until a song can be taken over or continued: True; False if there is none to wait for."""
         reported = False
-        while self._others and not self._run.interruption.no_new_songs:
+        while (self._others or self._followers) and not self._run.interruption.no_new_songs:
             meanwhile()
             try:
                 there = [job for job in self._others if self._is_there(job)]
@@ -103,6 +126,8 @@ class SongQueue:
                 self._others = [job for job in self._others if job not in there]
                 if any(self._claim(job) for job in self._others):
                     self._waiting, self._others = self._others, []
+                    return True
+                if self._take_up_followers():
                     return True
             except TimedOut:
                 return False
@@ -117,7 +142,26 @@ class SongQueue:
             if self._others:
                 again_s = self._claims.try_again_in_s(job.stem for job in self._others)
                 self._run.interruption.wait(min(_LOOK_EVERY_S, max(again_s or 0.0, 0.1)))
+            elif self._followers:
+                self._run.interruption.wait(_LOOK_EVERY_S)
         return False
+
+    def _take_up_followers(self) -> bool:
+        """True if songs can be continued now; those whose source nobody makes have failed."""
+        coming = {job.stem for job in (*self._others, *self._followers)}
+        for job in list(self._followers):
+            source = str(job.continues)
+            if self._tokens_of(job):
+                self._followers.remove(job)
+                self._waiting.append(job)
+            elif source not in coming:
+                self._looks[job.song] += 1  # its maker may be between WAV and tokens
+                is_there = self._is_in_store(f"{source}.wav")
+                if not is_there or self._looks[job.song] >= _LOOKS_FOR_TOKENS:
+                    self._followers.remove(job)
+                    what = "its tokens were not kept" if is_there else "it is not there"
+                    self._run.observer.failed(job.song, f"{source} cannot be continued: {what}")
+        return bool(self._waiting)
 
     def _begin(self, job: Job, engine: Engine) -> Song | Unfinished:
         song = Song(job.song, job.prompt, job.seconds, job.seed)
@@ -129,7 +173,13 @@ class SongQueue:
 
         left = self._ask(lambda: self._checkpoints.load(job.stem, check))
         begun = Begun(job.song, timestamps.now())
-        if left is not None:
+        if left is None and job.continues is not None:
+            source = self._tokens_of(job)
+            if source is None:
+                raise _NotYet
+            left = engine.continued(song, source)
+            begun = Begun(job.song, begun.at, n_made=left.n_made, n_frames=left.tokens.shape[1])
+        elif left is not None:
             begun = Begun(
                 job.song,
                 begun.at,
@@ -146,7 +196,14 @@ class SongQueue:
         return self._ask(lambda: self._claims.take(job.stem))
 
     def _is_there(self, job: Job) -> bool:
-        return job.song in self._ask(lambda: self._run.store.list(job.song))
+        return self._is_in_store(job.song)
+
+    def _is_in_store(self, song: str) -> bool:
+        return song in self._ask(lambda: self._run.store.list(song))
+
+    def _tokens_of(self, job: Job) -> Unfinished | None:
+        """Those of the song that this one continues."""
+        return self._ask(lambda: self._checkpoints.tokens_of(str(job.continues)))
 
     def _ask(self, action: Callable[[], Result]) -> Result:
         """The store's answer. A notice does not wait for it, and songs in progress not for long.

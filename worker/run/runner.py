@@ -79,6 +79,8 @@ class Runner:
                 engine = load_engine(_WIDER)
                 precision = engine.describe()["precision"]
                 self._run.observer.note("retry", f"{count(n_again, 'song')} once more, in {precision}")
+            elif self._queue.has_followers and not self._finisher.wait(0, self._may_continue):
+                continue  # the songs that they continue are being finished
             elif not self._queue.wait_for_others(self._finisher.raise_error):
                 self._report_stop()
                 return

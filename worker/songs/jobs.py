@@ -12,7 +12,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from worker.errors import BadInput
@@ -30,6 +30,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]{1,2})?")
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}")
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.S)
+_STEM = re.compile(r".+_[0-9a-f]{8}")
 _SEED = re.compile(r"[0-9]{1,19}")
 _OTHER_AUDIO = re.compile(r"\.(mp3|flac|ogg|opus|m4a|aac|aiff?|wma)$", re.I)
 # What people and spreadsheets write instead of `;`.
@@ -51,7 +52,8 @@ class Job:
     """One requested song.
 
     `options` are the optional `key=value` fields. `lyrics` is a path relative to the prompts file;
-    `lyrics_sha256` is the digest of that file's content, on which the song's name depends.
+    `lyrics_sha256` is the digest of that file's content, on which the song's name depends. `continues`
+    is the NAME_HASH of the song that `continue` names.
     """
 
     prompt: str
@@ -59,6 +61,7 @@ class Job:
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
     lyrics_sha256: str | None = None
+    continues: str | None = None
     line: int = field(default=0, compare=False)
 
     @property
@@ -67,6 +70,8 @@ class Job:
         hashed = dict(self.options)
         if self.lyrics_sha256 is not None:
             hashed["lyrics"] = self.lyrics_sha256
+        if self.continues is not None:
+            hashed["continue"] = self.continues
         return song_hash(self.prompt, self.seconds, self.name, hashed)
 
     @property
@@ -122,6 +127,8 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
         problems += [f"{filename}:{number}: {what}" for what in wrong]
         if not wrong:
             jobs.append(job)
+    jobs, unresolved = _resolved(jobs)
+    problems += [f"{filename}:{number}: {what}" for number, what in unresolved]
     if not jobs and not problems:
         problems = [f"{filename}:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
     if len(problems) > _UNCOUNTED:
@@ -155,6 +162,41 @@ def _entries(text: str, folder: Path) -> Iterator[tuple[int, tuple[Job, list[str
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not table.is_comment(line):
             yield number, _parse_line(line, number, folder)
+
+
+def _resolved(jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[int, str]]]:
+    """The jobs, each with the song that it continues; and what is wrong with whose line."""
+    by_name = {job.name: job for job in jobs}
+    known: dict[str, Job | None] = {}  # None: wrong, or it continues itself
+    problems: list[tuple[int, str]] = []
+
+    def resolve(job: Job) -> Job | None:
+        if job.name in known:
+            return known[job.name]
+        known[job.name] = None
+        source = job.options.get("continue")
+        if source is None:
+            found, wrong = job, ""
+        elif source not in by_name:
+            is_stem = bool(_STEM.fullmatch(source))
+            found = replace(job, continues=source)
+            wrong = "" if is_stem else f"continue={source}: no line of this list has that name"
+            wrong += "" if is_stem else "; write a line's NAME, or the NAME_HASH of a finished song"
+        elif (before := resolve(by_name[source])) is None:
+            found, wrong = job, f"continue={source} leads to a song that cannot be made, or back to this one"
+            wrong += f"; correct line {by_name[source].line}"
+        else:
+            found = replace(job, continues=before.stem)
+            short = job.seconds <= before.seconds
+            wrong = f"SECONDS must be over the {before.seconds:g} s of {source}, which it continues" * short
+        if wrong:
+            problems.append((job.line, wrong))
+        else:
+            known[job.name] = found
+        return known[job.name]
+
+    resolved = [resolve(job) for job in jobs]
+    return [job for job in resolved if job], problems
 
 
 def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
@@ -231,7 +273,7 @@ def _job(
     name, name_wrong = _parse_name(name_text)
     checked, lyrics_sha256, options_wrong = _parse_options(options, folder)
     wrong += seconds_wrong + name_wrong + options_wrong
-    return Job(prompt, seconds, name, checked, lyrics_sha256, number), wrong
+    return Job(prompt, seconds, name, checked, lyrics_sha256, line=number), wrong
 
 
 def _parse_seconds(text: str) -> tuple[float, list[str]]:
@@ -277,6 +319,10 @@ def _parse_options(
                 options[key] = str(int(value))
             else:
                 wrong.append(f"seed={value} is not a whole number from 0 to {MAX_SEED}; correct it")
+        elif key == "continue":
+            options[key] = value.removesuffix(".wav")
+            if not _NAME.fullmatch(options[key]):
+                wrong.append(f"continue={value} names no song; write a line's NAME")
         elif key == "lyrics":
             try:
                 lyrics_sha256 = hashlib.sha256(read_bytes(folder / value, "lyrics file")).hexdigest()
@@ -284,5 +330,5 @@ def _parse_options(
             except BadInput as error:
                 wrong.append(str(error))
         else:
-            wrong.append(f"unknown field {key}=; known are seed=, lyrics=")
+            wrong.append(f"unknown field {key}=; known are seed=, lyrics=, continue=")
     return options, lyrics_sha256, wrong

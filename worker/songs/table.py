@@ -4,8 +4,8 @@
     "slow piano, rain on a window",20,rain
 
 A table is known by its first line, not by the file's name: a box has every list as `prompts.txt`.
-Columns come in any order; `seed` and `lyrics` may be among them. Under `prompt ; seconds ; name` a row
-may also be a line of a text list. Does not judge the cells.
+Columns come in any order; `seed`, `lyrics` and `continue` may be among them. Under
+`prompt ; seconds ; name` a row may also be a line of a text list. Does not judge the cells.
 """
 
 import csv
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from worker.amounts import count
 
 NEEDED = ("prompt", "seconds", "name")
-OPTIONS = ("seed", "lyrics")
+OPTIONS = ("seed", "lyrics", "continue")
 SEPARATORS = (",", "\t", ";")
 
 _UNNAMED = "the columns are called {}; call them prompt, seconds, name"

@@ -271,6 +271,27 @@ def test_weights_that_are_not_numbers_fail_the_song_and_no_wider_precision_is_na
     assert "the checkpoint's weights are damaged" in event.reason and not event.overflowed
 
 
+# --- going on from a song
+
+
+def test_song_with_another_prompt_begins_with_the_tokens_it_continues(engine, undisturbed):
+    *_, whole = of(Unfinished, list(engine.stream(OTHERS[:1], SAMPLING)))
+    song = Song("more", "epic drums", 3.0, 9)
+    tokens = run(engine, [engine.continued(song, whole)])["more"]
+    assert np.array_equal(tokens[:, :50], undisturbed["a"])
+    assert not (tokens == TO_GENERATE).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"model": "other"}, "was made with other, which has other tokens"), ({}, "is not shorter")],
+)
+def test_song_that_cannot_be_continued_is_refused(engine, events, change, message):
+    *_, whole = [song for song in of(Unfinished, events) if song.song == LONG]
+    with pytest.raises(Unusable, match=message):
+        engine.continued(LONG, dataclasses.replace(whole, **change))
+
+
 # --- resuming unfinished songs
 
 
@@ -333,7 +354,8 @@ def test_seconds_charged_before_are_kept(engine, events):
 
 def test_song_that_is_whole_is_finished_at_once(engine, events, undisturbed):
     whole = dataclasses.replace(of(Unfinished, events)[0], song=LONG, tokens=undisturbed["long"])
-    (event,) = engine.stream([whole], SAMPLING)
+    again, event = engine.stream([whole], SAMPLING)
+    assert again.n_made == again.tokens.shape[1]
     assert np.array_equal(event.tokens, undisturbed["long"])
 
 

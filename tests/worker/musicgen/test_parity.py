@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from bench import theirs
 from tests.worker.musicgen import reference
 from tests.worker.musicgen.plain import PlainEngine
-from worker.engine import Failed, Finished, Sampling, Song, longest_first
+from worker.engine import Failed, Finished, Sampling, Song, Unfinished, longest_first
 from worker.musicgen import Engine, attention, model, windows
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -70,6 +71,16 @@ def test_beyond_a_window_equals_the_slow_loop(loaded):
     tokens = Engine(loaded, slots=2, **SHORT).tokens(PROMPTS[:2], [2.6, 1.5], greedy=True)
     for prompt, song in zip(PROMPTS, tokens, strict=False):
         assert np.array_equal(song, reference.slow(loaded, prompt, song.shape[1], 60, 36))
+
+
+def test_song_that_continues_another_equals_generate_continued(loaded):
+    engine = Engine(loaded, slots=2)
+    first = Song("first", PROMPTS[0], 0.6, 0)
+    *_, whole = [event for event in engine.stream([first], GREEDY) if isinstance(event, Unfinished)]
+    songs = [engine.continued(Song(prompt, prompt, 1.2, 1), whole) for prompt in PROMPTS]
+    tokens, carried = made(engine, songs), torch.from_numpy(whole.tokens.astype(np.int64))[None]
+    for prompt in PROMPTS:
+        assert np.array_equal(tokens[prompt], reference.generated(loaded, [prompt], 60, carried)[0])
 
 
 def test_plain_engine_equals_the_slow_loop(loaded):

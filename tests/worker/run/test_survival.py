@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket
 from tests.fakes.worker import nursery
 from worker.songs import records
-from worker.songs.checkpoint_file import tokens_key
+from worker.songs.checkpoint_file import from_bytes, tokens_key
 from worker.songs.jobs import load
 from worker.songs.records import Record
 from worker.songs.report import REPORT_KEY
@@ -317,6 +318,30 @@ def test_lost_wav_is_decoded_again_from_its_tokens_and_nothing_is_generated(work
     assert worker.wait(60) == 0, worker.said
     assert wavs(place) == before
     assert not last_frames(frames)
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
+def test_songs_that_continue_others_begin_with_their_tokens(workers, place, tmp_path):
+    prompts = listed(
+        tmp_path, "calm ; 4 ; first\nepic ; 9.5 ; third ; continue=second\nloud ; 7 ; second ; continue=first"
+    )
+    worker = workers.start(*arguments(prompts, place), **WINDOWS)
+    assert worker.wait(120) == 0, worker.said
+    first, third, second = (open_store(place).read(tokens_key(job.stem)) for job in load(prompts))
+    tokens = [from_bytes(content).tokens for content in (first, second, third)]
+    assert [song.shape[1] for song in tokens] == [200, 350, 475]
+    assert np.array_equal(tokens[1][:, :200], tokens[0])
+    assert np.array_equal(tokens[2][:, :350], tokens[1])
+    assert "continues a song of 7 s" in worker.said
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_song_whose_source_is_nowhere_fails_alone(workers, place, tmp_path):
+    prompts = listed(tmp_path, "calm ; 1 ; other\nepic ; 9 ; more ; continue=gone_0123abcd")
+    worker = workers.start(*arguments(prompts, place), **WINDOWS)
+    assert worker.wait(60) == 1, worker.said
+    assert "gone_0123abcd cannot be continued: it is not there" in worker.said
+    assert len(wavs(place)) == 1
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)

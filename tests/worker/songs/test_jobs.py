@@ -75,6 +75,55 @@ def test_lyrics_are_named_by_their_content(tmp_path):
 # --- what is accepted
 
 
+# --- songs that continue others
+
+
+def test_song_that_continues_one_of_the_list_is_named_by_that_song():
+    first, more, again = (
+        jobs.parse(f"{prompt} ; 30 ; first\nepic ; 60 ; more ; continue={source}\n".encode())
+        for prompt, source in (("calm", "first"), ("loud", "first"), ("calm", "first.wav"))
+    )
+    assert first[1].continues == first[0].stem
+    assert first[1].song != more[1].song
+    assert first == again
+
+
+def test_song_may_continue_a_line_further_down_and_one_that_continues_another():
+    third, first, second = jobs.parse(
+        b"a ; 90 ; third ; continue=second\nb ; 30 ; first\nc ; 60 ; second ; continue=first"
+    )
+    assert (third.continues, second.continues, first.continues) == (second.stem, first.stem, None)
+
+
+def test_song_may_continue_a_finished_one_that_is_on_no_list():
+    assert parse_one("epic ; 60 ; more ; continue=rain_0123abcd").continues == "rain_0123abcd"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("epic ; 60 ; more ; continue=rain", ["1: continue=rain: no line of this list has that name"]),
+        (
+            "epic ; 60 ; more ; continue=more",
+            ["1: continue=more leads to a song that cannot be made, or back to this one"],
+        ),
+        (
+            "a ; 60 ; x ; continue=y\nb ; 90 ; y ; continue=x",
+            ["2: continue=x leads to a song that cannot be made, or back", "1: continue=y leads to a song"],
+        ),
+        (
+            "a ; 60 ; x\nb ; 60 ; y ; continue=x",
+            ["2: SECONDS must be over the 60 s of x, which it continues"],
+        ),
+        ("a ; 60 ; x ; continue=a/b", ["1: continue=a/b names no song"]),
+    ],
+)
+def test_song_that_can_continue_nothing_is_refused(content, what):
+    found = problems(content)
+    for problem, text in zip(found, what, strict=True):
+        assert problem.startswith(f"prompts.txt:{text}")
+
+
 def test_fields_are_taken_from_the_right():
     job = parse_one("soft ; slow ; a=b ; 30 ; name ; seed=1")
     assert (job.prompt, job.seconds, job.name, job.options) == (
