@@ -300,7 +300,7 @@ def test_windows_that_are_made_are_skipped():
 def test_song_that_is_whole_already_takes_no_step():
     rig = Rig()
     work = Work(Song("a", "", 0.8, 0), np.zeros((K, 40), np.int16), generation_s=5.0)
-    (event,) = rig.scheduler.run(iter([work]))
+    _, event = rig.scheduler.run(iter([work]))
     assert (event.key, event.generation_s, rig.stepper.log) == ("a", 5.0, [])
 
 
