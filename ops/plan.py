@@ -25,6 +25,8 @@ _REHEARSAL_RATE = 20.0
 # Runs with an output whose speed is read, the newest first.
 _RUNS_READ = 5
 _BYTES_PER_S = 64_000  # of a WAV file: 32,000 samples of 16 bits
+# MusicGen's text encoder was trained on 512 tokens; an English text has a token for some four bytes.
+_TRAINED_TOKENS, _BYTES_PER_TOKEN = 512, 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
     seconds = sum(song.duration_s for song in songs if song.state == TO_MAKE)
     if not seconds:
         return []
-    n_bytes = seconds * _BYTES_PER_S
+    n_bytes = seconds * _BYTES_PER_S * (2 if "stereo" in model else 1)
     disk = f"{size(n_bytes)} of WAV files"
     if "://" not in output:
         free = _free_bytes(Path(output).expanduser())
@@ -111,6 +113,19 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
         models.described(model, child_env()),
         disk,
         f"about {duration(took_s)}, {cost}; without loading; at {per_second}",
+        *_long_prompts(songs),
+    ]
+
+
+def _long_prompts(songs: Sequence[PlannedSong]) -> list[str]:
+    most = _TRAINED_TOKENS * _BYTES_PER_TOKEN
+    long = [song.song for song in songs if song.state == TO_MAKE and len(song.prompt.encode()) > most]
+    if not long:
+        return []
+    named = ", ".join(long[:3]) + (", ..." if len(long) > 3 else "")
+    return [
+        f"warning: {count(len(long), 'prompt')} of more than some {_TRAINED_TOKENS} tokens ({named}), "
+        "on which MusicGen was not trained; shorten them"
     ]
 
 

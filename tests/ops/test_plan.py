@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from ops import plan
-from ops.plan import PlannedSong, Speed, closing_line, measured_speed, plan_songs, what_it_takes
+from ops.plan import TO_MAKE, PlannedSong, Speed, closing_line, measured_speed, plan_songs, what_it_takes
 from ops.settings import Settings
 from tests.songs import finish, listed
 from worker.errors import BadInput
@@ -107,6 +107,15 @@ def test_cost_is_at_the_hourly_cost_that_is_set_and_the_measured_speed(store):
     assert time == (
         "about 1 h 0 min, $0.20 at $0.20 an hour (HOURLY_COST_USD); without loading; "
         "at 0.5 s of music per second (as in run 2026 on cpu)"
+    )
+
+
+def test_prompt_that_musicgen_was_not_trained_on_is_named(tmp_path):
+    long = PlannedSong("long_01234567.wav", 30, 1, TO_MAKE, "slow piano, " * 200)
+    *_, warning = what_it_takes([*SONGS, long], "rehearsal", str(tmp_path), Settings())
+    assert warning == (
+        "warning: 1 prompt of more than some 512 tokens (long_01234567.wav), "
+        "on which MusicGen was not trained; shorten them"
     )
 
 
