@@ -127,7 +127,6 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # reported below, in one line
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except MemoryError:
         raise UserError(f"not enough memory to load model {name}; use a smaller one") from None
     except Exception as error:  # whatever a damaged config or tokenizer makes transformers raise
@@ -142,7 +141,24 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
             f"model {name}: {key} has the shape {tuple(found)} where config.json asks for {tuple(wanted)}; "
             "fetch it again"
         )
-    return Pretrained(model.eval(), tokenizer, name, revision or _fingerprint(folder, weights))
+    return Pretrained(model.eval(), _tokenizer(folder, name), name, revision or _fingerprint(folder, weights))
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    """The checkpoint's, or its text encoder's: a Trainer saves none."""
+    own = any((folder / file).is_file() for file in ("tokenizer.json", "spiece.model"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    base = str(config.get("text_encoder", {}).get("_name_or_path") or "google-t5/t5-base")
+    if not own:
+        log.warning("%s has no tokenizer: that of its text encoder, %s, is used", name, base)
+    try:
+        return AutoTokenizer.from_pretrained(folder if own else base, local_files_only=own)
+    except Exception as error:  # whatever a damaged tokenizer or an unreachable hub makes transformers raise
+        place = folder if own else base
+        raise BadInput(
+            f"the tokenizer of model {name} cannot be loaded from {place} ({_first_line(error)}); "
+            f"copy tokenizer.json and tokenizer_config.json into {folder}"
+        ) from None
 
 
 def check(folder: Path) -> list[Path]:
@@ -151,9 +167,6 @@ def check(folder: Path) -> list[Path]:
         if (folder / name).is_file() and not any(folder.glob("model*.safetensors")):
             raise BadInput(f"{folder} {what}")
     judge(_read_config(folder / "config.json"), str(folder))
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise BadInput(f"{folder} has no tokenizer.json; fetch the model again")
-
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

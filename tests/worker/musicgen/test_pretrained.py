@@ -227,6 +227,21 @@ def test_damaged_tokenizer_is_refused(folder, text):
     refused(folder, "cannot be loaded")
 
 
+def test_folder_without_a_tokenizer_takes_that_of_its_text_encoder_and_says_so(folder, built, caplog):
+    change_config(folder, "text_encoder", _name_or_path=str(built))
+    (folder / "tokenizer.json").unlink()
+    loaded = pretrained.load(str(folder))
+    expected = pretrained.load(str(built)).tokenizer("calm piano").input_ids
+    assert loaded.tokenizer("calm piano").input_ids == expected
+    assert f"has no tokenizer: that of its text encoder, {built}, is used" in caplog.text
+
+
+def test_folder_without_any_tokenizer_is_refused(folder, tmp_path):
+    change_config(folder, "text_encoder", _name_or_path=str(tmp_path / "none"))
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "cannot be loaded from")
+
+
 @pytest.mark.parametrize("name", [WEIGHT, "audio_encoder.quantizer.layers.0.codebook.embed"])
 def test_missing_weight_is_named(folder, name):
     change_weights(folder, lambda weights: weights.pop(name))
