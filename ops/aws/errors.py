@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.errors import BadInput, UserError
-from worker.store.s3_errors import S3_ERRORS
+from worker.store.s3_errors import NO_PROGRAM, S3_ERRORS, of_program
 
 
 def _like(code: str) -> list[str]:
@@ -75,10 +75,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "UnrecognizedClientException": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "SignatureDoesNotMatch": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
     "InvalidSignatureException": (BadInput, f"the AWS secret key is wrong; {_KEYS}"),
-    "CredentialProcessFailed": (  # not a code of AWS: see explained
-        BadInput,
-        "the credential_process of the AWS profile failed; run its command by hand and correct it",
-    ),
+    "CredentialProcessFailed": (BadInput, NO_PROGRAM),  # not a code of AWS: see explained
     "AuthFailure": (
         BadInput,
         f"AWS does not accept these credentials in {{region}} (is the region enabled?); "
@@ -184,8 +181,7 @@ def explained(error: Exception, region: str = "") -> UserError:
             names.insert(0, "RequestTimeTooSkewed")
         if "explicit deny" in message:
             names.insert(0, "ExplicitDeny")
-    # What the program printed may hold a key, so it is not repeated.
-    if getattr(error, "kwargs", {}).get("provider") == "custom-process":
+    if of_program(error):
         names.insert(0, "CredentialProcessFailed")
     kind, text = next(ERRORS[name] for name in names if name in ERRORS)
     message = " ".join(message.split()).rstrip(".")

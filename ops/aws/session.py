@@ -24,6 +24,7 @@ from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
 from ops.settings import Settings, rows
 from worker.errors import BadInput, UserError
 from worker.store.base import CONTROL
+from worker.store.s3_errors import opening
 
 PROJECT = "musicgen-batch-worker"
 TAGS = {"Project": PROJECT}
@@ -85,19 +86,13 @@ class Aws:
                 if "AWS_MAX_ATTEMPTS" not in os.environ:  # an argument would win over it
                     retries["total_max_attempts"] = attempts
                 config = Config(retries=retries, connect_timeout=min(10, answer_s), read_timeout=answer_s)
-                with errors(key[1]):
-                    try:
-                        self._clients[key] = self._session.client(
-                            service,
-                            region_name=key[1],
-                            endpoint_url=self.settings.aws_endpoint_url,
-                            config=config,
-                        )
-                    except ValueError:
-                        raise BadInput(
-                            "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
-                            "or AWS_MAX_ATTEMPTS"
-                        ) from None
+                with errors(key[1]), opening():
+                    self._clients[key] = self._session.client(
+                        service,
+                        region_name=key[1],
+                        endpoint_url=self.settings.aws_endpoint_url,
+                        config=config,
+                    )
             return self._clients[key]
 
     def partition_of(self, region: str) -> str:
@@ -174,7 +169,7 @@ class Aws:
 
     def own_keys(self) -> Any:
         """The caller's credentials as they are: access_key, secret_key, token. Raises BadInput if none."""
-        with errors(self.region):
+        with errors(self.region), opening():
             found = self._session.get_credentials()
             if found is None:
                 raise BadInput(NO_KEYS)

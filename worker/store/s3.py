@@ -15,10 +15,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from worker.errors import BadInput, Unreachable
+from worker.errors import Unreachable
 from worker.store.base import Missing, Store, Stored, checked, is_key
 from worker.store.files import CHUNK_BYTES, disk_errors, downloaded
-from worker.store.s3_errors import BROKEN_ANSWER, EXPIRED, code_of, explained
+from worker.store.s3_errors import BROKEN_ANSWER, EXPIRED, code_of, explained, opening
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -123,17 +123,11 @@ class S3Store(Store):
         if not with_checksums:
             checksums["response_checksum_validation"] = "when_required"
         config = Config(retries=retries, connect_timeout=10, read_timeout=60, **checksums)
-        with self._s3_errors():
-            try:
-                # A session of its own: threads must not share the default one.
-                session = botocore.session.get_session()
-                session.register_component("data_loader", _descriptions())
-                client = session.create_client("s3", region_name=_region(), config=config)
-            except ValueError:  # its text may hold what was put into the wrong setting
-                raise BadInput(
-                    "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
-                    "or AWS_MAX_ATTEMPTS"
-                ) from None
+        with self._s3_errors(), opening():
+            # A session of its own: threads must not share the default one.
+            session = botocore.session.get_session()
+            session.register_component("data_loader", _descriptions())
+            client = session.create_client("s3", region_name=_region(), config=config)
         client.meta.events.register("after-call.s3", self._note_answer)
         return client
 

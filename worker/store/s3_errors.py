@@ -7,11 +7,17 @@ else calls S3. A code that the table lacks counts by its HTTP status. Needs no b
 acts on nothing, and repeats neither the request nor the credentials in it.
 """
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from worker.errors import BadInput, Denied, Unreachable, UserError
 
 _NO_KEYS = "no AWS credentials for bucket {bucket}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
 _BAD_KEYS = "AWS does not know these credentials; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 EXPIRED = "the AWS credentials have expired; renew them and run the same command again"
+NO_PROGRAM = "the credential_process of the AWS profile failed; run its command by hand and correct it"
+_MALFORMED = "an AWS setting is malformed; correct AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or AWS_MAX_ATTEMPTS"
 _DENIED = "{action} on bucket {bucket} was denied; allow it in the policy of these AWS credentials"
 _CLOCK = "this machine's clock is wrong; set it and run it again"
 _REGION = "bucket {bucket} is in another region; correct AWS_DEFAULT_REGION"
@@ -95,6 +101,22 @@ def explained(error: Exception, bucket: str, *, allowed_before: bool = False) ->
     return kind(text.format(bucket=bucket, action=action, code=code_of(error)))
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Raise what botocore does not wrap while it makes a client as BadInput, without any value in it."""
+    try:
+        yield
+    except (OSError, json.JSONDecodeError):  # it runs the program of credential_process
+        raise BadInput(NO_PROGRAM) from None
+    except ValueError:
+        raise BadInput(_MALFORMED) from None
+
+
+def of_program(error: Exception) -> bool:
+    """True if the program of credential_process failed. What it printed may hold a key: repeat it nowhere."""
+    return getattr(error, "kwargs", {}).get("provider") == "custom-process"
+
+
 def code_of(error: Exception) -> str:
     """S3's code of an error, or the name of botocore's exception."""
     response = getattr(error, "response", None)  # a ClientError has one
@@ -103,6 +125,8 @@ def code_of(error: Exception) -> str:
 
 
 def _row(error: Exception) -> tuple[type[UserError], str]:
+    if of_program(error):
+        return Unreachable, NO_PROGRAM
     code = code_of(error)
     if code in S3_ERRORS:
         return S3_ERRORS[code]

@@ -64,6 +64,22 @@ def test_malformed_endpoint_is_bad_input_without_its_value(bare, url):
     assert "AWS_ENDPOINT_URL" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "program", ["/no/such/planted-secret", "echo planted-secret", "false planted-secret"]
+)
+def test_a_credential_program_that_does_not_work_is_named_and_nothing_of_it(
+    bare, monkeypatch, tmp_path, program
+):
+    (tmp_path / "config").write_text(f"[profile songs]\ncredential_process = {program}\n")
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    us = bare(AWS_CONFIG_FILE=str(tmp_path / "config"), AWS_PROFILE="songs")
+    for ask in (lambda: us.caller, us.own_keys):
+        with pytest.raises(BadInput, match="credential_process") as caught:
+            ask()
+        assert "planted-secret" not in str(caught.value)
+
+
 def test_dead_endpoint_says_network(bare, page):
     with pytest.raises(UserError, match="no answer from AWS in us-east-1; check the network"):
         _ = bare(AWS_ENDPOINT_URL=page(None), AWS_MAX_ATTEMPTS="1").caller

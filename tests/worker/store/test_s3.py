@@ -211,6 +211,18 @@ def test_malformed_aws_setting_is_named_on_opening_without_its_value(s3_url, mon
     assert "s3cret" not in said
 
 
+@pytest.mark.parametrize("program", ["/no/such/s3cret", "echo s3cret", "false s3cret"])
+def test_a_credential_program_that_does_not_work_is_named_on_opening(s3_url, monkeypatch, tmp_path, program):
+    (tmp_path / "config").write_text(f"[profile songs]\ncredential_process = {program}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "songs")
+    said = str(error_of(open_store, "s3://some-bucket"))
+    assert "credential_process" in said
+    assert "s3cret" not in said and "expired" not in said
+
+
 def test_the_region_of_other_tools_counts_where_boto3_s_is_not_set(s3_url, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     regions = []
