@@ -114,7 +114,7 @@ def show_prices(settings: Settings, types: str, region: str, span: timedelta | N
     """Current prices, or a summary of a span of time."""
     aws, now = Aws(settings, task="spot-price"), datetime.now(UTC)
     kinds = [name.strip() for name in types.split(",") if name.strip()] or settings.instance_type_list
-    chosen = regions.chosen(aws, region) or [aws.region]
+    chosen = regions.chosen(aws, region, ui.say) or [aws.region]
     if span is None:
         ui.show(prices.quotes(aws, kinds, chosen, now, ui.say), json=json)
         return
@@ -166,7 +166,7 @@ def show_status(settings: Settings, region: str, *, json: bool) -> bool:
     """Show the fleet; True if nothing is wrong."""
     settings.export_aws()
     aws = Aws(settings, task="status", all_regions=True)
-    chosen = regions.chosen(aws, region) or regions.enabled_or_known(aws, ui.say)
+    chosen = regions.chosen(aws, region, ui.say) or regions.enabled_or_known(aws, ui.say)
     found = status.fleet_status(aws, chosen, datetime.now(UTC), ui.say)
     if json:
         ui.show(found.rows(), json=True)
@@ -239,7 +239,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     """Show, ask, end and look again; True if nothing is left."""
     settings.export_aws()
     aws = Aws(settings, task="kill-all", all_regions=True)
-    chosen = regions.chosen(aws, region) or regions.enabled_or_known(aws, ui.say)
+    chosen = regions.chosen(aws, region, ui.say) or regions.enabled_or_known(aws, ui.say)
     found = status.survey(aws, chosen)
     unanswered = status.problems(found)
     for line in [*unanswered, *found.notes()]:

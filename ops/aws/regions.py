@@ -64,16 +64,18 @@ def enabled_or_known(aws: Aws, tell: Callable[[str], None]) -> list[str]:
 def _ordered(aws: Aws, names: Sequence[str]) -> list[str]:
     skipped = _split(aws.settings.skip_regions or "")
     kept = sorted(name for name in names if name not in skipped)
+    if not kept:
+        raise BadInput("MUSICGEN_SKIP_REGIONS leaves out every region; correct it")
     return sorted(kept, key=lambda name: name != aws.region)
 
 
-def chosen(aws: Aws, text: str) -> list[str]:
+def chosen(aws: Aws, text: str, tell: Callable[[str], None]) -> list[str]:
     """Regions from `us-east-1,eu-west-1` or `all`; none if empty. Raises BadInput for an unknown one."""
     names = list(dict.fromkeys(_split(text)))
     if names == ["all"]:
-        return enabled(aws)
+        return enabled_or_known(aws, tell)
     if unknown := set(names) - set(aws.known_regions()):  # too new for boto3, or a mistake
-        here = enabled(aws)
+        here = enabled_or_known(aws, tell)
         if unknown := unknown - set(here):
             wrong = ", ".join(sorted(unknown))
             raise BadInput(f"no region {wrong} in this account; it has {', '.join(here)}")

@@ -238,14 +238,18 @@ class FleetStatus:
         return bool(self.problems) or any(machine.overdue for machine in self.machines)
 
     def closing_line(self) -> str:
-        """`2 machines, $0.41 per hour, $1.02 so far; 1 volume`."""
-        hourly = sum(machine.per_hour_usd or 0 for machine in self.machines)
-        spent = sum(machine.cost_usd or 0 for machine in self.machines)
+        """`2 machines, $0.41 per hour, $1.02 so far; 1 left behind, see below`."""
+        priced = [machine for machine in self.machines if machine.per_hour_usd is not None]
+        hourly = sum(machine.per_hour_usd or 0 for machine in priced)
+        spent = sum(machine.cost_usd or 0 for machine in priced)
+        costs = f", {usd(hourly)} per hour, {usd(spent)} so far" if priced else ""
+        if unpriced := len(self.machines) - len(priced):
+            costs += f", and {unpriced} of unknown price" if priced else ", price not known"
         left = f"; {len(self.leftovers)} left behind, see below" if self.leftovers else ""
         left += f"; {images_line(self.n_images)}" if self.n_images else ""
         if not self.machines:
             return f"no machine of this project in {count(self.n_regions, 'region')}{left}"
-        return f"{count(len(self.machines), 'machine')}, {usd(hourly)} per hour, {usd(spent)} so far{left}"
+        return f"{count(len(self.machines), 'machine')}{costs}{left}"
 
 
 def fleet_status(aws: Aws, regions: Sequence[str], now: datetime, tell: Callable[[str], None]) -> FleetStatus:

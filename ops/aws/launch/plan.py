@@ -19,6 +19,8 @@ OVERHEAD_S = 600.0
 # Packages and weights, on an image that lacks them.
 INSTALL_S = 1800.0
 STOP_HOOK = "/etc/musicgen/power_off"
+# States of offers that may not be rented.
+NO_SUBNET, OVER_CAP = "no subnet there", "over the maximum price"
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,9 @@ def candidates(
         if price is None:
             state = "price not known"
         elif quote.zone not in subnets:
-            state = "no subnet there"
+            state = NO_SUBNET
         elif price > cap_usd:
-            state = "over the maximum price"
+            state = OVER_CAP
         else:
             state = "will do"
             found.append(Candidate(quote.zone, quote.instance_type, price, subnets[quote.zone]))

@@ -16,6 +16,8 @@ from ops.aws.account import quota
 from ops.aws.launch import prerequisites
 from ops.aws.launch.plan import (
     ASSUMED_BASIS,
+    NO_SUBNET,
+    OVER_CAP,
     STOP_HOOK,
     BootFiles,
     LaunchPlan,
@@ -120,13 +122,7 @@ def prepare(aws: Aws, options: LaunchOptions, now: datetime, tell: Tell) -> Prep
     quotes = prices.quotes(aws, types, [aws.region], now, tell)
     found, offers = candidates(quotes, needs.subnets, limits.cap_usd, limits.spot)
     if not found:
-        cheapest = min((offer["per_hour_usd"] for offer in offers if offer["per_hour_usd"]), default=None)
-        shown = f"; the cheapest is {usd(cheapest)}" if cheapest else ""
-        cap = f"{usd(limits.cap_usd)} per hour or less"
-        raise UserError(
-            f"no offer for {', '.join(types)} in {aws.region} at {cap}{shown}; "
-            "raise MUSICGEN_MAX_PRICE, give other MUSICGEN_INSTANCE_TYPES, or wait"
-        )
+        raise _no_offer(offers, f"{', '.join(types)} in {aws.region}", limits)
     boot = Boot(
         run_id=new_run_id(now),
         expires_at=now + limits.lifetime,
@@ -151,6 +147,26 @@ def prepare(aws: Aws, options: LaunchOptions, now: datetime, tell: Tell) -> Prep
     )
     plan.machine(found[0]).to_ec2()  # what it cannot hold is refused now, not after the question
     return Prepared(plan, offers)
+
+
+def _no_offer(offers: Sequence[dict[str, Any]], wanted: str, limits: _Limits) -> UserError:
+    """Why none of the offers may be rented, and what changes that."""
+    states = {offer["state"] for offer in offers}
+    if OVER_CAP in states:
+        cheapest_usd = min(offer["per_hour_usd"] for offer in offers if offer["state"] == OVER_CAP)
+        return UserError(
+            f"no offer for {wanted} at {usd(limits.cap_usd)} per hour or less; the cheapest is "
+            f"{usd(cheapest_usd)}; raise MUSICGEN_MAX_PRICE, give other MUSICGEN_INSTANCE_TYPES, or wait"
+        )
+    if NO_SUBNET in states:
+        return UserError(
+            f"{wanted} is offered only in zones without a subnet; create default subnets there "
+            "(`aws ec2 create-default-subnet`), or correct MUSICGEN_SUBNET_ID"
+        )
+    return UserError(
+        f"the on-demand price of {wanted} is not known, so MUSICGEN_MAX_PRICE cannot be kept; "
+        "rent a spot machine: leave out --on-demand"
+    )
 
 
 def _release(settings: Settings, options: LaunchOptions) -> Release:

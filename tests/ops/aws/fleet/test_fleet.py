@@ -184,6 +184,16 @@ def test_a_region_that_does_not_answer_makes_status_wrong(account, status):
     assert found.closing_line() == "no machine of this project in 2 regions"
 
 
+def test_a_machine_of_unknown_price_does_not_count_as_free(status, machine):
+    machine(ExpiresAt=at(1))
+    assert status().closing_line() == "1 machine, price not known"
+    machine(ExpiresAt=at(1), HourlyUsd="0.2")
+    line = status().closing_line()
+    assert line.startswith("2 machines, $0.20 per hour, ") and line.endswith(
+        " so far, and 1 of unknown price"
+    )
+
+
 def test_status_as_json_is_one_list_and_exit_1_when_overdue(account, inv, machine):
     rented = machine(ExpiresAt=at(-1))
     done = inv("status", "--json")
@@ -519,6 +529,21 @@ def test_without_a_list_of_regions_every_known_one_of_the_partition_is_asked(
     assert account.alive() == [] and "could not list the regions" in done.err
     asked = {call.region for call in account.calls if call.action == "DescribeInstances"}
     assert asked == {"us-east-1", "eu-west-1"}
+
+
+def test_all_regions_by_name_need_no_list_of_them_either(account, inv, machine, monkeypatch):
+    monkeypatch.setattr(Aws, "known_regions", lambda self: ["us-east-1", "eu-west-1"])
+    account.refuse_always("DescribeRegions", "UnauthorizedOperation")
+    machine("eu-west-1")
+    done = inv("kill-all", "--yes", "--region", "all")
+    assert (done.code, account.alive()) == (0, [])
+
+
+@pytest.mark.parametrize("command", [("status",), ("kill-all", "--yes")])
+def test_to_leave_out_every_region_is_bad_input(account, inv, monkeypatch, command):
+    monkeypatch.setenv("MUSICGEN_SKIP_REGIONS", ",".join(account.regions))
+    done = inv(*command)
+    assert done.code == 2 and "MUSICGEN_SKIP_REGIONS leaves out every region" in done.err
 
 
 def test_a_misspelt_region_is_bad_input(account, inv):

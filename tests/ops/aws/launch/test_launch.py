@@ -27,7 +27,7 @@ from ops.repository import ROOT
 from ops.sampling import SamplingFlags
 from ops.settings import Settings
 from tests.fakes.aws import user_data
-from tests.ops.aws.accounts import BUCKET, ready_account
+from tests.ops.aws.accounts import BUCKET, PRICES, ready_account
 from worker.engine import Sampling
 from worker.errors import BadInput, UserError
 from worker.songs import jobs
@@ -305,6 +305,24 @@ def test_all_prices_over_the_cap_is_one_line_with_the_cheapest(account, rented):
     ):
         rented(max_price_usd=0.1)
     assert requests(account) == []
+
+
+def test_an_on_demand_price_that_is_not_known_is_not_called_too_high(account, plan):
+    account.refuse_always("GetProducts", "AccessDeniedException", 403)
+    with pytest.raises(
+        UserError, match=r"the on-demand price of g4dn.xlarge in us-east-1 is not known"
+    ) as caught:
+        plan(on_demand=True)
+    assert "raise MUSICGEN_MAX_PRICE" not in str(caught.value)
+
+
+def test_offers_only_in_zones_without_a_subnet_are_not_called_too_dear(account, inv, monkeypatch):
+    subnets = boto3.client("ec2").describe_subnets()["Subnets"]
+    elsewhere = next(subnet for subnet in subnets if subnet["AvailabilityZone"] not in PRICES)
+    monkeypatch.setenv("MUSICGEN_SUBNET_ID", elsewhere["SubnetId"])
+    done = inv("launch", "--dry-run")
+    assert done.code == 1 and "offered only in zones without a subnet" in done.err
+    assert "MUSICGEN_MAX_PRICE" not in done.err
 
 
 REFUSALS = {
