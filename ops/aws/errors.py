@@ -46,6 +46,7 @@ _CAPACITY = (
 )
 _IMAGE = "AWS does not know this machine image in {region}; correct MUSICGEN_AMI_ID or build one: inv image"
 _KEY_PAIR = "there is no key pair of this name in {region}; correct MUSICGEN_KEY_NAME or run: inv setup"
+_SUBNET = "there is no such subnet in {region}; correct MUSICGEN_SUBNET_ID"
 _PROFILE = (
     "EC2 does not see the instance profile (yet); a new one takes up to two minutes: run it again, "
     "else correct MUSICGEN_INSTANCE_PROFILE or run: inv setup"
@@ -111,6 +112,8 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     "InvalidAMIID.Malformed": (BadInput, _IMAGE),
     "InvalidAMIID.Unavailable": (BadInput, _IMAGE),
     "InvalidKeyPair.NotFound": (BadInput, _KEY_PAIR),
+    "InvalidSubnetID.NotFound": (BadInput, _SUBNET),
+    "InvalidSubnetID.Malformed": (BadInput, _SUBNET),
     "InvalidIamInstanceProfile": (UserError, _PROFILE),  # not codes of AWS: see code_of
     "InvalidArchitecture": (UserError, _TYPE),
     "InvalidInstanceType": (UserError, _TYPE),

@@ -50,6 +50,7 @@ def test_each_error_has_the_exit_code_of_its_row():
         ("InvalidAMIID.NotFound", 2, "inv image"),
         ("InvalidAMIID.Malformed", 2, "MUSICGEN_AMI_ID"),
         ("InvalidKeyPair.NotFound", 2, "inv setup"),
+        ("InvalidSubnetID.NotFound", 2, "MUSICGEN_SUBNET_ID"),
         ("RequestLimitExceeded", 1, "wait a minute"),
         ("BucketAlreadyExists", 2, "MUSICGEN_S3_BUCKET"),
         ("IllegalLocationConstraintException", 2, "AWS_DEFAULT_REGION"),
