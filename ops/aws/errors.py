@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from worker.errors import BadInput, UserError
 from worker.store.s3_errors import NO_PROGRAM, S3_ERRORS, of_program
@@ -19,6 +20,9 @@ def _like(code: str) -> list[str]:
     """The codes and exceptions that the store's table explains with the same sentence as this one."""
     return [name for name, (_, text) in S3_ERRORS.items() if text == S3_ERRORS[code][1]]
 
+
+# What a call of boto3 may raise; but for a ClientError, AWS may have acted all the same.
+FAULTS = (BotoCoreError, ClientError, ResponseParserError)
 
 # The same request may succeed soon, or may have succeeded although its answer is this.
 AGAIN = frozenset(_like("SlowDown"))
@@ -53,6 +57,7 @@ _PROFILE = (
 )
 _TYPE = "EC2 cannot rent this machine type with this image ({message}); correct MUSICGEN_INSTANCE_TYPES"
 _NETWORK = "no answer from AWS in {region}; check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
+_BROKEN = "an answer of AWS in {region} broke off; check the network (a proxy?), then run it again"
 _CHANGING = "the bucket is being changed or deleted; run it again in some minutes"
 _NAME_TAKEN = "a bucket of this name belongs to somebody else; choose another MUSICGEN_S3_BUCKET"
 
@@ -71,6 +76,7 @@ ERRORS: dict[str, tuple[type[UserError], str]] = {
     **dict.fromkeys(_like("OperationAborted"), (UserError, _CHANGING)),
     **dict.fromkeys(_like("SlowDown"), (UserError, _BUSY)),
     **dict.fromkeys(_like("HTTPClientError"), (UserError, _NETWORK)),
+    **dict.fromkeys(_like("ResponseParserError"), (UserError, _BROKEN)),
     "ProfileNotFound": S3_ERRORS["ProfileNotFound"],
     "InvalidClientTokenId": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
     "UnrecognizedClientException": (BadInput, f"AWS does not know these credentials; {_KEYS}"),
@@ -196,7 +202,7 @@ def errors(region: str = "") -> Iterator[None]:
     """Raise boto3's errors in the block as UserError or BadInput."""
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except FAULTS as error:
         raise explained(error, region) from None
 
 

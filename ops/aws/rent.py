@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from ops import interrupts
 from ops.aws import machines, schedule
-from ops.aws.errors import AGAIN, code_of
+from ops.aws.errors import AGAIN, FAULTS, code_of
 from ops.aws.session import LONGEST_TAG, Aws, tag_list
 from worker.errors import UserError
 from worker.timestamps import stamp
@@ -210,14 +210,14 @@ class Rental:
                         self._started.append(instance)
                         done(answer, instance_id=instance, price_usd=machine.hourly_usd)
                     return instance
-                except (ClientError, BotoCoreError) as error:
+                except FAULTS as error:
                     if not self._may_try_again(error, waited_s, tries):
                         raise
                 time.sleep(max(self._timeouts.poll, min(waited_s, 10.0)))
 
     def _may_try_again(self, error: Exception, waited_s: float, tries: int) -> bool:
         code = code_of(error)
-        unanswered = isinstance(error, BotoCoreError)
+        unanswered = not isinstance(error, ClientError)
         self._unsure = self._unsure or unanswered or code in AGAIN
         self._asked = self._unsure or bool(self._started)  # else it was refused: there is nothing to end
         if code == FRESH_PROFILE and waited_s < self._timeouts.fresh_profile:

@@ -144,6 +144,7 @@ class Aws:
     undying: set[str] = field(default_factory=set)  # instances that survive TerminateInstances
     ignored: set[str] = field(default_factory=set)  # parameters of RunInstances that EC2 does not heed
     lose_answers: dict[str, int] = field(default_factory=dict)  # action -> answers that never arrive
+    garbled: set[str] = field(default_factory=set)  # actions whose answers are a page of some proxy
     before: dict[str, Callable[[Call], None]] = field(default_factory=dict)
     after: dict[str, Callable[[Call], None]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -246,6 +247,8 @@ class Aws:
             env["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionResetError("the answer is lost")
         status, headers, body = answer
+        if call.action in self.garbled:
+            status, headers, body = "200 OK", [("Content-Type", "text/html")], b"log in first"
         start(status, headers)
         return [body]
 

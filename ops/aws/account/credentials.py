@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from ops.aws.account import policies
-from ops.aws.errors import code_of, explained
+from ops.aws.errors import FAULTS, code_of, explained
 from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
 from worker.timestamps import stamp
@@ -54,7 +54,7 @@ def lend(aws: Aws, bucket: str, prefix: str = "") -> Lent:
     ):
         try:
             answer = _longest(aws, operation, request)
-        except (ClientError, BotoCoreError) as error:
+        except FAULTS as error:
             if code_of(error) not in (*_REFUSED, *_ABSENT):
                 raise explained(error, aws.region) from None
             refusals.append(error)

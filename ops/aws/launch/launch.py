@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from ops import interrupts
 from ops.aws import machines, regions, rent, schedule
 from ops.aws.account import network
-from ops.aws.errors import code_of, explained
+from ops.aws.errors import FAULTS, code_of, explained
 from ops.aws.launch import verify
 from ops.aws.launch.lease import LaunchLease
 from ops.aws.launch.plan import Candidate, LaunchPlan
@@ -107,7 +105,7 @@ def dry_run(aws: Aws, plan: LaunchPlan, tell: Tell) -> None:
             continue
         try:
             rent.dry_run(aws, plan.machine(candidate))
-        except (BotoCoreError, ClientError) as error:
+        except FAULTS as error:
             refusals.add(candidate, error)
             continue
         accepted.add(candidate.instance_type)
@@ -185,7 +183,7 @@ class _Launch:
             self._tell(f"asking for {candidate.instance_type} in {candidate.zone} ...")
             try:
                 instance = self._rental.rent(self._plan.machine(candidate))
-            except (BotoCoreError, ClientError) as error:
+            except FAULTS as error:
                 refusals.add(candidate, error)
                 continue
             return self._visible(instance)

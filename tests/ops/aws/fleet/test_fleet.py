@@ -316,6 +316,17 @@ def test_a_protected_machine_does_not_save_the_others_and_is_named(account, ende
     assert f"warning: {protected}: " in str(told)
 
 
+@pytest.mark.parametrize(
+    "action", ["DescribeVolumes", "DescribeImages", "ListSchedules", "GetCallerIdentity"]
+)
+def test_an_answer_that_is_a_proxy_s_page_hides_no_machine(account, inv, machine, action):
+    account.garbled.add(action)
+    rented = machine(ExpiresAt=at(1))
+    assert rented in inv("status").out
+    inv("kill-all", "--yes")
+    assert account.alive() == []
+
+
 def test_what_ends_at_the_second_try_counts(account, ended, machine):
     rented = machine()
     account.fail("TerminateInstances", "OperationNotPermitted")

@@ -374,6 +374,13 @@ def test_an_answer_that_never_comes_leaves_nothing_running(account, rented):
     assert account.alive() == []
 
 
+def test_answers_that_are_a_proxy_s_page_leave_nothing_running(account, rented):
+    account.garbled.add("RunInstances")
+    with pytest.raises(UserError, match="an answer of AWS in us-east-1 broke off; check the network"):
+        rented()
+    assert account.alive() == []
+
+
 def test_a_zero_quota_is_found_before_anything_is_asked(account, rented):
     account.quotas["ec2", "L-3819A6DF"] = 0.0
     with pytest.raises(UserError, match="limit is 0 virtual CPUs of spot GPU machines"):
