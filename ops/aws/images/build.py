@@ -159,9 +159,19 @@ class ImageBuild:
         )
 
     def _object(self, key: str) -> str | None:
+        """A text that the box wrote. One that breaks off is read again: botocore repeats only the request."""
         target = {"Bucket": self._plan.bucket, "Key": key}
-        answer = self._aws.ask("s3", "get_object", absent=("NoSuchKey", "404"), **target)
-        return answer["Body"].read().decode("utf-8", "replace") if answer else None
+        looks = 1
+        while True:
+            try:
+                with errors(self._aws.region):
+                    answer = self._aws.ask("s3", "get_object", absent=("NoSuchKey", "404"), **target)
+                    return answer["Body"].read().decode("utf-8", "replace") if answer else None
+            except UserError:
+                if looks == LEAST_LOOKS:
+                    raise
+            looks += 1
+            self._pause(POLL_S)
 
     def _make_image(self, box: str) -> Image:
         plan, aws = self._plan, self._aws

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ResponseStreamingError
+from botocore.response import StreamingBody
 
 from ops import repository
 from ops.aws import rent
@@ -255,6 +256,19 @@ def test_box_without_a_whole_result_makes_no_image(us, run, images_json, answer)
     with pytest.raises(UserError, match="without a result"):
         run(box_that(answer))
     no_image_and_no_box(images_json)
+
+
+def test_a_result_that_breaks_off_is_read_again(us, run, monkeypatch):
+    whole, cuts = StreamingBody.read, [ResponseStreamingError(error="cut")]
+
+    def read(body, amt=None):
+        if cuts:
+            raise cuts.pop()
+        return whole(body, amt)
+
+    monkeypatch.setattr(StreamingBody, "read", read)
+    assert run(box_that(GOOD)).ami
+    assert not cuts
 
 
 def test_box_that_somebody_ended_makes_no_image(us, run, images_json):
