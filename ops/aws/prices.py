@@ -241,7 +241,7 @@ def on_demand(aws: Aws, instance_type: str, region: str) -> float | None:
     if not where:  # the US government's regions have no price list of their own
         return None
     answer = aws.ask("pricing", "get_products", region=where, ServiceCode="AmazonEC2", Filters=filters)
-    prices = [usd for product in answer["PriceList"] if (usd := _hourly(json.loads(product)))]
+    prices = [usd for product in answer.get("PriceList", []) if (usd := _hourly(json.loads(product)))]
     return min(prices, default=None)
 
 

@@ -115,7 +115,7 @@ def _budget(aws: Aws) -> dict[str, Any] | None:
         AccountId=aws.caller.account,
         BudgetName=NAME,
     )
-    return dict(found["Budget"]) if found else None
+    return dict(found["Budget"]) if found and "Budget" in found else None
 
 
 def _missing_alerts(aws: Aws, email: str) -> list[tuple[dict[str, Any], bool]]:

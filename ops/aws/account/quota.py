@@ -53,7 +53,8 @@ def limit(aws: Aws, quota: Quota, tell: Tell | None = None) -> float | None:
         if tell is not None:
             tell(f"warning: the account's limit is not known, so it is not checked: {error}")
         return None
-    return float(found["Quota"]["Value"]) if found else None
+    limit = (found or {}).get("Quota", {}).get("Value")  # a proxy's page in place of JSON gives none
+    return None if limit is None else float(limit)
 
 
 def vcpus(aws: Aws, instance_types: list[str]) -> dict[str, int]:

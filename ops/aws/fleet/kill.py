@@ -2,8 +2,9 @@
 
 Images stay: `inv image --remove` removes them.
 
-Spot requests are cancelled first: a persistent one would start another machine in place of the ended one.
-All of it is listed again until nothing is left. What cannot be ended is named, and nothing counts as ended
+Machines are ended as soon as they are listed: another question may hang for minutes. Then spot requests
+are cancelled, as a persistent one starts another machine in place of the ended one; all of it is listed
+again until nothing is left. What cannot be ended is named, and nothing counts as ended
 before AWS no longer lists it.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.aws import schedule
+from ops.aws import machines, schedule
 from ops.aws.fleet.status import RegionInventory, look, n_images, problems
 from ops.aws.regions import ask_each
 from ops.aws.session import Aws
@@ -63,13 +64,15 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
     killing = _Killing(aws, tell)
     looks = 0
     while True:
+        n_ended = len(killing.done.ended)
         found = ask_each(regions, killing.look_and_end)
         killing.done.problems, killing.done.n_images = problems(found), n_images(found)
         killing.done.n_regions = len(found.answers)
         killing.done.left = [row["id"] for row in rows(found.answers)]
         looks += 1
         unsure = killing.done.problems and looks < _LEAST_LOOKS
-        if not killing.done.left and not unsure:
+        has_ended = len(killing.done.ended) > n_ended  # what it leaves or starts shows at the next look
+        if not (killing.done.left or unsure or has_ended):
             return killing.done
         if looks > _LEAST_LOOKS and time.monotonic() > end_s:
             return killing.done
@@ -86,6 +89,8 @@ class _Killing:
         self._lock = threading.Lock()
 
     def look_and_end(self, region: str) -> RegionInventory:
+        alive = [machine.id for machine in machines.in_region(self._aws, region)]
+        self._end(region, "terminate_instances", "InstanceIds", alive)
         here = look(self._aws, region)
         for operation, parameter, ids in _in_order(here):
             self._end(region, operation, parameter, ids)
@@ -139,10 +144,11 @@ def _ids(here: RegionInventory, kind: str) -> list[str]:
 
 def _in_order(here: RegionInventory) -> list[tuple[str, str, list[str]]]:
     """What ends each kind of thing: EC2's operation, the parameter for the ids, the ids."""
-    machines = [machine.id for machine in here.machines if machine.state != "shutting-down"]
+    # Those that a spot request has started meanwhile, or that could not be ended at once.
+    alive = [machine.id for machine in here.machines if machine.state != "shutting-down"]
     return [
         ("cancel_spot_instance_requests", "SpotInstanceRequestIds", _ids(here, "spot request")),
-        ("terminate_instances", "InstanceIds", machines),
+        ("terminate_instances", "InstanceIds", alive),
         ("delete_volume", "VolumeId", _ids(here, "volume")),
         ("delete_snapshot", "SnapshotId", _ids(here, "snapshot")),
     ]
