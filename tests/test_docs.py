@@ -102,9 +102,10 @@ def strings_in(path: Path) -> list[str]:
 
 
 def test_example_list_is_a_good_one():
-    example, table = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
+    example, table, continued = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
     assert len(jobs.parse(example.encode())) == 5
     assert len(jobs.parse(table.encode())) == 2
+    assert len(jobs.parse(continued.encode())) == 2
 
 
 def test_shown_errors_are_those_of_the_program():

@@ -328,7 +328,9 @@ def test_truncated_weights_are_one_line(run, prompts, broken, tmp_path):
 
 @engine
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_missing_model_file_is_named(run, prompts, broken, tmp_path, name):
+def test_missing_model_file_is_named(run, prompts, broken, tmp_path, name, monkeypatch):
+    # Without a tokenizer that of the text encoder is looked for.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (broken / name).unlink()
     code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", broken)
     assert code == 2

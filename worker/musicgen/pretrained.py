@@ -94,17 +94,16 @@ def load(model: str) -> Pretrained:
 
 def _fetch(model: str) -> Path:
     """The folder of the hub's snapshot. Fetches only the files that are needed."""
-    from huggingface_hub import errors, hf_hub_download, snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     log.warning("%s. %s.", model, LICENCE_NOTICE)
     try:
         # A few kB that are judged before the gigabytes.
-        judge(_read_config(Path(hf_hub_download(model, "config.json"))), f"model {model}")
+        folder = Path(snapshot_download(model, allow_patterns=["config.json"]))
+        judge(_read_config(folder / "config.json"), f"model {model}")
         return Path(snapshot_download(model, allow_patterns=_NEEDED_FILES))
     except errors.GatedRepoError:
         raise BadInput(f"model {model} needs a licence accepted on its page and HF_TOKEN set") from None
-    except errors.RemoteEntryNotFoundError:
-        raise BadInput(f"model {model} has no config.json: it is no checkpoint; {_SUPPORTED}") from None
     except errors.RepositoryNotFoundError:
         raise BadInput(f"no model {model} on the hub; check the name, or HF_TOKEN if it is private") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError):
