@@ -18,7 +18,7 @@
 #error "this kernel is written for the registers of AVX2"
 #endif
 
-enum { LANES = 8, VECTORS = 3, PANEL = LANES * VECTORS, TILE = 4, DEPTH = 256, GROUP = 64 };
+enum { LANES = 8, VECTORS = 3, PANEL = LANES * VECTORS, TILE = 4, DEPTH = 256, GROUP = 64, LINE = 16 };
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
@@ -31,6 +31,7 @@ static inline void add_tile(const float *const rows[TILE], const float *block, i
     for (int64_t k = 0; k < depth; k++) {
         vec weight[VECTORS];
         __builtin_prefetch(next + k * step, 0, 2);
+        if (step > LINE) __builtin_prefetch(next + k * step + LINE, 0, 2); /* a lone tile's share is two lines */
         for (int v = 0; v < VECTORS; v++) {
             weight[v] = *(const vec *)(block + k * PANEL + v * LANES);
             /* Keep it in a register: GCC would load it again for each of the four rows. */

@@ -1,8 +1,8 @@
 """Linear layers without bias, in the layout that the device multiplies fastest.
 
 On a CPU the weights are packed once. oneDNN is then two to four times as fast as `F.linear` for the
-few rows of a decoding step. On a CPU without AVX-512, this project's float32 kernel is nearly twice
-as fast as oneDNN. On GPUs, and where torch cannot pack a weight, the layers are plain.
+few rows of a decoding step. With AVX2 or AVX-512, this project's float32 kernel is faster than oneDNN
+(docs/benchmarks.md), and a row's result does not depend on the other rows. On GPUs, and where torch cannot pack a weight, the layers are plain.
 """
 
 import logging
@@ -79,7 +79,7 @@ def pack(weight: Tensor, gelu: bool = False) -> Linear:
     """The fastest layer for a weight [n_out, n_in] on its device."""
     if weight.device.type != "cpu":
         return PlainLinear(weight, gelu)
-    if weight.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    if weight.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
         try:
             return CompiledLinear(weight, gelu)
         except NoCompiler as error:

@@ -134,8 +134,9 @@ def unbuilt():
     kernels._built.cache_clear()
 
 
-def test_with_avx2_alone_it_is_compiled(compiled, vectors):
-    vectors("AVX2")
+@pytest.mark.parametrize("name", ["AVX2", "AVX512"])
+def test_with_vectors_it_is_compiled(compiled, vectors, name):
+    vectors(name)
     compiled(torch.zeros(8, 8))
     assert isinstance(pack(torch.zeros(8, 8)), CompiledLinear)
 
@@ -163,16 +164,11 @@ def test_compiled_refuses_what_it_would_misread(compiled, x):
         compiled(torch.zeros(8, 8))(x)
 
 
-def test_with_avx512_it_is_onednns(vectors):
-    vectors("AVX512")
-    assert isinstance(pack(torch.zeros(8, 8)), PackedLinear)
-
-
 def test_float16_is_left_to_torch():
     assert isinstance(pack(torch.zeros(8, 8, dtype=torch.float16)), PlainLinear)
 
 
 def test_without_onednn_it_is_torchs_own(vectors, monkeypatch):
-    vectors("AVX512")
+    vectors("DEFAULT")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert isinstance(pack(torch.zeros(8, 8)), PlainLinear)
