@@ -2,7 +2,8 @@
 
 On a CPU the weights are packed once. oneDNN is then two to four times as fast as `F.linear` for the
 few rows of a decoding step. With AVX2 or AVX-512, this project's float32 kernel is faster than oneDNN
-(docs/benchmarks.md), and a row's result does not depend on the other rows. On GPUs, and where torch cannot pack a weight, the layers are plain.
+(docs/engine.md), and a row's result does not depend on the other rows. On GPUs, and where torch cannot
+pack a weight, the layers are plain.
 """
 
 import logging
