@@ -6,7 +6,7 @@ One command reads everything; whatever the box lacks (no GPU, no worker yet) is 
 import json as jsonlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,9 +19,9 @@ from worker.errors import UserError
 # Each section may fail by itself: the box may be only partly set up.
 _STATUS = f"""
 root=$1 home=$2 remote=$1/current/remote
-echo "{look.MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2> /dev/null
+echo "{look.MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2>&1
 echo "{look.MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
-echo "{look.MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2> /dev/null
+echo "{look.MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2>&1
 echo "{look.MARK}gpu"; {look.GPU_QUERY} 2> /dev/null
 echo "{look.MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
 echo "{look.MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
@@ -31,7 +31,10 @@ exit 0
 
 @dataclass(frozen=True)
 class BoxStatus:
-    """`run`: the JSON of session.sh; `status`: the worker's status.json; `watchdog`: that of watchdog.sh."""
+    """`run`: the JSON of session.sh; `status`: the worker's status.json; `watchdog`: that of watchdog.sh.
+
+    `faults`: what these scripts said in place of an answer.
+    """
 
     run: Mapping[str, Any]
     status: Mapping[str, Any]
@@ -39,6 +42,7 @@ class BoxStatus:
     gpus: list[look.Gpu]
     disks: list[look.Disk]
     credentials_expire: datetime | None
+    faults: list[str] = field(default_factory=list)
 
 
 def read_status(box: Box) -> BoxStatus:
@@ -52,6 +56,11 @@ def read_status(box: Box) -> BoxStatus:
         gpus=look.parse_gpus(found.get("gpu", "")),
         disks=look.parse_disks(found.get("disk", "")),
         credentials_expire=_expiry(found.get("keys", "")),
+        faults=[
+            said.strip().splitlines()[-1]
+            for said in (found.get("run", ""), found.get("watchdog", ""))
+            if said.strip() and not _object(said)
+        ],
     )
 
 
@@ -104,6 +113,10 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
     for disk in found.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
     rows |= watchdog_rows(found.watchdog)
+    if found.faults:
+        rows["fault"] = "; ".join(dict.fromkeys(found.faults))
+        if not run:
+            del rows["run"], rows["state"]  # not known
     if found.credentials_expire:
         left_s = (found.credentials_expire - now).total_seconds()
         rows["credentials"] = (

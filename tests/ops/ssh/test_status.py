@@ -113,6 +113,16 @@ def test_expired_credentials_come_with_their_remedy():
     assert gone == "EXPIRED; run: fab install --renew"
 
 
+def test_script_of_the_box_that_fails_is_no_run_that_never_was(box, tmp_path):
+    scripts = box.root / "current" / "remote"
+    scripts.mkdir(parents=True)
+    (scripts / "session.sh").write_text("echo 'error: flock is missing on this box' >&2; exit 2\n")
+    with connected(box, tmp_path) as conn:
+        found = {row["what"]: row["now"] for row in status_rows(read_status(conn), NOW)}
+    assert found["fault"] == "error: flock is missing on this box"
+    assert "run" not in found and "state" not in found
+
+
 def test_box_with_nothing_on_it_still_shows_gpu_and_disk(box, tmp_path):
     with connected(box, tmp_path) as conn:
         found = read_status(conn)
