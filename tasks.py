@@ -116,23 +116,9 @@ def generate(
     Finished songs are skipped; run it again after any interruption.
     Example: inv generate --model facebook/musicgen-small --only dance_test
     """
-    from ops import generate
-
-    settings = Settings.load()
-    basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
-    usd = hourly_cost or settings.hourly_cost_usd
     flags = ["--start-over"] * start_over + ["--verify"] * verify
     flags += sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
-    code = generate.run_worker(
-        prompts=prompts or settings.prompts,
-        output=output or settings.output_place,
-        model=model or settings.model,
-        hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
-        only=only or (),
-        flags=flags,
-    )
-    if code:
-        raise Exit(code=code)
+    _run_worker(prompts, output, model, only, flags, hourly_cost)
 
 
 @task(
@@ -156,19 +142,26 @@ def decode(
     Generates nothing; takes seconds a song. A damaged WAV has to be moved away first.
     Example: inv decode --output out/songs --only dance_test
     """
+    flags = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
+    _run_worker(prompts, output, model, only, ["--from-tokens", *flags])
+
+
+def _run_worker(
+    prompts: str, output: str, model: str, only: list[str] | None, flags: list[str], hourly_cost: str = ""
+) -> None:
+    """Run the worker here, with what is set where a text is empty; ends with its exit code."""
     from ops import generate
 
     settings = Settings.load()
+    basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
+    usd = hourly_cost or settings.hourly_cost_usd
     code = generate.run_worker(
         prompts=prompts or settings.prompts,
         output=output or settings.output_place,
         model=model or settings.model,
-        hourly_cost=None,
+        hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
-        flags=[
-            "--from-tokens",
-            *sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(),
-        ],
+        flags=flags,
     )
     if code:
         raise Exit(code=code)
