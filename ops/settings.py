@@ -108,6 +108,9 @@ class Settings:
         "fp32, bf16 or fp16; empty: the fastest on the device",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    fade_ms: float = row(
+        "MUSICGEN_FADE_MS", 0.0, "milliseconds over which a song's cut end fades out; 0: it is cut"
+    )
     prompts: str = row("MUSICGEN_PROMPTS", "prompts.txt", "the job list")
     output: str | None = row(
         "MUSICGEN_OUTPUT", None, "output: a folder or s3:// address; empty: the bucket, else out/songs"

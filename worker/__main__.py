@@ -3,8 +3,8 @@
     python -m worker --prompts prompts.txt --model rehearsal --output out/demo
 
 What is not given is taken from the environment (MUSICGEN_MODEL, MUSICGEN_OUTPUT, MUSICGEN_S3_BUCKET,
-MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_CLAIM_TTL_S, MUSICGEN_STATE_DIR,
-MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
+MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_FADE_MS, MUSICGEN_CLAIM_TTL_S,
+MUSICGEN_STATE_DIR, MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
 The closing table goes to stdout, all else to stderr. A log and status.json are kept in
 MUSICGEN_STATE_DIR and under runs/RUN_ID in the output.
 Ctrl-C, SIGTERM or a terminal that is closed saves the songs in progress and ends; a second Ctrl-C or
@@ -130,6 +130,11 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--run-id", default=env.get("RUN_ID") or timestamps.new_run_id(), help="names this run's files"
     )
+    p.add_argument(
+        "--fade-ms",
+        default=env.get("MUSICGEN_FADE_MS") or 0,
+        help="milliseconds over which a song's cut end fades out (%(default)s: it is cut)",
+    )
     p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
     p.add_argument("--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, bf16, fp16")
     p.add_argument(
@@ -168,6 +173,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         run_id=arguments.run_id,
         sampling=sampling,
         start_over=arguments.start_over,
+        fade_s=_amount(arguments.fade_ms, "fade", "milliseconds", "20") / 1000,
         verify=arguments.verify,
     )
     with ExitStack() as parts:

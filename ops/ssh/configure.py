@@ -19,6 +19,7 @@ _WORKER_SETTINGS = (
     "model",
     "slots",
     "dtype",
+    "fade_ms",
     "hourly_cost_usd",
     "aws_region",
     "aws_endpoint_url",

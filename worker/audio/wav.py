@@ -28,15 +28,29 @@ class Wav:
     peak: float
 
 
-def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav:
-    """Trim float audio [n] or [n, 2] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
+def cut(audio: Audio, seconds: float, sample_rate: int, fade_s: float = 0.0) -> Audio:
+    """The first round(seconds * sample_rate) samples of [n] or [n, 2]; the last `fade_s` of them fade out.
 
-    A song with a peak over 1.0 is scaled down as a whole: clipping or wrapping would distort it.
+    Raises Unplayable if there are fewer.
     """
     n_samples = round(seconds * sample_rate)
     if len(audio) < n_samples:
         raise Unplayable(f"{len(audio)} samples were made where {n_samples} are needed")
     audio = audio[:n_samples]
+    if n_fading := min(round(fade_s * sample_rate), n_samples):
+        audio = audio.copy()
+        fading = np.linspace(1, 0, n_fading + 1, dtype=np.float32)[1:]
+        audio[-n_fading:] *= fading if audio.ndim == 1 else fading[:, None]
+    return audio
+
+
+def write_wav(path: Path, audio: Audio, seconds: float, sample_rate: int) -> Wav:
+    """Trim float audio [n] or [n, 2] to round(seconds * sample_rate) samples and write it. Raises Unplayable.
+
+    A song with a peak over 1.0 is scaled down as a whole: clipping or wrapping would distort it.
+    """
+    audio = cut(audio, seconds, sample_rate)
+    n_samples = len(audio)
     if not np.isfinite(audio).all():
         raise Unplayable("the audio holds NaN or infinite samples")
     peak = float(np.abs(audio).max())

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from worker import timestamps
-from worker.audio.wav import Unplayable, write_wav
+from worker.audio.wav import Unplayable, cut, write_wav
 from worker.engine import Abandoned, Engine, Finished, Unfinished
 from worker.errors import UserError
 from worker.run.checkpoints import Checkpoints
@@ -170,10 +170,9 @@ class Finisher:
         audio = engine.decode(tune.event.tokens, lambda: not self._given_up.is_set())
         decode_s = time.monotonic() - began
         with disk_errors(path):
+            audio = cut(audio, job.seconds, engine.sample_rate, request.fade_s)
             wav = write_wav(path, audio, job.seconds, engine.sample_rate)
-        quality = self._measure(
-            audio[: wav.n_samples], engine.sample_rate, job.seconds, engine.joins(job.seconds)
-        )
+        quality = self._measure(audio, engine.sample_rate, job.seconds, engine.joins(job.seconds))
         described = engine.describe()
         return Record(
             song=job.song,
@@ -197,6 +196,7 @@ class Finisher:
             sample_rate=engine.sample_rate,
             n_samples=wav.n_samples,
             channels=wav.channels,
+            fade_s=request.fade_s,
             peak=wav.peak,
             n_bytes=wav.n_bytes,
             sha256=wav.sha256,

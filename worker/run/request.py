@@ -19,4 +19,5 @@ class RunRequest:
     run_id: str
     sampling: Sampling = field(default_factory=Sampling)
     start_over: bool = False  # unfinished songs that were begun with other settings begin again
+    fade_s: float = 0.0  # a song's end, where it is cut, fades out over this
     verify: bool = False  # read every finished WAV and compare its checksum

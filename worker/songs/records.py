@@ -24,7 +24,7 @@ _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 
 
 # What records lack that were written before a field was added.
-_OLDER = {"channels": 1}
+_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0}
 
 
 class Damaged(ValueError):
@@ -69,6 +69,7 @@ class Record:
     quality: Mapping[str, Any]  # see worker/audio/quality.py
     schema: int = field(default=SCHEMA)
     channels: int = 1  # 2: stereo
+    fade_s: float = 0.0  # over which its cut end fades out
 
     @property
     def is_consistent(self) -> bool:
@@ -83,7 +84,7 @@ class Record:
     def from_json(cls, content: bytes) -> "Record":
         """Raises Damaged. Keys of later schemas are ignored."""
         try:
-            found = _OLDER | json.loads(content)
+            found = {**_OLDER, **json.loads(content)}
             record = cls(**{f.name: found[f.name] for f in fields(cls)})
             for f in fields(cls):
                 if not _fits(getattr(record, f.name), f.type):

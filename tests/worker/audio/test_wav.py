@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from worker.audio.wav import Unplayable, write_wav
+from worker.audio.wav import Unplayable, cut, write_wav
 
 RATE = 32_000
 
@@ -33,6 +33,20 @@ def test_format_is_32_khz_mono_16_bit_pcm(path):
     with wave.open(str(path), "rb") as file:
         assert file.getparams()[:4] == (1, 2, RATE, RATE)
         assert file.getcomptype() == "NONE"
+
+
+@pytest.mark.parametrize("shape", [(1000,), (1000, 2)])
+def test_end_fades_out_over_the_time_that_is_set_and_nothing_else_changes(shape):
+    audio = np.full(shape, 0.5, np.float32)
+    faded = cut(audio, 0.9, 1000, fade_s=0.1)
+    assert faded.shape == (900, *shape[1:])
+    assert np.array_equal(faded[:800], audio[:800])
+    assert (np.diff(faded[799:], axis=0) < 0).all() and not faded[-1].any()
+    assert (audio == 0.5).all()
+
+
+def test_fade_longer_than_the_song_covers_all_of_it():
+    assert not cut(np.ones(10, np.float32), 0.01, 1000, fade_s=5)[-1]
 
 
 def test_stereo_keeps_its_channels(path):
