@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from worker.amounts import size
+from worker.songs import supported
 from worker.songs.maker import REHEARSAL
 
 # The files that the worker fetches, in fp32.
@@ -16,7 +17,7 @@ _BYTES = {
 
 def download_bytes(model: str, env: Mapping[str, str]) -> float | None:
     """Bytes to fetch before the first song: 0 if the model is here, None if its size is not known."""
-    if model == REHEARSAL or Path(model).expanduser().is_dir() or _is_cached(model, env):
+    if model == REHEARSAL or Path(model).expanduser().is_dir() or _cached(model, env):
         return 0
     return _BYTES.get(model)
 
@@ -31,10 +32,17 @@ def described(model: str, env: Mapping[str, str]) -> str:
     )
 
 
-def _is_cached(model: str, env: Mapping[str, str]) -> bool:
-    """True if a whole snapshot is in the hub's cache, where huggingface_hub would look for it."""
+def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
+    """Raises BadInput for a model that the engine is known not to run."""
+    if model != REHEARSAL:
+        supported.refuse(model, _cached(model, env))
+
+
+def _cached(model: str, env: Mapping[str, str]) -> Path | None:
+    """The folder of a whole snapshot in the hub's cache, where huggingface_hub would look for it."""
     home = env.get("HF_HOME") or f"{env.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     cache = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub").expanduser()
     snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
     # A file is linked there when it is complete, and the weights are the last to be.
-    return any((found.parent / "config.json").exists() for found in snapshots.glob("*/*.safetensors"))
+    whole = (found.parent for found in snapshots.glob("*/*.safetensors"))
+    return next((folder for folder in whole if (folder / "config.json").exists()), None)

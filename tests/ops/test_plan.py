@@ -110,6 +110,13 @@ def test_cost_is_at_the_hourly_cost_that_is_set_and_the_measured_speed(store):
     )
 
 
+def test_model_that_cannot_run_is_refused_before_anything_is_planned(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("calm ; 30 ; calm")
+    with pytest.raises(BadInput, match="model facebook/musicgen-melody is not supported"):
+        plan_songs(prompts, str(tmp_path / "out"), "facebook/musicgen-melody")
+
+
 def test_prompt_that_musicgen_was_not_trained_on_is_named(tmp_path):
     long = PlannedSong("long_01234567.wav", 30, 1, TO_MAKE, "slow piano, " * 200)
     *_, warning = what_it_takes([*SONGS, long], "rehearsal", str(tmp_path), Settings())

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from worker.amounts import count
 from worker.errors import BadInput, UserError
+from worker.songs import supported
 from worker.songs.maker import REHEARSAL, model_name
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,6 @@ LICENCE_NOTICE = (
     "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
 )
 _NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
-# What the engine assumes; it is true of every MusicGen, mono or stereo.
-_ASSUMED = [
-    ("decoder", "activation_function", "gelu"),
-    ("decoder", "scale_embedding", False),
-    ("audio_encoder", "model_type", "encodec"),
-    ("audio_encoder", "audio_channels", 1),  # of a stereo MusicGen too: it decodes each channel as mono
-]
-_SUPPORTED = "supported are MusicGen checkpoints without melody, such as facebook/musicgen-medium"
 # Files of other formats, and what makes a checkpoint of them.
 _FOREIGN = {
     "adapter_config.json": (
@@ -96,11 +89,12 @@ def _fetch(model: str) -> Path:
     """The folder of the hub's snapshot. Fetches only the files that are needed."""
     from huggingface_hub import errors, snapshot_download
 
+    supported.refuse_by_name(model)
     log.warning("%s. %s.", model, LICENCE_NOTICE)
     try:
         # A few kB that are judged before the gigabytes.
         folder = Path(snapshot_download(model, allow_patterns=["config.json"]))
-        judge(_read_config(folder / "config.json"), f"model {model}")
+        supported.judge(supported.read_config(folder), f"model {model}")
         return Path(snapshot_download(model, allow_patterns=_NEEDED_FILES))
     except errors.GatedRepoError:
         raise BadInput(f"model {model} needs a licence accepted on its page and HF_TOKEN set") from None
@@ -165,7 +159,7 @@ def check(folder: Path) -> list[Path]:
     for name, what in _FOREIGN.items():
         if (folder / name).is_file() and not any(folder.glob("model*.safetensors")):
             raise BadInput(f"{folder} {what}")
-    judge(_read_config(folder / "config.json"), str(folder))
+    supported.judge(supported.read_config(folder), str(folder))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -184,41 +178,6 @@ def check(folder: Path) -> list[Path]:
         except SafetensorError:
             raise BadInput(f"{folder / name} is truncated or damaged; fetch the model again") from None
     return [folder / name for name in names]
-
-
-def _read_config(path: Path) -> object:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadInput(
-            f"{path.parent} is not a model folder: config.json is missing; check the path"
-        ) from None
-    except (ValueError, OSError):
-        raise BadInput(f"{path} is damaged; fetch the model again") from None
-
-
-def judge(config: object, model: str) -> None:
-    """Raises BadInput unless the engine runs checkpoints with this config.json."""
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "musicgen" or not isinstance(config, dict):
-        raise BadInput(f"{model} holds a {kind!r} model; {_SUPPORTED}")
-    decoder, codec = config.get("decoder"), config.get("audio_encoder")
-    if not isinstance(decoder, dict) or not isinstance(codec, dict):
-        raise BadInput(f"{model}: config.json is damaged; fetch it again")
-    for part, key, supported in _ASSUMED:
-        if (found := config[part].get(key, supported)) != supported:
-            raise BadInput(f"{model} has {part}.{key} {found!r}; only {supported!r} is supported")
-    channels, n_codebooks = decoder.get("audio_channels", 1), decoder.get("num_codebooks", 4)
-    if channels not in (1, 2) or n_codebooks % channels:
-        raise BadInput(
-            f"{model} has {channels} channels and {n_codebooks} codebooks; supported are 1 and 2 channels"
-        )
-    vocabulary, codebook = decoder.get("vocab_size", 2048), codec.get("codebook_size", 1024)
-    if codebook < vocabulary:
-        raise BadInput(
-            f"{model} makes tokens up to {vocabulary}, and its codec knows {codebook}: "
-            "decoder and audio_encoder do not belong together; fetch it again or use another"
-        )
 
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:
