@@ -155,6 +155,30 @@ class Bench:
         yield Figure("bound", "share of the fp32 compute bound, 32 slots", "%", share, 60.0, note)
         yield Figure("bound", "engine, fp32, 32 slots", "frames/s", Spread.of(rates(4 * slots, took)))
 
+    def few(self) -> Iterator[Figure]:
+        """Steps with few songs in progress, against the time in which memory is read."""
+        stepper = self._stepper()
+        needed = roofline.step_bytes(self._shape, SIZES[self.size][3], torch.float32)
+        for n_slots in (n for n in (1, 2, 4, 8) if n <= stepper.slots):
+
+            def engine(n_slots: int = n_slots) -> None:
+                for _ in range(4):
+                    stepper.step(self.frames, n_slots)
+
+            engine()
+            shares, frames = [], []
+            for _ in range(
+                self.repetitions
+            ):  # one after the other: neighbours on the machine use memory, too
+                bandwidth, took = roofline.read_bandwidth(self.device), seconds(engine)
+                shares.append(100 * 4 * needed / took / bandwidth)
+                frames.append(4 * n_slots / took)
+            what = f"{n_slots} of {stepper.slots} slots in use"
+            yield Figure("few", f"engine, fp32, {what}", "frames/s", Spread.of(frames))
+            note = f"{needed / 1e9:.2f} GB of weights a step"
+            goal = 80.0 if n_slots == 1 else None
+            yield Figure("few", f"share of the bandwidth bound, {what}", "%", Spread.of(shares), goal, note)
+
     def half(self) -> Iterator[Figure]:
         """bf16, on a CPU with native bf16."""
         if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
@@ -255,4 +279,4 @@ def _codec_process(how: str, n_frames: int) -> tuple[float, float]:
     return float(answer[-2]), float(answer[-1])
 
 
-CASES = ("songs", "mixed", "late", "bound", "half", "codec", "busy")
+CASES = ("songs", "mixed", "late", "bound", "few", "half", "codec", "busy")

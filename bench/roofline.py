@@ -22,6 +22,13 @@ def read_bandwidth(device: torch.device, n_bytes: int = 1 << 29) -> float:
     return max(n_bytes / seconds(lambda: x.sum()) for _ in range(10))
 
 
+def step_bytes(shape: Shape, ffn: int, dtype: torch.dtype) -> int:
+    """Bytes of the weights that a step reads once, however many slots it computes."""
+    layer = 6 * shape.hidden**2 + 2 * shape.hidden * ffn
+    heads = shape.hidden * shape.n_codebooks * shape.vocabulary
+    return int((shape.n_layers * layer + heads) * dtype.itemsize)
+
+
 def step_flops(shape: Shape, ffn: int, slots: int) -> float:
     """FLOPs of the linear layers in one step: cross-attention in the conditional half only, layer 0's
     self-attention in one half only."""
