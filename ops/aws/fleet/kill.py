@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.aws import machines, schedule
+from ops.aws import schedule
 from ops.aws.fleet.status import RegionInventory, look, n_images, problems
+from ops.aws.machines import Machine
 from ops.aws.regions import ask_each
 from ops.aws.session import Aws
 from worker.errors import UserError
@@ -64,15 +65,13 @@ def kill(aws: Aws, regions: Sequence[str], tell: Tell) -> KillResult:
     killing = _Killing(aws, tell)
     looks = 0
     while True:
-        n_ended = len(killing.done.ended)
         found = ask_each(regions, killing.look_and_end)
         killing.done.problems, killing.done.n_images = problems(found), n_images(found)
         killing.done.n_regions = len(found.answers)
         killing.done.left = [row["id"] for row in rows(found.answers)]
         looks += 1
         unsure = killing.done.problems and looks < _LEAST_LOOKS
-        has_ended = len(killing.done.ended) > n_ended  # what it leaves or starts shows at the next look
-        if not (killing.done.left or unsure or has_ended):
+        if not killing.done.left and not unsure:
             return killing.done
         if looks > _LEAST_LOOKS and time.monotonic() > end_s:
             return killing.done
@@ -89,9 +88,11 @@ class _Killing:
         self._lock = threading.Lock()
 
     def look_and_end(self, region: str) -> RegionInventory:
-        alive = [machine.id for machine in machines.in_region(self._aws, region)]
-        self._end(region, "terminate_instances", "InstanceIds", alive)
-        here = look(self._aws, region)
+        def end_first(found: list[Machine]) -> None:
+            alive = [machine.id for machine in found if machine.state != "shutting-down"]
+            self._end(region, "terminate_instances", "InstanceIds", alive)
+
+        here = look(self._aws, region, end_first)
         for operation, parameter, ids in _in_order(here):
             self._end(region, operation, parameter, ids)
         for name in _ids(here, "schedule"):
@@ -143,12 +144,9 @@ def _ids(here: RegionInventory, kind: str) -> list[str]:
 
 
 def _in_order(here: RegionInventory) -> list[tuple[str, str, list[str]]]:
-    """What ends each kind of thing: EC2's operation, the parameter for the ids, the ids."""
-    # Those that a spot request has started meanwhile, or that could not be ended at once.
-    alive = [machine.id for machine in here.machines if machine.state != "shutting-down"]
+    """What ends each kind of thing but the machines: EC2's operation, the parameter for the ids, the ids."""
     return [
         ("cancel_spot_instance_requests", "SpotInstanceRequestIds", _ids(here, "spot request")),
-        ("terminate_instances", "InstanceIds", alive),
         ("delete_volume", "VolumeId", _ids(here, "volume")),
         ("delete_snapshot", "SnapshotId", _ids(here, "snapshot")),
     ]

@@ -96,12 +96,14 @@ def images_line(n: int) -> str:
     return f"{count(n, 'image')} {'stays and is' if n == 1 else 'stay and are'} billed (inv image --list)"
 
 
-def look(aws: Aws, region: str) -> RegionInventory:
+def look(aws: Aws, region: str, act: Callable[[list[Machine]], None] = lambda _: None) -> RegionInventory:
     """Everything that this project has in one region. Raises UserError if its machines cannot be listed.
 
-    Only the machines are needed: what else gets no answer is named and hides nothing.
+    Only the machines are needed: what else gets no answer is named and hides nothing. `act` gets them
+    before anything else is asked, which may hang for minutes.
     """
     found = machines.in_region(aws, region, LEAVING)
+    act(found)
     alive = {machine.id for machine in found}
     here = RegionInventory(found, [])
     parts: dict[str, Callable[[Aws, str, set[str]], Iterator[Leftover]]]
