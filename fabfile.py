@@ -11,7 +11,6 @@ from ops import sampling, ui
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
-from worker.errors import UserError
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _JSON = "Print rows as JSON"
@@ -62,8 +61,7 @@ def validate(box: Box, json: bool = False) -> None:
 
     findings = phases.validate(box)
     ui.show(findings if json else phases.finding_rows(findings), json=json)
-    if failed := phases.would_fail(findings):
-        raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
+    phases.refuse_failing(findings)
 
 
 @box_task(
@@ -136,8 +134,7 @@ def up(
     ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
     findings = phases.validate(box)
     ui.show(phases.finding_rows(findings))
-    if failed := phases.would_fail(findings):
-        raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
+    phases.refuse_failing(findings)
     phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=chosen)
 
 

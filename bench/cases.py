@@ -167,9 +167,8 @@ class Bench:
 
             engine()
             shares, frames = [], []
-            for _ in range(
-                self.repetitions
-            ):  # one after the other: neighbours on the machine use memory, too
+            # One after the other: neighbours on the machine use its memory, too.
+            for _ in range(self.repetitions):
                 bandwidth, took = roofline.read_bandwidth(self.device), seconds(engine)
                 shares.append(100 * 4 * needed / took / bandwidth)
                 frames.append(4 * n_slots / took)

@@ -23,7 +23,7 @@ class SamplingFlags:
     stride: str = ""
 
     def check(self) -> None:
-        """Raises BadInput for a value that is no number or out of range."""
+        """Raises BadInput for a value that is not a number or is out of range."""
         from worker.songs import maker  # here: `inv --list` stays under 1 s
 
         maker.checked_sampling(**self._numbers())

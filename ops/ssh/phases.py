@@ -109,6 +109,12 @@ def would_fail(findings: Sequence[Finding]) -> list[str]:
     return [finding.name for finding in findings if finding.ok is False]
 
 
+def refuse_failing(findings: Sequence[Finding]) -> None:
+    """Raises UserError if a check failed."""
+    if failed := would_fail(findings):
+        raise UserError(f"the run would fail: {', '.join(failed)}; see the remedies above")
+
+
 def run(
     box: Box, settings: Settings, report: Report, *, keep_alive: bool = False, arguments: Sequence[str] = ()
 ) -> Run:

@@ -2,6 +2,8 @@
 
 import os
 
+from worker.amounts import count
+
 # The load that a machine has of one program that uses all its cores, and some more.
 _BUSY_PER_CORE = 1.5
 
@@ -16,7 +18,7 @@ def busy(load: float | None = None, n_cores: int | None = None) -> str:
     n_cores = n_cores or _n_cores()
     if load < _BUSY_PER_CORE * n_cores:
         return ""
-    return f"this machine is busy: load {load:.0f} on {n_cores} {'core' if n_cores == 1 else 'cores'}"
+    return f"this machine is busy: load {load:.0f} on {count(n_cores, 'core')}"
 
 
 def _n_cores() -> int:

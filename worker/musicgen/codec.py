@@ -61,7 +61,8 @@ def _decode_into(
         samples = x[0, 0, (done - first) * hop : (end - first) * hop]
         audio[done * hop : end * hop] = samples.float().cpu().numpy()
         done = end
-        frames, first = frames[..., max(0, done - HALO_FRAMES) - first :], max(0, done - HALO_FRAMES)
+        needed = max(0, done - HALO_FRAMES)
+        frames, first = frames[..., needed - first :], needed
 
 
 def _frames(encodec: EncodecModel, tokens: Tokens, chunk: int) -> Iterator[Tensor]:

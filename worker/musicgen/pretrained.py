@@ -140,14 +140,14 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
 def _tokenizer(folder: Path, name: str) -> Any:
     """The checkpoint's, or its text encoder's: a Trainer saves none."""
     own = any((folder / file).is_file() for file in ("tokenizer.json", "spiece.model"))
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    base = str(config.get("text_encoder", {}).get("_name_or_path") or "google-t5/t5-base")
+    place = str(folder)
     if not own:
-        log.warning("%s has no tokenizer: that of its text encoder, %s, is used", name, base)
+        config: Any = supported.read_config(folder)
+        place = str(config.get("text_encoder", {}).get("_name_or_path") or "google-t5/t5-base")
+        log.warning("%s has no tokenizer: that of its text encoder, %s, is used", name, place)
     try:
-        return AutoTokenizer.from_pretrained(folder if own else base, local_files_only=own)
+        return AutoTokenizer.from_pretrained(place, local_files_only=own)
     except Exception as error:  # whatever a damaged tokenizer or an unreachable hub makes transformers raise
-        place = folder if own else base
         raise BadInput(
             f"the tokenizer of model {name} cannot be loaded from {place} ({_first_line(error)}); "
             f"copy tokenizer.json and tokenizer_config.json into {folder}"

@@ -111,7 +111,6 @@ class ConsoleDisplay:
             self._say(
                 f"resuming {song.song}: {seconds * song.n_made / song.n_frames:.0f} of {seconds:g} s made"
             )
-
         elif song.n_made:
             made_s = self._seconds[song.song] * song.n_made / song.n_frames
             self._say(f"{song.song} continues a song of {made_s:.0f} s")

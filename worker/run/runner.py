@@ -139,6 +139,7 @@ class Runner:
             self._checkpoints.save(song)
         elif isinstance(event, Failed):
             self._queue.given_back(event.key)
+            self._whole.pop(event.key, None)
             self._charge(event.key, event.generation_s)
             self._fail(event, engine)
         elif isinstance(event, Finished):

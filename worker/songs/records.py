@@ -21,8 +21,6 @@ SCHEMA = 1
 _READERS = 16
 _WAV_READERS = 4
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
-
-
 # What records lack that were written before a field was added.
 _OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0}
 

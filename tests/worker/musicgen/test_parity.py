@@ -67,10 +67,12 @@ def test_other_lengths_equal_generate(loaded, seconds):
     assert np.array_equal(tokens[0], expected)
 
 
-def test_beyond_a_window_equals_the_slow_loop(loaded):
-    tokens = Engine(loaded, slots=2, **SHORT).tokens(PROMPTS[:2], [2.6, 1.5], greedy=True)
+@pytest.mark.parametrize("channels", ["loaded", "stereo"])
+def test_beyond_a_window_equals_the_slow_loop(request, channels):
+    pretrained = request.getfixturevalue(channels)
+    tokens = Engine(pretrained, slots=2, **SHORT).tokens(PROMPTS[:2], [2.6, 1.5], greedy=True)
     for prompt, song in zip(PROMPTS, tokens, strict=False):
-        assert np.array_equal(song, reference.slow(loaded, prompt, song.shape[1], 60, 36))
+        assert np.array_equal(song, reference.slow(pretrained, prompt, song.shape[1], 60, 36))
 
 
 def test_song_that_continues_another_equals_generate_continued(loaded):
@@ -126,12 +128,6 @@ def test_stereo_equals_generate(stereo, slots):
     tokens = Engine(stereo, slots=slots).tokens(PROMPTS, 1.2, greedy=True)
     assert tokens[0].shape == (8, 60)
     assert np.array_equal(tokens, expected)
-
-
-def test_stereo_beyond_a_window_equals_the_slow_loop(stereo):
-    tokens = Engine(stereo, slots=2, **SHORT).tokens(PROMPTS[:2], [2.6, 1.5], greedy=True)
-    for prompt, song in zip(PROMPTS, tokens, strict=False):
-        assert np.array_equal(song, reference.slow(stereo, prompt, song.shape[1], 60, 36))
 
 
 def test_stereo_audio_is_what_generate_returns(stereo):
