@@ -105,8 +105,8 @@ class Settings:
     dtype: str | None = row(
         "MUSICGEN_DTYPE",
         None,
-        "fp32, bf16 or fp16; empty: the fastest on the device",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        "fp32, fp32-kv16 (CPUs: fp32 with half the cache), bf16 or fp16; empty: the fastest on the device",
+        choices=("auto", "fp32", "fp32-kv16", "bf16", "fp16"),
     )
     fade_ms: float = row(
         "MUSICGEN_FADE_MS", 0.0, "milliseconds over which a song's cut end fades out; 0: it is cut"

@@ -136,7 +136,9 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         help="milliseconds over which a song's cut end fades out (%(default)s: it is cut)",
     )
     p.add_argument("--device", help="cpu, cuda or cuda:N (the GPU if there is one)")
-    p.add_argument("--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, bf16, fp16")
+    p.add_argument(
+        "--dtype", default=env.get("MUSICGEN_DTYPE") or None, help="auto, fp32, fp32-kv16, bf16, fp16"
+    )
     p.add_argument(
         "--slots", default=env.get("MUSICGEN_SLOTS") or None, help="songs at once (as memory allows)"
     )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
+from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,8 @@ class Compiled:
 
     def __init__(self, head: int, dtype: torch.dtype):
         flags = ("-ffast-math", f"-DHEAD={head}", f"-DKV_BF16={int(dtype == torch.bfloat16)}")
-        takes = (*[POINTER] * 3, SIZE, *[POINTER] * 3, *[SIZE] * 3, NUMBER, *[POINTER] * 2)
+        takes = (*[POINTER] * 3, SIZE, *[POINTER] * 3, *[SIZE] * 3, *[POINTER] * 2)
         self._attend = build("attention.c", "attend", takes, flags)
-        self._scale = head**-0.5
         self._scores = torch.empty(0)
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:
@@ -108,7 +107,6 @@ class Compiled:
             n_rows,
             n_heads,
             capacity,
-            self._scale,
             self._scores.data_ptr(),
             output.data_ptr(),
         )

@@ -15,6 +15,8 @@ _MAX_SLOTS = {"cpu": 8, "cuda": 64}
 _SPARE_BYTES = 1_500_000_000
 _GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# fp32 with keys and values in bf16: half the cache, and half of what a late column reads. For CPUs.
+HALF_CACHE = "fp32-kv16"
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -49,11 +51,18 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def choose_dtype(name: str | None, device: torch.device, hidden: int) -> torch.dtype:
-    """`fp32`, `bf16`, `fp16`; by default bf16 where the device is fast in it, fp16 on a T4, else fp32."""
+    """The weights' precision: of `fp32`, `fp32-kv16`, `bf16`, `fp16`, or the default.
+
+    By default bf16 where the device is fast in it, fp16 on a T4, else fp32.
+    """
     if name in (None, "auto"):
         return _fast_dtype(device, hidden)
+    if name == HALF_CACHE:
+        if device.type != "cpu":
+            raise BadInput(f"{HALF_CACHE} is for CPUs; on a GPU use bf16 or fp16")
+        return torch.float32
     if name not in _DTYPES:
-        raise BadInput(f"unknown dtype {name!r}; use auto, fp32, bf16 or fp16")
+        raise BadInput(f"unknown dtype {name!r}; use auto, fp32, {HALF_CACHE}, bf16 or fp16")
     if name == "fp16" and device.type == "cpu":
         raise BadInput("fp16 is for GPUs; on a CPU use fp32, or bf16 where it is native")
     return _DTYPES[name]
@@ -69,9 +78,13 @@ def _fast_dtype(device: torch.device, hidden: int) -> torch.dtype:
     return torch.bfloat16 if native and hidden >= _SMALL else torch.float32
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`fp32`, `bf16` or `fp16`."""
-    return next(name for name, known in _DTYPES.items() if known == dtype)
+def dtype_name(dtype: torch.dtype, cache_dtype: torch.dtype) -> str:
+    """`fp32`, `fp32-kv16`, `bf16` or `fp16`."""
+    return (
+        next(name for name, known in _DTYPES.items() if known == dtype)
+        if dtype == cache_dtype
+        else HALF_CACHE
+    )
 
 
 def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> int:

@@ -13,16 +13,11 @@ transformers' `generate` up to 30 s; longer songs are continued in windows (see 
 
 import gc
 import logging
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain, takewhile
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from worker.amounts import count
 from worker.engine import (
@@ -40,10 +35,12 @@ from worker.engine import (
 from worker.errors import BadInput, UserError
 from worker.musicgen import codec, device, pretrained, windows
 from worker.musicgen.attention import best
+from worker.musicgen.beside import beside
 from worker.musicgen.model import Cache, Model, Placement, Shape
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Windowing, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
+from worker.musicgen.text import TextEncoder, TextPrefetch
 from worker.songs.checkpoint_file import OtherSettings, Unusable
 
 log = logging.getLogger(__name__)
@@ -51,8 +48,9 @@ log = logging.getLogger(__name__)
 # A continued window's known columns are computed in chunks, one between two steps. On a CPU a chunk of
 # this many columns takes about as long as a step; on a GPU all of them together take less than one.
 _CPU_CHUNK = 32
-# Tokens of a prompt. A text of twice a window's columns takes as much memory as both halves of the window.
-_MAX_TEXT = 3000
+# What a record says of repeating its song on this machine: docs/engine.md, "What is promised".
+_FREELY = "in any order, with any slots and threads"
+_LIKEWISE = "in the same order, with the same slots and threads"
 
 
 class Engine:
@@ -74,10 +72,8 @@ class Engine:
         """Like `load`, for a checkpoint that is loaded already."""
         hf, chosen = loaded.model, device.choose_device(device_name)
         shape = Shape.of(hf.decoder)
-        self._name, self._revision, self._tokenizer = loaded.name, loaded.revision, loaded.tokenizer
-        # fp32 on every device: T5 overflows in fp16, and text encoder and codec take little of the time.
-        self._text_encoder = hf.text_encoder.to(chosen)
-        self._projection = hf.enc_to_dec_proj.to(chosen) if hasattr(hf, "enc_to_dec_proj") else None
+        self._name, self._revision = loaded.name, loaded.revision
+        # fp32 on every device, as the text encoder: they take little of the time.
         self._encodec = hf.audio_encoder.to(chosen)
         self.sample_rate: int = self._encodec.config.sampling_rate
         self.hop: int = self._encodec.config.hop_length
@@ -89,11 +85,13 @@ class Engine:
 
         if n_threads := device.threads_for(chosen, shape.hidden):
             torch.set_num_threads(n_threads)
+        self._text = TextEncoder(loaded, chosen)
         precision = device.choose_dtype(dtype, chosen, shape.hidden)
         self._n_columns = windows.n_columns(self.window, shape.n_codebooks, shape.channels)
+        placement = Placement(chosen, precision, half_cache=dtype == device.HALF_CACHE)
         attention = best(shape.head, precision, chosen)
-        self._model = Model(hf.decoder, Placement(chosen, precision), attention, self._n_columns)
-        self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, precision)
+        self._model = Model(hf.decoder, placement, attention, self._n_columns)
+        self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, placement.cache_dtype)
         self.slots = device.choose_slots(slots, self._bytes_each, chosen)
         self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
@@ -124,17 +122,24 @@ class Engine:
 
     def describe(self) -> dict[str, str | int | float]:
         """The engine's part of a song's record."""
-        where = self._model.placement.device
+        placement = self._model.placement
+        where = placement.device
         return {
             "model": self._name,
             "revision": self._revision,
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
-            "precision": device.dtype_name(self._model.placement.dtype),
+            "precision": device.dtype_name(placement.dtype, placement.cache_dtype),
             "attention": self._model.attention.name,
             "slots": self.slots,
+            "same_bytes": _FREELY if self._is_row_exact else _LIKEWISE,
             "window_s": self.window * self.hop / self.sample_rate,
             "stride_s": self.stride * self.hop / self.sample_rate,
         }
+
+    @property
+    def _is_row_exact(self) -> bool:
+        """True if no kernel's sums depend on the number of slots or threads."""
+        return self._model.is_row_exact and self._text.is_packed
 
     def n_frames(self, seconds: float) -> int:
         """Frames that cover `seconds` of audio."""
@@ -182,7 +187,7 @@ class Engine:
         """
         self._sampling = sampling
         self._scheduler, self._waiting, self._may_begin = None, [], True
-        with _TextPrefetch(self._works(songs), self._encode) as ahead:
+        with TextPrefetch(self._works(songs), self._text) as ahead:
             while True:
                 try:
                     stepper = self._empty_stepper(sampling)
@@ -209,7 +214,7 @@ class Engine:
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
         self._scheduler = self._stepper = None
-        del self._model, self._text_encoder, self._projection, self._encodec
+        del self._model, self._text, self._encodec
         gc.collect()  # modules are in reference cycles
         torch.cuda.empty_cache()
 
@@ -223,7 +228,7 @@ class Engine:
         In bounded memory. Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False.
         Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
-        with _beside(self._encodec.device):
+        with beside(self._encodec.device):
             try:
                 return codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
             except torch.OutOfMemoryError:
@@ -281,20 +286,6 @@ class Engine:
             stride=self.stride,
         )
 
-    def _encode(self, song: Song) -> Tensor:
-        """The prompt's text states, encoded alone to avoid padding: [n_text, hidden], on the CPU."""
-        # On all cores of a CPU: it is short, and at the start every slot waits for it.
-        beside = _beside(self._model.placement.device, one_core=False)
-        with beside, torch.inference_mode():
-            # verbose: T5 takes any length; the tokenizer's warning about 512 tokens is a false one.
-            inputs = self._tokenizer(song.prompt, return_tensors="pt", verbose=False)
-            if (n_text := inputs.input_ids.shape[1]) > _MAX_TEXT:
-                raise BadInput(f"its prompt has {n_text} tokens where {_MAX_TEXT} are possible; shorten it")
-            inputs = inputs.to(self._model.placement.device)
-            states = self._text_encoder(**inputs).last_hidden_state
-            projected: Tensor = self._projection(states) if self._projection else states
-            return projected[0].cpu()
-
     def _windowing(self) -> Windowing:
         on_cpu = self._model.placement.device.type == "cpu"
         chunk = max(_CPU_CHUNK, self.slots) if on_cpu else self.window
@@ -320,69 +311,6 @@ class Engine:
         self.slots //= 2
         log.warning("out of memory: continuing with %s at once", count(self.slots, "song"))
         return works
-
-
-class _TextPrefetch:
-    """Works whose texts are encoded one work ahead, in a thread, so that no slot waits for them."""
-
-    def __init__(self, works: Iterator[Work], encode: Any):
-        self._works, self._encode = works, encode
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self._texts: dict[str, Future[Tensor]] = {}
-        self._next: list[Work] = []
-
-    def __enter__(self) -> "_TextPrefetch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Work]:
-        return self
-
-    def __next__(self) -> Work:
-        if not self._next:
-            self._look_ahead()
-        if not self._next:
-            raise StopIteration
-        work = self._next.pop()
-        self._look_ahead()
-        return work
-
-    def text_of(self, song: Song) -> Tensor:
-        """The song's text states; encoded now if they were not encoded ahead."""
-        # Always in the pool's thread: another number of threads could round the states differently.
-        future = self._texts.pop(song.key, None) or self._pool.submit(self._encode, song)
-        return future.result()
-
-    def _look_ahead(self) -> None:
-        if work := next(self._works, None):
-            self._next.append(work)
-            self._texts[work.song.key] = self._pool.submit(self._encode, work.song)
-
-
-_helper = threading.local()
-
-
-@contextmanager
-def _beside(device: torch.device, one_core: bool = True) -> Iterator[None]:
-    """For work beside generation, in another thread: on a GPU its own stream, on a CPU one core."""
-    if threading.current_thread() is threading.main_thread():
-        yield
-    elif device.type == "cuda":
-        if not hasattr(_helper, "stream"):  # one for each thread: every stream keeps memory of its own
-            _helper.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(_helper.stream):
-            yield
-    elif not one_core:
-        yield
-    else:
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(n_threads)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ pack a weight, the layers are plain.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # The number of rows that oneDNN packs for. Any number of rows works; it is fastest near this one.
 _TYPICAL_ROWS = 32
-# Outputs that are stored side by side: PANEL in linear.c.
+# Outputs that are stored side by side: PANEL in linear.h.
 _PANEL = 24
 
 
@@ -56,36 +57,54 @@ class PackedLinear:
 
 
 class CompiledLinear:
-    """The C kernel of linear.c, float32. Raises NoCompiler."""
+    """The C kernel of linear.c, float32. Raises NoCompiler.
 
-    def __init__(self, weight: Tensor, gelu: bool = False):
-        self._multiply = build("linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 3))
-        self._n_out, self._n_in = weight.shape
-        n_panels = -(-self._n_out // _PANEL)
-        padded = F.pad(weight, (0, 0, 0, n_panels * _PANEL - self._n_out))
-        self._panels = padded.view(n_panels, _PANEL, self._n_in).transpose(1, 2).contiguous()
-        self._gelu = gelu
+    threads: by default as many as torch has in the calling thread.
+    """
+
+    def __init__(self, weight: Tensor, gelu: bool = False, threads: int | None = None):
+        self._multiply = _kernel()
+        self.n_out, self._n_in = weight.shape
+        n_panels = -(-self.n_out // _PANEL)
+        padded = F.pad(weight, (0, 0, 0, n_panels * _PANEL - self.n_out))
+        self.panels = padded.view(n_panels, _PANEL, self._n_in).transpose(1, 2).contiguous()
+        self._gelu, self._threads = gelu, threads
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear. A row's result does not depend on the other rows or their number."""
         if x.dtype != torch.float32 or x.ndim != 2 or x.shape[1] != self._n_in:
             raise ValueError(f"{x.dtype} {list(x.shape)} is not float32 [rows, {self._n_in}]")
         x = x.contiguous()
-        y = torch.empty(len(x), self._n_out)
-        self._multiply(x.data_ptr(), self._panels.data_ptr(), y.data_ptr(), len(x), self._n_in, self._n_out)
-        return F.gelu(y) if self._gelu else y
+        y = torch.empty(len(x), self.n_out)
+        addresses = x.data_ptr(), self.panels.data_ptr(), y.data_ptr()
+        threads = self._threads or torch.get_num_threads()
+        self._multiply(*addresses, len(x), self._n_in, self.n_out, self._gelu, threads)
+        return y
 
 
 def pack(weight: Tensor, gelu: bool = False) -> Linear:
     """The fastest layer for a weight [n_out, n_in] on its device."""
     if weight.device.type != "cpu":
         return PlainLinear(weight, gelu)
-    if weight.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
-        try:
-            return CompiledLinear(weight, gelu)
-        except NoCompiler as error:
-            log.info("linear layers without a compiled kernel (%s): slower, same songs", error)
+    if weight.dtype == torch.float32 and has_kernel():
+        return CompiledLinear(weight, gelu)
     return (PackedLinear if _packs(weight.dtype) else PlainLinear)(weight, gelu)
+
+
+def has_kernel() -> bool:
+    """True if this machine can build the C kernel."""
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    try:
+        _kernel()
+    except NoCompiler as error:
+        log.info("linear layers without a compiled kernel (%s): slower, same songs", error)
+        return False
+    return True
+
+
+def _kernel() -> Callable[..., None]:
+    return build("linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 5), ("-ffast-math",))
 
 
 def _packs(dtype: torch.dtype) -> bool:

@@ -12,6 +12,7 @@ and values computed once per song. Two savings are exact:
 Of a slot's two rows the first is the conditional one. A step computes the first n slots only.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,8 +22,13 @@ from torch import Tensor
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
 
+from worker.errors import BadInput
 from worker.musicgen.attention import Attention, New, Sdpa
+from worker.musicgen.cpu_step import CpuStep
+from worker.musicgen.kernels import NoCompiler
 from worker.musicgen.linear import Linear, pack
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,12 @@ class Norm:
     """Layer normalisation over the last dimension."""
 
     def __init__(self, module: torch.nn.LayerNorm, placement: "Placement"):
-        self._weight, self._bias = placement.put(module.weight), placement.put(module.bias)
-        self._eps = module.eps
+        self.weight, self.bias = placement.put(module.weight), placement.put(module.bias)
+        self.eps = module.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., hidden] -> [..., hidden]."""
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class Layer:
@@ -91,6 +97,12 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    half_cache: bool = False  # keys and values in bf16, whatever the weights are
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Precision of keys and values."""
+        return torch.bfloat16 if self.half_cache else self.dtype
 
     def put(self, *weights: Tensor) -> Tensor:
         """The weights stacked along their first dimension, on the device."""
@@ -120,7 +132,7 @@ class Cache:
     def __init__(self, shape: Shape, size: CacheSize, placement: Placement, attention: Attention):
         def blank(dimensions: tuple[int, ...]) -> Tensor:
             # Memory that is never read need not be zeroed, and takes no space until it is written.
-            tensor = torch.empty(dimensions, dtype=placement.dtype, device=placement.device)
+            tensor = torch.empty(dimensions, dtype=placement.cache_dtype, device=placement.device)
             return tensor.zero_() if attention.reads_masked else tensor
 
         self.slots = slots = size.slots
@@ -187,6 +199,12 @@ class Model:
         self._offsets = torch.arange(self.shape.n_codebooks, device=placement.device) * n_tokens
         self._positions = placement.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
         self._mask_attention = Sdpa()
+        self._cpu_step = self._compiled_step()
+
+    @property
+    def is_row_exact(self) -> bool:
+        """True if a slot's logits do not depend on the number of slots or threads."""
+        return self._cpu_step is not None
 
     def step(self, tokens: Tensor, position: Tensor, bucket: int, cache: Cache) -> tuple[Tensor, Tensor]:
         """Feed one column of each of the first n slots.
@@ -196,6 +214,10 @@ class Model:
         """
         shape, slots = self.shape, len(tokens)
         x = self._embed(tokens) + self._positions[position]
+        if self._cpu_step:
+            both = self._cpu_step(x, position, cache)
+            halves = both.view(2, slots, shape.n_codebooks, shape.vocabulary)
+            return halves[0], halves[1]
         row = torch.arange(2 * slots, device=self.placement.device)
         column = position
         reach = self.attention.reach(column + 1, bucket)
@@ -217,6 +239,19 @@ class Model:
         logits = self._heads(self._norm(x)).float().view(slots, 2, shape.n_codebooks, shape.vocabulary)
         return logits[:, 0], logits[:, 1]
 
+    def _compiled_step(self) -> CpuStep | None:
+        if self.placement.device.type != "cpu" or self.placement.dtype != torch.float32:
+            return None
+        try:
+            return CpuStep(self.shape, self._layers, self._norm, self._heads, self.placement.cache_dtype)
+        except NoCompiler as error:
+            if self.placement.half_cache:
+                raise BadInput(
+                    "a cache in half precision needs a C compiler and a CPU with AVX2; use fp32"
+                ) from None
+            log.info("steps of single operations (%s): slower, same songs", error)
+            return None
+
     def fill(self, tokens: Tensor, start: int, slot: int, cache: Cache) -> None:
         """Feed columns [start, start + n) of one slot; the columns before them are in the cache already.
 
@@ -237,17 +272,17 @@ class Model:
             cache.values[i][rows, :, start:end] = value
             if i == shape.n_layers - 1:
                 return  # without logits, the rest of the last layer is not needed
-            keys, values = cache.keys[i][rows, :, :end], cache.values[i][rows, :, :end]
+            keys, values = (kept[i][rows, :, :end].to(x.dtype) for kept in (cache.keys, cache.values))
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=causal)
             x = x + layer.out(attended.transpose(1, 2).reshape(halves * n, shape.hidden)).view_as(x)
             if i == 0:
                 x = x.repeat(2, 1, 1)
             query = layer.text_query(layer.text_norm(x[0])).view(n, shape.n_heads, shape.head)
+            keys, values = (
+                kept[i, slot : slot + 1].to(x.dtype) for kept in (cache.text_keys, cache.text_values)
+            )
             attended = F.scaled_dot_product_attention(
-                query.transpose(0, 1)[None],
-                cache.text_keys[i, slot : slot + 1],
-                cache.text_values[i, slot : slot + 1],
-                attn_mask=text_reach,
+                query.transpose(0, 1)[None], keys, values, attn_mask=text_reach
             )
             x[0] += layer.text_out(attended[0].transpose(0, 1).reshape(n, shape.hidden))
             x = x + layer.mlp(x.view(2 * n, shape.hidden)).view_as(x)

@@ -28,7 +28,9 @@ from worker.songs.maker import Maker
 from worker.songs.records import Record
 from worker.store.files import disk_errors
 
-_FROM_ENGINE = ("model", "revision", "device", "precision", "attention", "slots", "window_s", "stride_s")
+_FROM_ENGINE = (
+    "model", "revision", "device", "precision", "attention", "slots", "same_bytes", "window_s", "stride_s"
+)  # fmt: skip
 # How often a wait looks whether the run was asked to end: a signal handler cannot wake it.
 _GLANCE_S = 0.1
 

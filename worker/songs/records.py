@@ -22,7 +22,7 @@ _READERS = 16
 _WAV_READERS = 4
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 # What records lack that were written before a field was added.
-_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0}
+_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0, "same_bytes": ""}
 
 
 class Damaged(ValueError):
@@ -68,6 +68,7 @@ class Record:
     schema: int = field(default=SCHEMA)
     channels: int = 1  # 2: stereo
     fade_s: float = 0.0  # over which its cut end fades out
+    same_bytes: str = ""  # under which conditions this machine makes the same tokens again
 
     @property
     def is_consistent(self) -> bool:

@@ -53,6 +53,7 @@ class PlainEngine:
             "revision": self._pretrained.revision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": str(self._model.dtype).removeprefix("torch."),
+            "same_bytes": "",
             "slots": 1,
             "window_s": self.window * self.hop / self.sample_rate,
             "stride_s": self.stride * self.hop / self.sample_rate,

@@ -117,7 +117,15 @@ def test_precision_of_a_cpu_is_bf16_only_where_it_is_native_and_pays(cpu, avx512
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
 def test_a_precision_can_be_named(gpus, name):
     gpus(1, (7, 5))
-    assert device.dtype_name(device.choose_dtype(name, CUDA, WIDE)) == name
+    dtype = device.choose_dtype(name, CUDA, WIDE)
+    assert device.dtype_name(dtype, dtype) == name
+
+
+def test_half_a_cache_is_fp32_on_a_cpu_and_refused_on_a_gpu(gpus):
+    gpus(1, (7, 5))
+    assert device.choose_dtype("fp32-kv16", CPU, WIDE) == torch.float32
+    with pytest.raises(BadInput, match="fp32-kv16 is for CPUs; on a GPU use bf16 or fp16"):
+        device.choose_dtype("fp32-kv16", CUDA, WIDE)
 
 
 # --- slots

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parts import need
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Song, Unfinished
 from worker.errors import BadInput, UserError
-from worker.musicgen import Engine
+from worker.musicgen import Engine, device, linear, text
 from worker.musicgen.stepper import Stepper
 from worker.songs.checkpoint_file import OtherSettings, Unusable, from_bytes, to_bytes
 
@@ -194,13 +195,14 @@ def test_bf16_makes_songs_on_any_cpu(loaded):
 
 
 def test_describe_names_what_made_the_songs(engine, loaded):
-    assert engine.describe() | {"attention": ""} == {
+    assert engine.describe() | {"attention": "", "same_bytes": ""} == {
         "model": "rehearsal",
         "revision": loaded.revision,
         "device": "cpu",
         "precision": "fp32",
         "attention": "",
         "slots": 3,
+        "same_bytes": "",
         "window_s": 1.2,
         "stride_s": 0.72,
     }
@@ -266,9 +268,51 @@ def test_song_that_fails_is_an_error_of_tokens(loaded, monkeypatch):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_numbers_fail_the_song_and_no_wider_precision_is_named(loaded, bad):
     engine = Engine(loaded, slots=1, **SHORT)
-    engine._model._norm._bias[3] = bad
+    engine._model._norm.bias[3] = bad
     (event,) = of((Failed, Finished), list(engine.stream([OTHERS[2]], SAMPLING)))
     assert "the checkpoint's weights are damaged" in event.reason and not event.overflowed
+
+
+# --- the same bytes
+
+
+@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (4, 2), (16, 2), (16, 3)])
+def test_songs_are_the_same_bytes_at_any_number_of_slots_and_threads(
+    loaded, undisturbed, monkeypatch, slots, threads
+):
+    monkeypatch.setattr(device, "threads_for", lambda *_: threads)
+    before = torch.get_num_threads()
+    try:
+        engine = Engine(loaded, slots=slots, **SHORT)
+        if engine.describe()["same_bytes"] != "in any order, with any slots and threads":
+            need("a C compiler, or a CPU with AVX2", False)
+        assert same(run(engine, [*OTHERS, LONG]), undisturbed)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_a_compiler_the_promise_is_smaller(loaded, monkeypatch):
+    monkeypatch.setattr(linear, "has_kernel", lambda: False)
+    monkeypatch.setattr(text, "has_kernel", lambda: False)
+    described = Engine(loaded, slots=3, **SHORT).describe()
+    assert described["same_bytes"] == "in the same order, with the same slots and threads"
+
+
+# --- a cache in half precision
+
+
+def test_cache_in_half_precision_takes_half_the_memory_and_the_record_says_so(loaded):
+    engine, whole = (Engine(loaded, slots=2, dtype=dtype, **SHORT) for dtype in ("fp32-kv16", "fp32"))
+    assert finished(list(engine.stream([LONG], SAMPLING))).keys() == {"long"}
+    assert engine.describe()["precision"] == "fp32-kv16"
+    assert 2 * engine._bytes_each == whole._bytes_each
+    assert {kept.dtype for kept in engine._stepper._cache.keys} == {torch.bfloat16}
+
+
+def test_cache_in_half_precision_without_its_kernel_is_refused(loaded, monkeypatch):
+    monkeypatch.setattr(linear, "has_kernel", lambda: False)
+    with pytest.raises(BadInput, match="needs a C compiler and a CPU with AVX2; use fp32"):
+        Engine(loaded, dtype="fp32-kv16")
 
 
 # --- going on from a song
@@ -556,7 +600,7 @@ def test_stride_must_be_less_than_the_window(loaded, stride_s):
     ("wrong", "message"),
     [
         ({"device": "tpu9"}, "unknown device 'tpu9'; use cpu, cuda or cuda:N"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, fp32, bf16 or fp16"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'; use auto, fp32, fp32-kv16, bf16 or fp16"),
         ({"dtype": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
     ],
 )

@@ -39,6 +39,7 @@ class Scripted:
             "revision": "0123456789ab",
             "device": "cpu",
             "precision": "float32",
+            "same_bytes": "",
             "slots": 1,
             "attention": "none",
             "window_s": 30.0,

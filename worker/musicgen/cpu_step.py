@@ -1,0 +1,108 @@
+"""A decoding step on a CPU as one C function, step.c: float32 weights, a cache in float32 or bfloat16.
+
+The model made of single operations enters some 400 parallel regions a step, with Python between them.
+One region with 8 barriers a layer is faster, and much faster where other processes want the cores.
+A slot's logits do not depend on the other slots, their number or the threads.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
+from worker.musicgen.linear import CompiledLinear, Linear
+
+if TYPE_CHECKING:
+    from worker.musicgen.model import Cache, Layer, Norm, Shape
+
+_NORMS = ("norm", "text_norm", "mlp_norm")
+_LINEAR = ("qkv", "out", "text_query", "text_out", "up", "down")
+_CACHED = ("keys", "values", "text_keys", "text_values")
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [("weight", POINTER), ("bias", POINTER)]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, _Norm) for name in _NORMS] + [(name, POINTER) for name in (*_LINEAR, *_CACHED)]
+
+
+class _Model(ctypes.Structure):
+    _sizes = ("n_layers", "n_heads", "ffn", "n_logits", "capacity", "n_text")
+    _fields_ = [*((name, SIZE) for name in _sizes), ("norm", _Norm), ("heads", POINTER)]
+
+
+class _Scratch(ctypes.Structure):
+    _fields_ = [(name, POINTER) for name in ("normed", "attended", "up", "products", "scores")]
+
+
+class CpuStep:
+    """All layers, for one column of some slots. Raises NoCompiler where it cannot be built."""
+
+    def __init__(
+        self, shape: "Shape", layers: Sequence["Layer"], norm: "Norm", heads: Linear, cache_dtype: torch.dtype
+    ):
+        flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
+        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
+        self._shape, self._eps = shape, norm.eps
+        self._kept = (layers, norm, heads)  # their memory is read by address
+        self._layers = (_Layer * len(layers))()
+        for into, layer in zip(self._layers, layers, strict=True):
+            for name in _NORMS:
+                setattr(into, name, _norm(getattr(layer, name)))
+            for name in _LINEAR:
+                setattr(into, name, _compiled(getattr(layer, name)).panels.data_ptr())
+        self._ffn, last = _compiled(layers[0].up).n_out, _compiled(heads)
+        self._model = _Model(
+            n_layers=len(layers), n_heads=shape.n_heads, ffn=self._ffn, n_logits=last.n_out,
+            norm=_norm(norm), heads=last.panels.data_ptr(),
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor, columns: Tensor, cache: "Cache") -> Tensor:
+        """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.
+
+        Writes each slot's keys and values of its column into the cache.
+        """
+        slots, hidden = x.shape
+        model, threads = self._model, torch.get_num_threads()
+        model.capacity, model.n_text = cache.keys[0].shape[2], cache.n_text
+        for i, into in enumerate(self._layers):
+            into.keys, into.values = cache.keys[i].data_ptr(), cache.values[i].data_ptr()
+            into.text_keys, into.text_values = cache.text_keys[i].data_ptr(), cache.text_values[i].data_ptr()
+        rows = torch.cat([x, x])
+        logits = torch.empty(2, slots, model.n_logits)
+        buffers = {
+            "normed": torch.empty(threads, 2 * slots, hidden),
+            "attended": torch.empty(2 * slots, hidden),
+            "up": torch.empty(2 * slots, self._ffn),
+            "products": torch.empty(2 * slots, 3 * hidden),
+            "scores": torch.empty(threads, max(model.capacity, model.n_text)),
+        }
+        scratch = _Scratch(**{name: buffer.data_ptr() for name, buffer in buffers.items()})
+        columns, lengths = columns.contiguous(), cache.text_lengths.contiguous()
+        self._step(
+            ctypes.addressof(model),
+            ctypes.addressof(self._layers),
+            ctypes.addressof(scratch),
+            rows.data_ptr(),
+            logits.data_ptr(),
+            columns.data_ptr(),
+            lengths.data_ptr(),
+            slots,
+            self._eps,
+        )
+        return logits
+
+
+def _norm(norm: "Norm") -> _Norm:
+    return _Norm(norm.weight.data_ptr(), norm.bias.data_ptr())
+
+
+def _compiled(linear: Linear) -> CompiledLinear:
+    if not isinstance(linear, CompiledLinear):
+        raise NoCompiler("its linear layers are not compiled")
+    return linear
