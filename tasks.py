@@ -9,7 +9,7 @@ from invoke.main import program
 
 from ops import mistyped, sampling, ui
 from ops.settings import Settings
-from worker.errors import UserError
+from worker.errors import BadInput, UserError
 
 # No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
 task = functools.partial(invoke.task, auto_shortflags=False)
@@ -432,16 +432,24 @@ def lint(c: Context) -> None:
         raise UserError(f"failed: {', '.join(failed)}; see above")
 
 
-@task(help={"args": "More arguments for `python -m bench`, as one string (default: none)"})
+@task(
+    help={
+        "gpu": "Measure the GPU of this machine instead, in under ten minutes",
+        "pretend": "With --gpu: rehearse it on the CPU with a tiny model; the figures are not kept",
+        "args": "More arguments for `python -m bench` (or `bench.gpu`), as one string (default: none)",
+    }
+)
 @ui.one_line_errors
-def bench(c: Context, args: str = "") -> None:
+def bench(c: Context, gpu: bool = False, pretend: bool = False, args: str = "") -> None:
     """Measure the engine against transformers, half an hour.
 
-    Example: inv bench --args "--only songs --repetitions 3"
+    Example: inv bench --gpu --args "--size medium"
     """
     import shlex
 
     from ops import checks
 
-    if code := checks.bench(shlex.split(args)):
+    if pretend and not gpu:
+        raise BadInput("--pretend is for --gpu; add --gpu, or leave it out")
+    if code := checks.bench([*["--pretend"] * pretend, *shlex.split(args)], gpu=gpu):
         raise Exit(code=code)

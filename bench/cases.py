@@ -4,12 +4,12 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bench import roofline, theirs
+from bench.figures import Figure
 from bench.models import PROMPT_TOKENS, SIZES, build
 from bench.timing import Spread, interleaved, rates, ratios, seconds
 from ops.repository import ROOT
@@ -23,18 +23,6 @@ FRAME_RATE = 50
 LATE = 1000
 # Steps of a 300 s song: its frames, and three more for each of its 16 windows.
 STEPS_300_S = 15_048
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure. `at_least` is its goal; `note` is needed to read it."""
-
-    case: str
-    what: str
-    unit: str
-    value: Spread
-    at_least: float | None = None
-    note: str = ""
 
 
 class Bench:

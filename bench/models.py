@@ -5,16 +5,30 @@ from typing import Any
 import torch
 from transformers import (
     EncodecConfig,
+    EncodecModel,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
     T5Config,
+    T5EncoderModel,
 )
 
 from worker.musicgen.pretrained import Pretrained
 
 # hidden, layers, heads, ffn of facebook/musicgen-*
 SIZES = {"small": (1024, 24, 16, 4096), "medium": (1536, 48, 24, 6144), "large": (2048, 48, 32, 8192)}
+# Of every size and variant.
+TEXT = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+CODEC = EncodecConfig(
+    sampling_rate=32_000,
+    num_filters=64,
+    upsampling_ratios=[8, 5, 4, 4],
+    hidden_size=128,
+    codebook_size=2048,
+    target_bandwidths=[2.2],
+    use_causal_conv=False,
+    use_conv_shortcut=False,
+)
 PROMPT_TOKENS = 16
 
 
@@ -35,26 +49,20 @@ class Words:
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
+def text_encoder_and_codec() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Those of every size, with weights that are not set."""
+    return T5EncoderModel(TEXT), EncodecModel(CODEC)
+
+
 def build(size: str) -> Pretrained:
     """A model of `facebook/musicgen-{size}`'s shape, fp32 on the CPU, always the same."""
     hidden, layers, heads, ffn = SIZES[size]
-    text = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
     decoder = MusicgenDecoderConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, ffn_dim=ffn
     )
-    codec = EncodecConfig(
-        sampling_rate=32_000,
-        num_filters=64,
-        upsampling_ratios=[8, 5, 4, 4],
-        hidden_size=128,
-        codebook_size=2048,
-        target_bandwidths=[2.2],
-        use_causal_conv=False,
-        use_conv_shortcut=False,
-    )
     torch.manual_seed(0)
     model = MusicgenForConditionalGeneration(
-        MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+        MusicgenConfig(text_encoder=TEXT, audio_encoder=CODEC, decoder=decoder)
     ).eval()
     for layer in model.audio_encoder.quantizer.layers:
         layer.codebook.embed.normal_()  # zero by default: the audio would not depend on the tokens

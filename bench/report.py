@@ -1,10 +1,13 @@
-"""Write docs/benchmarks.md from every file in bench/results/."""
+"""Write docs/benchmarks.md from bench/results/ and the arithmetic: python -m bench.report."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from bench import cards, figures
 from ops.repository import ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 HEAD = """# Benchmarks
 
@@ -16,15 +19,19 @@ are medians with the least and greatest value. [engine.md](engine.md) explains h
 
 def write_report() -> None:
     """Write the page."""
-    results = sorted((ROOT / "bench" / "results").glob("*.json"))
-    parts = [HEAD, *(section(path) for path in results)]
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), "utf-8", newline="\n")
+    PAGE.write_text(page(), "utf-8", newline="\n")
+
+
+def page() -> str:
+    """What docs/benchmarks.md has to say today."""
+    kept = sorted(figures.FOLDER.glob("*.json"))
+    return "\n".join([HEAD, *(section(path) for path in kept), cards.section()])
 
 
 def section(path: Path) -> str:
     """One model on one kind of device: a table for each case, with the machine it was measured on."""
     content = json.loads(path.read_text("utf-8"))
-    parts = [f"## musicgen-{path.stem.partition('-')[0]}", ""]
+    parts = [f"## {content['title']}", ""]
     for case, m in content["measured"].items():
         rows = [r for r in content["rows"] if r["case"] == case]
         if rows:
@@ -43,8 +50,14 @@ def section(path: Path) -> str:
 def row(r: dict[str, Any]) -> str:
     """One figure as a line of the table."""
     v, goal = r["value"], r["at_least"]
+    if v is None:
+        return f"| {r['what']} | {r['note']} | | | |"
     spread = f"{v['least']:.3g} to {v['greatest']:.3g}, n = {v['n']}" if v["n"] > 1 else ""
     reached = "" if goal is None else "yes" if v["median"] >= goal else "no"
     what = f"{r['what']} ({r['note']})" if r["note"] else r["what"]
     wanted = "" if goal is None else f"{goal:g} {r['unit']}"
     return f"| {what} | {v['median']:.3g} {r['unit']} | {spread} | {wanted} | {reached} |"
+
+
+if __name__ == "__main__":
+    write_report()

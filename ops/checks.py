@@ -32,9 +32,10 @@ def test(arguments: Sequence[str] = ()) -> int:
     return _run("pytest", [sys.executable, "-m", "pytest", *arguments])
 
 
-def bench(arguments: Sequence[str] = ()) -> int:
-    """Run the benchmark; -> its exit code."""
-    return _run("bench", [sys.executable, "-m", "bench", *arguments])
+def bench(arguments: Sequence[str] = (), *, gpu: bool = False) -> int:
+    """Run the benchmark, or that of this machine's GPU; -> its exit code."""
+    module = "bench.gpu" if gpu else "bench"
+    return _run(module, [sys.executable, "-m", module, *arguments])
 
 
 def _run(name: str, argv: Sequence[str]) -> int:

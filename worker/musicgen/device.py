@@ -10,9 +10,9 @@ from worker.errors import BadInput, UserError
 # Below this width a CPU gains nothing from bf16, and threads wait for each other more than they compute.
 _SMALL = 256
 # Beyond this many slots the matrix products are the limit, and more slots gain little: docs/benchmarks.md.
-_MAX_SLOTS = {"cpu": 8, "cuda": 64}
+MAX_SLOTS = {"cpu": 8, "cuda": 64}
 # Left free on the GPU for activations and for decoding finished songs.
-_SPARE_BYTES = 1_500_000_000
+SPARE_BYTES = 1_500_000_000
 _GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # fp32 with keys and values in bf16: half the cache, and half of what a late column reads. For CPUs.
@@ -37,7 +37,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise BadInput(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
-    if device.type not in _MAX_SLOTS:
+    if device.type not in MAX_SLOTS:
         raise BadInput(f"device {name} is not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda" and not has_cuda:
         raise BadInput("no CUDA device is visible to torch; use --device cpu, or check the driver")
@@ -93,12 +93,17 @@ def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> in
         if slots < 1:
             raise BadInput(f"{slots} slots are too few; use 1 or more")
         return slots
-    most, free = _MAX_SLOTS[device.type], free_bytes(device)
+    most, free = MAX_SLOTS[device.type], free_bytes(device)
     if free is None:
         return most // 2
     if free < bytes_each:
         raise no_room(bytes_each - free)
-    return min(most, free // bytes_each)
+    return slots_in(free, bytes_each, device.type)
+
+
+def slots_in(free: int, bytes_each: int, device_type: str) -> int:
+    """How many slots are chosen for this much free memory."""
+    return min(MAX_SLOTS[device_type], free // bytes_each)
 
 
 def no_room(missing_bytes: int) -> UserError:
@@ -117,7 +122,7 @@ def threads_for(device: torch.device, hidden: int) -> int | None:
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that a cache may take; None where the system does not report free memory."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) - _SPARE_BYTES
+        return int(torch.cuda.mem_get_info(device)[0]) - SPARE_BYTES
     try:
         for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):

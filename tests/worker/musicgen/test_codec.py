@@ -1,5 +1,7 @@
 """EnCodec in chunks gives what EnCodec at once gives."""
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,21 @@ def test_no_layer_has_more_than_a_chunk_and_its_context_at_a_time(loaded, tokens
     finally:
         handle.remove()
     assert len(seen) == 12 and max(seen) <= 50 + 2 * 7
+
+
+def peak_bytes(act):
+    """The most that torch had allocated at a time within."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as run:
+        act()
+    events = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def test_memory_does_not_grow_with_the_song(loaded, tokens):
+    short, long = (np.tile(tokens, n) for n in (1, 5))
+    peaks = [peak_bytes(lambda t=t: codec.decode(loaded.model.audio_encoder, t)) for t in (short, long)]
+    assert peaks[0] > 1e6
+    assert peaks[1] <= 1.001 * peaks[0]
 
 
 def test_codec_whose_norms_see_the_whole_song_is_decoded_at_once(tokens):
