@@ -38,6 +38,11 @@ class TextEncoder:
         else:
             self._encoder, self._projection = self._encoder.to(device), self._projection.to(device)
 
+    @property
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """What lies on the device: the encoder and the projection."""
+        return self._encoder, self._projection
+
     @torch.inference_mode()
     def __call__(self, prompt: str) -> Tensor:
         """[n_text, hidden] on the CPU, without padding: the prompt is encoded alone.
