@@ -78,13 +78,11 @@ def _fast_dtype(device: torch.device, hidden: int) -> torch.dtype:
     return torch.bfloat16 if native and hidden >= _SMALL else torch.float32
 
 
-def dtype_name(dtype: torch.dtype, cache_dtype: torch.dtype) -> str:
-    """`fp32`, `fp32-kv16`, `bf16` or `fp16`."""
-    return (
-        next(name for name, known in _DTYPES.items() if known == dtype)
-        if dtype == cache_dtype
-        else HALF_CACHE
-    )
+def dtype_name(dtype: torch.dtype, cache_dtype: torch.dtype | None = None) -> str:
+    """`fp32`, `fp32-kv16`, `bf16` or `fp16`; the cache has the weights' precision unless another is given."""
+    if cache_dtype not in (None, dtype):
+        return HALF_CACHE
+    return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
 def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> int:
