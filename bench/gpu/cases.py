@@ -72,7 +72,7 @@ class Steps:
         with torch.inference_mode():
             self.stepper = engine._empty_stepper(Sampling())
             cache = self.stepper._cache
-            for kept in (*cache.keys, *cache.values):
+            for kept in cache.own:
                 kept.normal_()  # zeros would take less power, and a GPU would then run faster
             columns = np.zeros((shape.n_codebooks, column + 1), np.int64)
             uniform = np.full((column + 1, shape.n_codebooks), 0.5, np.float32)

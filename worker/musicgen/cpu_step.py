@@ -69,10 +69,10 @@ class CpuStep:
         """
         slots, hidden = x.shape
         model, threads = self._model, torch.get_num_threads()
-        model.capacity, model.n_text = cache.keys[0].shape[2], cache.n_text
+        model.capacity, model.n_text = cache.own[0].shape[3], cache.n_text
         for i, into in enumerate(self._layers):
-            into.keys, into.values = cache.keys[i].data_ptr(), cache.values[i].data_ptr()
-            into.text_keys, into.text_values = cache.text_keys[i].data_ptr(), cache.text_values[i].data_ptr()
+            into.keys, into.values = (kept.data_ptr() for kept in cache.own[i])
+            into.text_keys, into.text_values = (kept.data_ptr() for kept in cache.text[:, i])
         rows = torch.cat([x, x])
         logits = torch.empty(2, slots, model.n_logits)
         buffers = {

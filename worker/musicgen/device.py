@@ -13,6 +13,8 @@ _SMALL = 256
 MAX_SLOTS = {"cpu": 8, "cuda": 64}
 # Left free on the GPU for activations and for decoding finished songs.
 SPARE_BYTES = 1_500_000_000
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_BROKEN_CAPTURE = ("previous error during capture", "cudaErrorStreamCaptureInvalidated")
 _GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # fp32 with keys and values in bf16: half the cache, and half of what a late column reads. For CPUs.
@@ -110,6 +112,25 @@ def no_room(missing_bytes: int) -> UserError:
         f"not enough memory for one song: {missing_bytes / 1e9:.1f} GB more are needed; "
         "use a smaller model, half precision or a larger machine"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if memory ran out: torch's own error, CUDA's, the system's, or what a capture makes of them.
+
+    A graph's capture in which memory runs out ends with an error of its own, raised while the first is
+    handled. One that ends so without any error before it has run out of memory in CUDA itself.
+    """
+    errors, last = [error], error
+    while last.__context__:
+        last = last.__context__
+        errors.append(last)
+    if any(isinstance(e, torch.OutOfMemoryError) or _says(e, _NO_MEMORY) for e in errors):
+        return True
+    return len(errors) == 1 and _says(error, _BROKEN_CAPTURE)
+
+
+def _says(error: BaseException, texts: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
 def threads_for(device: torch.device, hidden: int) -> int | None:

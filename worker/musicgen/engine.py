@@ -197,8 +197,8 @@ class Engine:
                     for event in self._scheduler.run(chain(self._begun(), new)):
                         yield self._unfinished(event.work) if isinstance(event, WindowDone) else event
                     return
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    if not _is_out_of_memory(error):
+                except RuntimeError as error:
+                    if not device.is_out_of_memory(error):
                         raise
                     self._waiting = [*self._fewer_slots(), *self._waiting]
 
@@ -311,7 +311,3 @@ class Engine:
         self.slots //= 2
         log.warning("out of memory: continuing with %s at once", count(self.slots, "song"))
         return works
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -30,8 +30,12 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
 
+    def add(self, x: Tensor, to: Tensor) -> None:
+        """Add y to `to` [rows, n_out], in place. Not for a layer with an activation."""
+        to.add_(self(x))
 
-class PlainLinear:
+
+class PlainLinear(Linear):
     """torch's `F.linear`."""
 
     def __init__(self, weight: Tensor, gelu: bool = False):
@@ -42,8 +46,12 @@ class PlainLinear:
         y = F.linear(x, self._weight)
         return F.gelu(y) if self._gelu else y
 
+    def add(self, x: Tensor, to: Tensor) -> None:
+        """See Linear. One kernel, which adds before it rounds."""
+        to.addmm_(x, self._weight.t())
 
-class PackedLinear:
+
+class PackedLinear(Linear):
     """oneDNN's linear layer, with weights packed once and the activation fused."""
 
     def __init__(self, weight: Tensor, gelu: bool = False):
@@ -56,7 +64,7 @@ class PackedLinear:
         return y
 
 
-class CompiledLinear:
+class CompiledLinear(Linear):
     """The C kernel of linear.c, float32. Raises NoCompiler.
 
     threads: by default as many as torch has in the calling thread.

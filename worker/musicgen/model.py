@@ -13,7 +13,6 @@ Of a slot's two rows the first is the conditional one. A step computes the first
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,9 +85,9 @@ class Layer:
         self.mlp_norm = Norm(layer.final_layer_norm, placement)
         self.up, self.down = placement.pack(layer.fc1.weight, gelu=True), placement.pack(layer.fc2.weight)
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden], to be added to x."""
-        return self.down(self.up(self.mlp_norm(x)))
+    def mlp(self, x: Tensor) -> None:
+        """Add the feed-forward network's output to x [rows, hidden], in place."""
+        self.down.add(self.up(self.mlp_norm(x)), to=x)
 
 
 @dataclass(frozen=True)
@@ -123,27 +122,30 @@ class CacheSize:
 
 
 class Cache:
-    """Keys and values of every slot: of the song so far, and of its text.
+    """Keys and values of every slot: of the song so far, and of its text; keys first where both are.
 
-    keys[i], values[i]  [rows, heads, n_columns, head]; a slot has one row in layer 0, else two
-    text_keys, ...      [layers, slots, heads, n_text, head]; text_lengths [slots]
+    own[layer]  [2, rows, heads, n_columns, head]; a slot has one row in layer 0, else two
+    text        [2, layers, slots, heads, n_text, head]; text_lengths [slots]
+    row         0, 1, ... for each row
+
+    The order of the dimensions in memory is the attention's.
     """
 
     def __init__(self, shape: Shape, size: CacheSize, placement: Placement, attention: Attention):
-        def blank(dimensions: tuple[int, ...]) -> Tensor:
-            # Memory that is never read need not be zeroed, and takes no space until it is written.
-            tensor = torch.empty(dimensions, dtype=placement.cache_dtype, device=placement.device)
-            return tensor.zero_() if attention.reads_masked else tensor
+        self._attention, self._placement = attention, placement
+        self.slots, layers = size.slots, range(shape.n_layers)
+        rows = [self.slots if i == 0 else 2 * self.slots for i in layers]
+        self.own = [self._blank((2, n, shape.n_heads, size.n_columns, shape.head)) for n in rows]
+        if attention.reads_masked:
+            for kv in self.own:
+                kv.zero_()  # else it takes no memory of a CPU until it is written
+        text = (2, shape.n_layers, self.slots, shape.n_heads, size.n_text, shape.head)
+        self.text = self._blank(text).zero_()
+        self.text_lengths = torch.ones(self.slots, dtype=torch.int64, device=placement.device)
+        self.row = torch.arange(2 * self.slots, device=placement.device)
 
-        self.slots = slots = size.slots
-        layers = [
-            (slots if i == 0 else 2 * slots, shape.n_heads, size.n_columns, shape.head)
-            for i in range(shape.n_layers)
-        ]
-        text = (shape.n_layers, slots, shape.n_heads, size.n_text, shape.head)
-        self.keys, self.values = [blank(layer) for layer in layers], [blank(layer) for layer in layers]
-        self.text_keys, self.text_values = blank(text).zero_(), blank(text).zero_()
-        self.text_lengths = torch.ones(slots, dtype=torch.int64, device=placement.device)
+    def _blank(self, size: tuple[int, ...]) -> Tensor:
+        return self._attention.blank(size, self._placement.cache_dtype, self._placement.device)
 
     @staticmethod
     def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
@@ -154,27 +156,21 @@ class Cache:
     @property
     def n_text(self) -> int:
         """The longest text that fits, in tokens."""
-        return self.text_keys.shape[3]
+        return self.text.shape[4]
 
     def move(self, source: int, target: int, n_columns: int) -> None:
         """Copy what a slot holds, in its first `n_columns`, to another slot."""
-        for i, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            to, of = _rows(target, i), _rows(source, i)
-            keys[to, :, :n_columns], values[to, :, :n_columns] = (
-                keys[of, :, :n_columns],
-                values[of, :, :n_columns],
-            )
-        self.text_keys[:, target], self.text_values[:, target] = (
-            self.text_keys[:, source],
-            self.text_values[:, source],
-        )
+        for i, kv in enumerate(self.own):
+            kv[:, _rows(target, i), :, :n_columns] = kv[:, _rows(source, i), :, :n_columns]
+        self.text[:, :, target] = self.text[:, :, source]
         self.text_lengths[target] = self.text_lengths[source]
 
     def resize_text(self, n_text: int) -> None:
         """Make room for longer texts, or give it back, and keep the texts that fit."""
-        more = n_text - self.n_text
-        self.text_keys = F.pad(self.text_keys, (0, 0, 0, more)).contiguous()
-        self.text_values = F.pad(self.text_values, (0, 0, 0, more)).contiguous()
+        *leading, old, head = self.text.shape
+        kept, there = min(old, n_text), self.text
+        self.text = self._blank((*leading, n_text, head)).zero_()
+        self.text[..., :kept, :] = there[..., :kept, :]
         self.text_lengths.clamp_(max=n_text)
 
 
@@ -198,7 +194,7 @@ class Model:
         n_tokens = self.shape.vocabulary + 1  # and the special one
         self._offsets = torch.arange(self.shape.n_codebooks, device=placement.device) * n_tokens
         self._positions = placement.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
-        self._mask_attention = Sdpa()
+        self._mask_attention = Sdpa(placement.dtype)
         self._cpu_step = self._compiled_step()
 
     @property
@@ -213,29 +209,26 @@ class Model:
         -> conditional and unconditional logits, float32 [n, codebooks, vocabulary]
         """
         shape, slots = self.shape, len(tokens)
-        x = self._embed(tokens) + self._positions[position]
+        x, column = self._embed(tokens) + self._positions[position], position
         if self._cpu_step:
             both = self._cpu_step(x, position, cache)
             halves = both.view(2, slots, shape.n_codebooks, shape.vocabulary)
             return halves[0], halves[1]
-        row = torch.arange(2 * slots, device=self.placement.device)
-        column = position
         reach = self.attention.reach(column + 1, bucket)
         text_reach = self.attention.reach(cache.text_lengths[:slots], cache.n_text)
         for i, layer in enumerate(self._layers):
             n = x.shape[0]  # slots in layer 0, then twice that
-            query, key, value = layer.qkv(layer.norm(x)).view(n, 3, shape.n_heads, shape.head).unbind(1)
-            new = New(key, value, row[:n], column)
-            attended = self.attention(query, cache.keys[i][:n], cache.values[i][:n], reach, new)
-            x = x + layer.out(attended.reshape(n, shape.hidden))
+            qkv = layer.qkv(layer.norm(x)).view(n, 3, shape.n_heads, shape.head)
+            new = New(qkv[:, 1:], cache.row[:n], column)
+            attended = self.attention(qkv[:, 0], cache.own[i][:, :n], reach, new)
+            layer.out.add(attended.reshape(n, shape.hidden), to=x)
             if i == 0:
-                x, column = x.repeat_interleave(2, 0), column.repeat_interleave(2)
-                reach = self.attention.reach(column + 1, bucket)
-            query = layer.text_query(layer.text_norm(x[::2])).view(slots, shape.n_heads, shape.head)
-            text_keys, text_values = cache.text_keys[i, :slots], cache.text_values[i, :slots]
-            attended = self.attention(query, text_keys, text_values, text_reach)
-            x[::2] += layer.text_out(attended.reshape(slots, shape.hidden))
-            x = x + layer.mlp(x)
+                x, column, reach = _twice(x), _twice(column), _twice(reach)
+            # Norm before the choice of rows: a norm of every other row would copy them first.
+            query = layer.text_query(layer.text_norm(x)[::2]).view(slots, shape.n_heads, shape.head)
+            attended = self.attention(query, cache.text[:, i, :slots], text_reach)
+            layer.text_out.add(attended.reshape(slots, shape.hidden), to=x[::2])
+            layer.mlp(x)
         logits = self._heads(self._norm(x)).float().view(slots, 2, shape.n_codebooks, shape.vocabulary)
         return logits[:, 0], logits[:, 1]
 
@@ -267,46 +260,40 @@ class Model:
             halves = x.shape[0]
             rows = _rows(slot, i)
             qkv = layer.qkv(layer.norm(x).view(halves * n, shape.hidden))
-            query, key, value = qkv.view(halves, n, 3, shape.n_heads, shape.head).permute(2, 0, 3, 1, 4)
-            cache.keys[i][rows, :, start:end] = key
-            cache.values[i][rows, :, start:end] = value
+            qkv = qkv.view(halves, n, 3, shape.n_heads, shape.head).permute(2, 0, 3, 1, 4)
+            kv = cache.own[i][:, rows, :, :end]
+            kv[..., start:, :] = qkv[1:]
             if i == shape.n_layers - 1:
                 return  # without logits, the rest of the last layer is not needed
-            keys, values = (kept[i][rows, :, :end].to(x.dtype) for kept in (cache.keys, cache.values))
-            attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=causal)
+            keys, values = kv.to(x.dtype)
+            attended = F.scaled_dot_product_attention(qkv[0], keys, values, attn_mask=causal)
             x = x + layer.out(attended.transpose(1, 2).reshape(halves * n, shape.hidden)).view_as(x)
             if i == 0:
                 x = x.repeat(2, 1, 1)
             query = layer.text_query(layer.text_norm(x[0])).view(n, shape.n_heads, shape.head)
-            keys, values = (
-                kept[i, slot : slot + 1].to(x.dtype) for kept in (cache.text_keys, cache.text_values)
-            )
+            keys, values = cache.text[:, i, slot : slot + 1].to(x.dtype)
             attended = F.scaled_dot_product_attention(
                 query.transpose(0, 1)[None], keys, values, attn_mask=text_reach
             )
             x[0] += layer.text_out(attended[0].transpose(0, 1).reshape(n, shape.hidden))
-            x = x + layer.mlp(x.view(2 * n, shape.hidden)).view_as(x)
+            layer.mlp(x.view(2 * n, shape.hidden))
 
     def set_text(self, states: Tensor, slot: int, cache: Cache) -> None:
         """Set a slot's text: states [n_text, hidden], without padding."""
         n_text = len(states)
         if n_text > cache.n_text:
             cache.resize_text(2 * n_text)
-        for i, (keys, values) in enumerate(
-            self._text(states.to(self.placement.device, self.placement.dtype))
-        ):
-            cache.text_keys[i, slot, :, :n_text], cache.text_values[i, slot, :, :n_text] = keys, values
+        states = states.to(self.placement.device, self.placement.dtype)
+        for i, layer in enumerate(self._layers):
+            kv = layer.text_kv(states).view(n_text, 2, self.shape.n_heads, self.shape.head)
+            cache.text[:, i, slot, :, :n_text] = kv.permute(1, 2, 0, 3)
         cache.text_lengths[slot] = n_text
-
-    def _text(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each layer's text keys and values, [heads, n_text, head]."""
-        for layer in self._layers:
-            both = layer.text_kv(states).view(-1, 2, self.shape.n_heads, self.shape.head)
-            yield both[:, 0].transpose(0, 1), both[:, 1].transpose(0, 1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """[rows, codebooks] -> [rows, hidden]: the codebooks' embeddings, added in their order."""
-        first, *others = self._embedding[tokens + self._offsets].unbind(-2)
-        for other in others:
-            first = first + other
-        return first
+        return F.embedding_bag(tokens + self._offsets, self._embedding, mode="sum")
+
+
+def _twice(rows: Tensor) -> Tensor:
+    """[n, ...] -> [2 n, ...], each row twice, one after the other."""
+    return torch.stack((rows, rows), 1).flatten(0, 1)

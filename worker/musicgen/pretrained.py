@@ -47,6 +47,7 @@ _FOREIGN = {
         "and copy the tokenizer files to NEW"
     ),
 }
+_HALF = {"F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
 _SAMPLE_BYTES = 4096
 _SAMPLES = 64
 
@@ -61,9 +62,21 @@ class Pretrained:
     revision: str
 
 
-def load(model: str) -> Pretrained:
-    """Load `rehearsal`, a checkpoint folder or a hub id in fp32, on the CPU.
+class _Fp32ButDecoder(MusicgenForConditionalGeneration):  # type: ignore[misc]
+    """MusicGen whose decoder alone is loaded in another precision than fp32.
 
+    transformers 5 takes one dtype for all parts, but for the modules that a class names so.
+    """
+
+    _keep_in_fp32_modules_strict = ("text_encoder", "audio_encoder", "enc_to_dec_proj")
+
+
+def load(model: str) -> Pretrained:
+    """Load `rehearsal`, a checkpoint folder or a hub id, on the CPU.
+
+    The decoder is loaded as it is stored, the rest in fp32. Weights that are not converted stay in the
+    mapped file: they take memory that the system can reclaim, and are read when the engine copies them,
+    one layer after another, to its device in its precision.
     Raises BadInput, and UserError when memory or disk space is short.
     """
     if model == REHEARSAL:
@@ -113,11 +126,11 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
     weights = check(folder)
     try:
         with _quiet():
-            model, report = MusicgenForConditionalGeneration.from_pretrained(
+            model, report = _Fp32ButDecoder.from_pretrained(
                 folder,
                 output_loading_info=True,
                 local_files_only=True,
-                dtype=torch.float32,
+                dtype=_stored_dtype(weights),
                 ignore_mismatched_sizes=True,  # reported below, in one line
             )
     except MemoryError:
@@ -135,6 +148,16 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
             "fetch it again"
         )
     return Pretrained(model.eval(), _tokenizer(folder, name), name, revision or _fingerprint(folder, weights))
+
+
+def _stored_dtype(weights: list[Path]) -> torch.dtype:
+    """The precision of the decoder's weights in the files; fp32 if they differ."""
+    stored = set()
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("decoder.")]  # noqa: SIM118 (no mapping)
+            stored |= {file.get_slice(name).get_dtype() for name in names}
+    return _HALF.get(stored.pop(), torch.float32) if len(stored) == 1 else torch.float32
 
 
 def _tokenizer(folder: Path, name: str) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song, Tokens
 from worker.errors import UserError
 from worker.musicgen import windows
+from worker.musicgen.device import is_out_of_memory
 from worker.musicgen.sampling import draws
 from worker.musicgen.stepper import Stepper
 from worker.musicgen.windows import Window
@@ -171,9 +172,9 @@ class Scheduler:
                 try:
                     self._stepper.set_text(i, self._encode(work.song))
                     self._open(i, slot)
-                except torch.OutOfMemoryError:
-                    raise
                 except Exception as error:  # this song's fault alone; the others continue
+                    if is_out_of_memory(error):
+                        raise
                     self._charge()
                     self._free(i)
                     yield Failed(work.song.key, _one_line(error), work.generation_s)

@@ -1,23 +1,29 @@
 """All slots' columns on the device, and the step that advances every running slot by one column.
 
 A slot holds one window of one song (see windows.py). A step computes the first slots only, as many as
-are in use. On CUDA it is replayed as a graph, one for each length bucket and each power of two of
-slots, and nothing in it waits for the device.
+are in use. On CUDA it is replayed as a graph, and nothing in it waits for the device. There is a graph for
+each power of two of slots; where the attention reads masked columns, for each bucket of columns too.
+
+All graphs are captured in `reset`, before the songs start. They read the text cache, so they are captured
+again when its room changes, which is at the begin or the end of a song with a long prompt.
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine import TO_GENERATE, Sampling
+from worker.musicgen import graphs
+from worker.musicgen.graphs import Graphs
 from worker.musicgen.model import Cache, CacheSize, Model
 from worker.musicgen.sampling import guide, pick
 
 # Masked attention reads a whole bucket. Smaller buckets read less but need more CUDA graphs.
-_BUCKET = 128
-# Text tokens that the cache holds at first; a longer prompt makes it grow.
+_BUCKET = 256
+# Text tokens that the cache holds at first; a longer prompt makes it grow to the next power of two.
 TEXT_ROOM = 64
 
 
@@ -39,23 +45,26 @@ class Stepper:
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
         self._slot = torch.arange(slots, device=device)
         self._n_text = [0] * slots
-        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
+        # The sizes of graphs: columns that are read, and slots that are computed.
+        masked = model.attention.reads_masked
+        self._buckets = [*range(_BUCKET, n_columns, _BUCKET), n_columns] if masked else [n_columns]
+        self._widths = [*(1 << k for k in range((slots - 1).bit_length())), slots]
+        record = graphs.recorder(device)
+        self._graphs = Graphs(record) if record else None
+        self._captured: tuple[Sampling, int] | None = None  # for this sampling and this room for text
 
     def reset(self, sampling: Sampling) -> None:
         """Empty all slots, and choose tokens with this sampling from now on."""
-        if sampling != self._sampling:
-            self._sampling = sampling
-            self._graphs.clear()  # they were captured with the old sampling
+        self._sampling = sampling
         self._running[:], self._position[:] = False, 0
-        for slot in range(self.slots):
-            self.leave(slot)
+        self._n_text = [0] * self.slots
+        self._fit_text(0)
 
     def set_text(self, slot: int, states: Tensor) -> None:
         """Set the text of a slot's song: states [n_text, hidden]."""
-        room, self._n_text[slot] = self._cache.n_text, len(states)
+        self._n_text[slot] = len(states)
+        self._fit_text(len(states))
         self._model.set_text(states, slot, self._cache)
-        if self._cache.n_text != room:
-            self._graphs.clear()  # they read the old, smaller buffers
 
     def open(self, slot: int, columns: NDArray, uniform: NDArray, position: int) -> None:  # type: ignore[type-arg]
         """Put a window into a slot: columns [codebooks, n], draws [n, codebooks].
@@ -93,9 +102,28 @@ class Stepper:
     def leave(self, slot: int) -> None:
         """The slot's song is over; the room that only its text needed is given back."""
         self._n_text[slot] = 0
-        if self._cache.n_text > TEXT_ROOM >= max(self._n_text):
-            self._cache.resize_text(TEXT_ROOM)
-            self._graphs.clear()  # they read the old, larger buffers
+        if max(self._n_text) <= TEXT_ROOM:
+            self._fit_text(0)
+
+    def _fit_text(self, n_text: int) -> None:
+        """Make room for a text of this length, or give back what is over TEXT_ROOM if it is 0."""
+        room = max(TEXT_ROOM, 1 << max(n_text - 1, 0).bit_length(), self._cache.n_text if n_text else 0)
+        if room != self._cache.n_text:
+            self._captured = None
+            self._cache.resize_text(room)
+        if self._graphs and self._captured != (self._sampling, room):
+            self._captured = None
+            self._capture(self._graphs)
+            self._captured = self._sampling, room
+
+    def _capture(self, into: Graphs) -> None:
+        """Capture all graphs. No song advances: a step that runs meanwhile only repeats its last column."""
+        running = self._running.clone()
+        self._running.zero_()
+        try:
+            into.capture(product(self._buckets, self._widths), self._advance)
+        finally:
+            self._running.copy_(running)
 
     def read(self, slot: int, n: int) -> "NDArray":  # type: ignore[type-arg]
         """The slot's first n columns, [codebooks, n]. Waits for the device."""
@@ -118,26 +146,15 @@ class Stepper:
 
         Each of them must be before column `n_reached`.
         """
-        bucket = min(-(-n_reached // _BUCKET) * _BUCKET, self._n_columns)
-        if self._model.placement.device.type != "cuda":
-            self._advance(bucket, n_slots)
-            return
-        captured = bucket, min(1 << (n_slots - 1).bit_length(), self.slots)
-        if captured not in self._graphs:
-            # The first step of its kind runs without a graph: it initialises what a capture must not.
-            self._graphs[captured] = None
-            self._advance(*captured)
+        bucket = min(bucket for bucket in self._buckets if bucket >= n_reached)
+        if self._graphs:
+            self._graphs.replay((bucket, min(width for width in self._widths if width >= n_slots)))
         else:
-            graph = self._graphs[captured]
-            if graph is None:
-                graph = self._graphs[captured] = torch.cuda.CUDAGraph()
-                # Another thread may be decoding: capture this thread's calls only.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    self._advance(*captured)
-            graph.replay()
+            self._advance(bucket, n_slots)
 
     def _advance(self, bucket: int, n_slots: int) -> None:
-        slot, position, running = self._slot[:n_slots], self._position[:n_slots], self._running[:n_slots]
+        slot, position = self._slot[:n_slots], self._position[:n_slots]
+        running, broken = self._running[:n_slots], self._broken[:n_slots]
         tokens = self._columns[slot, position]
         conditional, unconditional = self._model.step(tokens, position, bucket, self._cache)
         logits = guide(conditional, unconditional, self._sampling.guidance_scale)
@@ -146,5 +163,6 @@ class Stepper:
         known = self._columns[slot, column]
         wanted = (known == TO_GENERATE) & running[:, None]
         self._columns[slot, column] = torch.where(wanted, chosen, known)
-        self._broken[:n_slots] |= running & ~logits.isfinite().flatten(1).all(1)
+        # Bound to names: `self._x[:n] |= y` would copy the result to its own place.
+        broken |= running & ~logits.isfinite().flatten(1).all(1)
         position += running

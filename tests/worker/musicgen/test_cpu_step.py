@@ -32,7 +32,7 @@ def inputs(model):
     cache = Cache(model.shape, CacheSize(SLOTS, N_COLUMNS, 8), model.placement, model.attention)
     for slot in range(SLOTS):
         model.set_text(random(slot, 3 + slot, model.shape.hidden), slot, cache)
-    for i, kept in enumerate((*cache.keys, *cache.values)):
+    for i, kept in enumerate(cache.own):
         kept.copy_(random(i, *kept.shape))
     tokens = torch.randint(0, 257, (SLOTS, 4), generator=torch.Generator().manual_seed(0))
     return tokens, cache
@@ -43,7 +43,7 @@ def stepped(model, slots=SLOTS, change=lambda cache: None):
     tokens, cache = inputs(model)
     change(cache)
     conditional, unconditional = model.step(tokens[:slots], POSITIONS[:slots], N_COLUMNS, cache)
-    return [conditional, unconditional, *cache.keys, *cache.values]
+    return [conditional, unconditional, *cache.own]
 
 
 def test_it_computes_what_the_operations_compute(model, loaded, monkeypatch):
@@ -72,11 +72,10 @@ def test_a_slots_bytes_depend_neither_on_the_other_slots_nor_on_the_threads(mode
 
 def test_slots_beyond_those_that_step_keep_their_keys_and_values(model):
     _, before = inputs(model)
-    kept = [*before.keys, *before.values]
-    for now, then in zip(stepped(model, 2)[2:], kept, strict=True):
-        rows = 2 if len(now) == SLOTS else 4
-        assert torch.equal(now[rows:], then[rows:])
-        assert not torch.equal(now[:rows], then[:rows])
+    for now, then in zip(stepped(model, 2)[2:], before.own, strict=True):
+        rows = 2 if now.shape[1] == SLOTS else 4
+        assert torch.equal(now[:, rows:], then[:, rows:])
+        assert not torch.equal(now[:, :rows], then[:, :rows])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -84,7 +83,7 @@ def test_what_is_not_finite_shows_in_its_slot_alone(model, value):
     clean = stepped(model)
 
     def damage(cache):
-        cache.values[1][2 * 1, :, 0] = value  # slot 1, which has 48 columns
+        cache.own[1][1, 2 * 1, :, 0] = value  # slot 1, which has 48 columns
 
     damaged = stepped(model, change=damage)
     assert not damaged[0][1].isfinite().any()

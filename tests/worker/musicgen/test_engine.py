@@ -306,7 +306,7 @@ def test_cache_in_half_precision_takes_half_the_memory_and_the_record_says_so(lo
     assert finished(list(engine.stream([LONG], SAMPLING))).keys() == {"long"}
     assert engine.describe()["precision"] == "fp32-kv16"
     assert 2 * engine._bytes_each == whole._bytes_each
-    assert {kept.dtype for kept in engine._stepper._cache.keys} == {torch.bfloat16}
+    assert {kept.dtype for kept in engine._stepper._cache.own} == {torch.bfloat16}
 
 
 def test_cache_in_half_precision_without_its_kernel_is_refused(loaded, monkeypatch):

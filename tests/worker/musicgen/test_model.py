@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.musicgen.attention import Sdpa
+from tests.worker.musicgen import flash
+from worker.musicgen import attention
+from worker.musicgen.attention import Sdpa, Varlen
 from worker.musicgen.model import Cache, CacheSize, Model, Placement, Shape
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -16,9 +18,13 @@ SIZE = CacheSize(SLOTS, N_COLUMNS, N_TEXT)
 PLACEMENT = Placement(torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture(scope="module")
-def model(loaded):
-    return Model(loaded.model.decoder, PLACEMENT, Sdpa(), N_COLUMNS)
+@pytest.fixture(scope="module", params=["sdpa", "varlen"])
+def model(loaded, request):
+    """With each layout of the cache; varlen with a CPU stand-in for its kernel."""
+    chosen = Varlen() if request.param == "varlen" else Sdpa(torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "varlen_attn_out", flash.varlen_attn_out)
+        yield Model(loaded.model.decoder, PLACEMENT, chosen, N_COLUMNS)
 
 
 def random(seed, *shape):
@@ -48,10 +54,9 @@ def stepped(model, columns, upto):
 
 def rows_of(cache, slot, n):
     """A slot's keys and values in every layer and half."""
-    for keys, values in zip(cache.keys, cache.values, strict=True):
-        for row in [slot] if len(keys) == cache.slots else [2 * slot, 2 * slot + 1]:
-            yield keys[row, :, :n]
-            yield values[row, :, :n]
+    for kv in cache.own:
+        for row in [slot] if kv.shape[1] == cache.slots else [2 * slot, 2 * slot + 1]:
+            yield kv[:, row, :, :n]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,17 @@ def test_text_that_is_longer_than_any_before_grows_the_cache_and_changes_no_othe
     assert (again[:2] - expected[:2]).abs().max() < 1e-5
 
 
+def test_cache_stays_in_memory_as_the_attention_reads_it(model, columns):
+    cache = blank(model)
+    before = [kv.stride() for kv in cache.own]
+    fresh = model.attention.blank((*cache.text.shape[:4], 4 * N_TEXT, 16), torch.float32, PLACEMENT.device)
+    model.fill(columns[0][:9], 0, 0, cache)
+    cache.move(0, 2, 9)
+    cache.resize_text(4 * N_TEXT)
+    assert [kv.stride() for kv in cache.own] == before
+    assert cache.text.stride() == fresh.stride()
+
+
 def test_shorter_text_after_a_longer_one_is_as_if_it_were_the_first(model, columns):
     cache, short = blank(model), random(5, 2, model.shape.hidden)
     fresh = blank(model)
@@ -137,8 +153,8 @@ def test_shorter_text_after_a_longer_one_is_as_if_it_were_the_first(model, colum
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_slot_takes_the_bytes_that_n_bytes_returns(model, dtype):
-    cache = Cache(model.shape, SIZE, Placement(torch.device("cpu"), dtype), Sdpa())
-    tensors = [*cache.keys, *cache.values, cache.text_keys, cache.text_values]
+    cache = Cache(model.shape, SIZE, Placement(torch.device("cpu"), dtype), Sdpa(dtype))
+    tensors = [*cache.own, cache.text]
     n_bytes = Cache.n_bytes(model.shape, N_COLUMNS, N_TEXT, dtype)
     assert sum(tensor.nbytes for tensor in tensors) == SLOTS * n_bytes
 

@@ -142,7 +142,7 @@ def test_stereo_audio_is_what_generate_returns(stereo):
 
 @pytest.mark.parametrize("variant", ["sdpa", "compiled"])
 def test_each_attention_equals_generate(loaded, one_window, variant, monkeypatch):
-    chosen = attention.Sdpa() if variant == "sdpa" else None
+    chosen = attention.Sdpa(torch.float32) if variant == "sdpa" else None
     if chosen:
         monkeypatch.setattr("worker.musicgen.engine.best", lambda *_: chosen)
     engine = Engine(loaded, slots=3)

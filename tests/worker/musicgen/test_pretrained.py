@@ -6,15 +6,18 @@ tests/worker/test_main.py has what `python -m worker` prints for an absent folde
 import json
 import shutil
 import socket
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, MusicgenForConditionalGeneration
 
+from tests.parts import need
 from tests.songs import tree
 from worker.errors import BadInput
-from worker.musicgen import pretrained, rehearsal
+from worker.musicgen import Engine, pretrained, rehearsal
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -106,6 +109,54 @@ def test_folder_of_two_shards_is_the_model_in_one(built, tmp_path):
 def test_folder_is_loaded_in_fp32_for_inference(built):
     model = pretrained.load(str(built)).model
     assert model.dtype == torch.float32 and not model.training
+
+
+def narrowed(folder, dtype):
+    """The checkpoint saved in half precision."""
+    model = MusicgenForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    model.save_pretrained(folder)
+    return folder
+
+
+def mapped(file):
+    """The addresses at which a file is mapped into this process."""
+    maps = Path("/proc/self/maps")
+    need("/proc/self/maps", maps.exists())
+    lines = [line.split() for line in maps.read_text("utf-8").splitlines() if line.endswith(f" {file}")]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_decoders_weights_stay_in_the_file(folder, dtype):
+    decoder = pretrained.load(str(narrowed(folder, dtype))).model.decoder
+    assert {weight.dtype for weight in decoder.parameters()} == {dtype}
+    places = mapped(folder / "model.safetensors")  # not memory of their own, which could not be reclaimed
+    assert all(any(weight.data_ptr() in place for place in places) for weight in decoder.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_text_encoder_and_codec_are_in_fp32_whatever_is_stored(folder, dtype):
+    model = pretrained.load(str(narrowed(folder, dtype))).model
+    whole = MusicgenForConditionalGeneration.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
+    for part in ("text_encoder", "audio_encoder", "enc_to_dec_proj"):
+        ours, theirs = getattr(model, part).state_dict(), getattr(whole, part).state_dict()
+        assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+        assert {weight.dtype for weight in ours.values() if weight.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_songs_of_a_half_checkpoint_are_those_of_its_weights_in_fp32(folder, dtype):
+    loaded = pretrained.load(str(narrowed(folder, torch.float16)))
+    tokens = Engine(loaded, slots=1, dtype=dtype).tokens(["calm"], 0.3)
+    loaded.model.decoder.float()
+    assert np.array_equal(Engine(loaded, slots=1, dtype=dtype).tokens(["calm"], 0.3), tokens)
+
+
+def test_decoder_of_mixed_precisions_is_loaded_in_fp32(folder):
+    change_weights(folder, lambda weights: weights.update({WEIGHT: weights[WEIGHT].half()}))
+    assert pretrained.load(str(folder)).model.decoder.dtype == torch.float32
 
 
 def test_model_of_a_folder_is_named_after_it(folder):
