@@ -22,7 +22,7 @@ from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
 
 from worker.errors import BadInput
-from worker.musicgen.attention import Attention, New, Sdpa
+from worker.musicgen.attention import Attention, Compiled, New, Sdpa
 from worker.musicgen.cpu_step import CpuStep
 from worker.musicgen.kernels import NoCompiler
 from worker.musicgen.linear import Linear, pack
@@ -196,6 +196,8 @@ class Model:
         self._positions = placement.put(inner.embed_positions.get_embedding(n_columns, self.shape.hidden))
         self._mask_attention = Sdpa(placement.dtype)
         self._cpu_step = self._compiled_step()
+        if placement.half_cache and not self._cpu_step:
+            raise BadInput("a cache in half precision needs a C compiler and a CPU with AVX2; use fp32")
 
     @property
     def is_row_exact(self) -> bool:
@@ -233,15 +235,11 @@ class Model:
         return logits[:, 0], logits[:, 1]
 
     def _compiled_step(self) -> CpuStep | None:
-        if self.placement.device.type != "cpu" or self.placement.dtype != torch.float32:
+        if not isinstance(self.attention, Compiled) or self.placement.dtype != torch.float32:
             return None
         try:
             return CpuStep(self.shape, self._layers, self._norm, self._heads, self.placement.cache_dtype)
         except NoCompiler as error:
-            if self.placement.half_cache:
-                raise BadInput(
-                    "a cache in half precision needs a C compiler and a CPU with AVX2; use fp32"
-                ) from None
             log.info("steps of single operations (%s): slower, same songs", error)
             return None
 
