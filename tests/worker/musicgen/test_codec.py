@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import EncodecConfig, EncodecModel
 
+from worker.engine import Abandoned
 from worker.musicgen import codec
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -95,3 +96,70 @@ def test_codec_whose_norms_see_the_whole_song_is_decoded_at_once(tokens):
     with torch.inference_mode():
         expected = encodec.decode(codes, [None]).audio_values[0, 0].numpy()
     assert np.abs(codec.decode(encodec, tokens[:2], 50) - expected).max() < 1e-6
+
+
+# --- audio to tokens
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """12.3 s of a tone that rises through noise, so that no two frames are alike; [n, 2]."""
+    n = round(12.3 * 32_000)
+    noise = np.random.default_rng(0).normal(0, 0.05, (n, 2))
+    tone = 0.3 * np.sin(np.arange(n)[:, None] ** 1.3 / 100 * (1, 0.7))
+    return (noise + tone).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoded_at_once(loaded):
+    """transformers' own encoding of mono audio in one go."""
+
+    def encode(audio):
+        with torch.inference_mode():
+            codes = loaded.model.audio_encoder.encode(torch.from_numpy(audio)[None, None]).audio_codes
+        return codes[0, 0].numpy()
+
+    return encode
+
+
+@pytest.mark.parametrize("n_samples", [640, 641, 1280, 5 * 640 - 1, 25 * 640, 51 * 640 + 320, 90 * 640])
+@pytest.mark.parametrize("chunk", [1, 7, 25, 1000])
+def test_audio_has_the_tokens_that_transformers_gives_it(loaded, samples, encoded_at_once, n_samples, chunk):
+    audio = samples[:n_samples, 0]
+    tokens = codec.encode(loaded.model.audio_encoder, [audio], chunk)
+    assert np.array_equal(tokens, encoded_at_once(audio))
+    assert tokens.dtype == np.int16
+
+
+def test_pieces_in_which_audio_comes_do_not_matter(loaded, samples, encoded_at_once):
+    pieces = np.split(samples[:, 0], [1, 700, 701, 60_000, 200_123])
+    tokens = codec.encode(loaded.model.audio_encoder, pieces)
+    assert np.array_equal(tokens, encoded_at_once(samples[:, 0]))
+    assert tokens.shape == (4, 615)
+
+
+def test_channels_are_encoded_as_mono_and_their_codebooks_alternate(loaded, samples, encoded_at_once):
+    tokens = codec.encode(loaded.model.audio_encoder, [samples], channels=2)
+    for channel in (0, 1):
+        assert np.array_equal(tokens[channel::2], encoded_at_once(samples[:, channel].copy()))
+
+
+def test_encoder_has_no_more_than_a_chunk_and_its_context_in_a_layer(loaded, samples):
+    seen = []
+    layers = loaded.model.audio_encoder.encoder.layers
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, __, hop=hop: seen.append(inputs[0].shape[-1] / hop))
+        for layer, hop in ((layers[0], 640), (layers[-1], 1))
+    ]
+    try:
+        codec.encode(loaded.model.audio_encoder, np.split(samples[:, 0], 123), 50)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert max(seen) <= 50 + 2 * 7 + 5 and len(seen) == 2 * 13
+
+
+def test_encoding_that_is_not_wanted_any_more_ends(loaded, samples):
+    asked = iter([True, True, False])
+    with pytest.raises(Abandoned):
+        codec.encode(loaded.model.audio_encoder, [samples[:, 0]], go_on=lambda: next(asked))
