@@ -115,6 +115,8 @@ class Engine(Protocol):
     """A loaded model that turns songs into tokens, and tokens into audio."""
 
     sample_rate: int
+    hop: int  # samples of a frame
+    channels: int  # 2: stereo
 
     def describe(self) -> dict[str, str | int | float]:
         """The engine's part of a song's record: model, revision, device, precision, slots, window."""
@@ -144,6 +146,15 @@ class Engine(Protocol):
         `source` is complete; the song is longer.
         """
 
+    def beginning_with(self, song: Song, tokens: Tokens) -> Unfinished:
+        """A song whose first frames are made: [n_codebooks, n]. Raises Unusable unless it is longer."""
+
+    def encode(self, audio: Iterable[Audio], go_on: Callable[[], bool] = lambda: True) -> Tokens:
+        """Tokens of audio at `sample_rate`, in pieces; those that sound most like it.
+
+        Calls `go_on` regularly and raises Abandoned when it returns False.
+        """
+
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
 
@@ -155,4 +166,4 @@ class Engine(Protocol):
 
 
 class Abandoned(Exception):
-    """Decoding was stopped by its caller: `go_on` returned False."""
+    """Decoding or encoding was stopped by its caller: `go_on` returned False."""

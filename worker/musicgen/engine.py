@@ -5,6 +5,7 @@
     engine = Engine.load("facebook/musicgen-small")
     tokens = engine.tokens(["calm piano", "epic drums"], seconds=[30, 180], seeds=[1, 2])
     audio = engine.decode(tokens[0])                 # float32 at engine.sample_rate
+    again = engine.encode([audio])                   # tokens of any audio at that rate
 
 A song's tokens depend on its prompt, length, seed and sampling, not on the other songs or their
 order (on one device, thread count, precision and slot count). In fp32 with `greedy=True` they equal
@@ -16,6 +17,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, takewhile
+from typing import TypeVar
 
 import torch
 
@@ -51,6 +53,8 @@ _CPU_CHUNK = 32
 # What a record says of repeating its song on this machine: docs/engine.md, "What is promised".
 _FREELY = "in any order, with any slots and threads"
 _LIKEWISE = "in the same order, with the same slots and threads"
+
+Result = TypeVar("Result")
 
 
 class Engine:
@@ -228,15 +232,29 @@ class Engine:
         In bounded memory. Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False.
         Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
+        return self._with_codec(
+            lambda: codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
+        )
+
+    def encode(self, audio: Iterable[Audio], go_on: Callable[[], bool] = lambda: True) -> Tokens:
+        """float32 [n], or [n, 2] if stereo, at `sample_rate` and in pieces -> [n_codebooks, ceil(n / hop)].
+
+        As `decode` in all else. `audio` is read once more if the GPU has no memory left for it.
+        """
+        return self._with_codec(
+            lambda: codec.encode(self._encodec, audio, go_on=go_on, channels=self.channels)
+        )
+
+    def _with_codec(self, action: Callable[[], Result]) -> Result:
         with beside(self._encodec.device):
             try:
-                return codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
+                return action()
             except torch.OutOfMemoryError:
                 if self._encodec.device.type == "cpu":
                     raise
         log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
         self._encodec = self._encodec.to("cpu")
-        return codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
+        return action()
 
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
@@ -266,13 +284,20 @@ class Engine:
 
     def continued(self, song: Song, source: Unfinished) -> Unfinished:
         """A song that begins with another's tokens. Raises Unusable if those are not this model's."""
-        made, tokens = source.tokens, windows.unmade(self.n_codebooks, self.n_frames(song.seconds))
-        if source.model != self._name or len(made) != self.n_codebooks:
+        if source.model != self._name or len(source.tokens) != self.n_codebooks:
             raise Unusable(f"{source.song.key} was made with {source.model}, which has other tokens")
-        if made.shape[1] >= tokens.shape[1]:
-            raise Unusable(f"{source.song.key} is not shorter")
-        tokens[:, : made.shape[1]] = made
-        return self._unfinished(Work(song, tokens))
+        return self.beginning_with(song, source.tokens)
+
+    def beginning_with(self, song: Song, tokens: Tokens) -> Unfinished:
+        """A song whose first frames are made: [n_codebooks, n]. Raises Unusable unless it is longer."""
+        whole = windows.unmade(self.n_codebooks, self.n_frames(song.seconds))
+        if len(tokens) != self.n_codebooks:
+            raise Unusable(f"its codec has {len(tokens)} codebooks where {self.n_codebooks} are needed")
+        if tokens.shape[1] >= whole.shape[1]:
+            made_s = tokens.shape[1] * self.hop / self.sample_rate
+            raise Unusable(f"it is not longer than the {made_s:g} s that it continues")
+        whole[:, : tokens.shape[1]] = tokens
+        return self._unfinished(Work(song, whole))
 
     def _unfinished(self, work: Work) -> Unfinished:
         return Unfinished(

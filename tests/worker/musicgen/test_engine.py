@@ -328,12 +328,37 @@ def test_song_with_another_prompt_begins_with_the_tokens_it_continues(engine, un
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"model": "other"}, "was made with other, which has other tokens"), ({}, "is not shorter")],
+    [
+        ({"model": "other"}, "was made with other, which has other tokens"),
+        ({}, "it is not longer than the 3 s that it continues"),
+    ],
 )
 def test_song_that_cannot_be_continued_is_refused(engine, events, change, message):
     *_, whole = [song for song in of(Unfinished, events) if song.song == LONG]
     with pytest.raises(Unusable, match=message):
         engine.continued(LONG, dataclasses.replace(whole, **change))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_song_begins_with_the_tokens_of_audio(loaded, stereo, channels):
+    model = stereo if channels == 2 else loaded
+    engine = Engine(model, slots=1, **SHORT)
+    audio = np.random.default_rng(0).normal(0, 0.2, (25 * engine.hop, channels)).astype(np.float32)
+    tokens = engine.encode([audio[:, 0] if channels == 1 else audio])
+    with torch.inference_mode():
+        codes = [
+            model.model.audio_encoder.encode(torch.from_numpy(side)[None, None]) for side in audio.T.copy()
+        ]
+    for channel, found in enumerate(codes):
+        assert np.array_equal(tokens[channel::channels], found.audio_codes[0, 0])
+    made = run(engine, [engine.beginning_with(Song("more", "epic drums", 1.0, 9), tokens)])["more"]
+    assert np.array_equal(made[:, :25], tokens) and made.shape[1] == 50
+    assert not (made == TO_GENERATE).any()
+
+
+def test_tokens_of_another_codec_begin_no_song(engine):
+    with pytest.raises(Unusable, match="its codec has 2 codebooks where 4 are needed"):
+        engine.beginning_with(LONG, np.zeros((2, 10), np.int16))
 
 
 # --- resuming unfinished songs
