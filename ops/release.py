@@ -1,6 +1,7 @@
 """The code that a machine runs, pinned: this folder as an archive named by its content, or a commit.
 
-What git would keep goes, with the job list and its lyrics; `.env`, keys and ignored files never do.
+What git would keep goes, with the job list and the lyrics and audio files that it names; `.env`, keys and
+ignored files never do.
 Line ends become LF and modes are set here, so every checkout of a commit gives the same release,
 whether it goes over SSH or through the bucket.
 """
@@ -10,7 +11,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -20,8 +21,10 @@ from ops.repository import git
 from worker import amounts
 from worker.errors import BadInput
 from worker.songs import jobs
+from worker.songs.jobs import Job
 
 MAX_BYTES = 50_000_000
+MAX_AUDIO_BYTES = 100_000_000  # of all audio files that a list continues
 PROMPTS = "prompts.txt"
 # What is packed where there is no git.
 _PARTS = ("worker", "remote", "ops", "requirements", "examples", "pyproject.toml", "tasks.py", "fabfile.py")
@@ -56,21 +59,16 @@ def from_tree(root: Path, prompts: Path) -> Release:
     """
     prompts = prompts.expanduser()
     listed = jobs.load(prompts)
-    files = {name: root / name for name in sorted(_kept(root))}
-    files[PROMPTS] = prompts
-    for job in listed:
-        if lyrics := job.options.get("lyrics"):
-            files[_inside(lyrics, job.line)] = prompts.parent / lyrics
+    lyrics, audio = _named(listed, prompts.parent)
+    files = {name: root / name for name in sorted(_kept(root))} | {PROMPTS: prompts} | lyrics
+    files = {name: path for name, path in files.items() if name not in audio}
+    _check_size(files, MAX_BYTES, "the code to ship has", "put what is not code into .gitignore")
+    remedy = "convert them to FLAC or MP3, or cut them to their ends"
+    _check_size(audio, MAX_AUDIO_BYTES, "the audio files to continue have", remedy)
 
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    if sum(sizes.values()) > MAX_BYTES:
-        largest = ", ".join(sorted(sizes, key=sizes.__getitem__, reverse=True)[:3])
-        raise BadInput(
-            f"the code to ship has {amounts.size(sum(sizes.values()))}, over {amounts.size(MAX_BYTES)}; "
-            f"put what is not code into .gitignore (largest: {largest})"
-        )
     contents = {name: as_shipped(path.read_bytes()) for name, path in files.items()}
-    return bundle({name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)})
+    contents = {name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)}
+    return bundle(contents | {name: path.read_bytes() for name, path in audio.items()})
 
 
 def from_git(root: Path, prompts: Path, url: str) -> Release:
@@ -90,6 +88,12 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
     if prompts.expanduser().resolve() != (root / PROMPTS).resolve():
         raise BadInput(
             f"with MUSICGEN_GIT_URL the job list is the repository's {PROMPTS}; put {prompts} there"
+        )
+    lyrics, audio = _named(jobs.load(prompts), root)
+    tracked = repository.files("--cached", root=root) or []
+    if lacking := sorted((lyrics | audio).keys() - tracked):
+        raise BadInput(
+            f"{lacking[0]} is not in the commit; commit and push it, or leave MUSICGEN_GIT_URL empty"
         )
     return Release(commit[:16], git_url=url, commit=commit)
 
@@ -142,6 +146,22 @@ def _may_leave(name: str) -> bool:
     path = PurePosixPath(name)
     secret = path.name.startswith(".env") and path.name != ".env.example"
     return path.parts[0] not in _NEVER and not secret and path.suffix not in _SECRET_SUFFIXES
+
+
+def _named(listed: Sequence[Job], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The lyrics and the audio files of a list in this folder, by their paths in the release."""
+    lyrics = {_inside(path, job.line): folder / path for job in listed if (path := job.options.get("lyrics"))}
+    audio = {job.options["continue"]: job.continued_file.path for job in listed if job.continued_file}
+    return lyrics, audio
+
+
+def _check_size(files: Mapping[str, Path], most: int, what: str, remedy: str) -> None:
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    if (total := sum(sizes.values())) > most:
+        largest = ", ".join(sorted(sizes, key=sizes.__getitem__, reverse=True)[:3])
+        raise BadInput(
+            f"{what} {amounts.size(total)}, over {amounts.size(most)}; {remedy} (largest: {largest})"
+        )
 
 
 def _inside(lyrics: str, line: int) -> str:

@@ -11,8 +11,9 @@ import tarfile
 import pytest
 
 from ops import release
+from tests.songs import wav_bytes
 from worker.errors import BadInput
-from worker.songs import jobs
+from worker.songs import audio_file, jobs
 
 
 @pytest.fixture
@@ -128,6 +129,40 @@ def test_list_from_elsewhere_becomes_prompts_txt_with_its_lyrics(tree, tmp_path)
     assert found["lyrics/song.txt"] == b"la la"
 
 
+def test_audio_that_is_continued_goes_along_byte_for_byte(tree, tmp_path):
+    album = tmp_path / "album"
+    (album / "takes").mkdir(parents=True)
+    content = b"ID3" + b"\r\n" * 100  # an MP3 may have no NUL
+    (album / "takes" / "my take.mp3").write_bytes(content)
+    (album / "list.txt").write_text("sun ; 60 ; sun ; continue=takes\\my take.mp3\n")
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio_file, "_seconds", lambda path: None)  # it is no music
+        made = release.from_tree(tree, album / "list.txt")
+        found = contents(made)
+        assert found["takes/my take.mp3"] == content
+        with tarfile.open(fileobj=io.BytesIO(made.archive)) as tar:
+            tar.extractall(shipped, filter="data")
+        there, here = jobs.load(shipped / "prompts.txt"), jobs.load(album / "list.txt")
+    assert [job.song for job in there] == [job.song for job in here]
+
+
+def test_audio_beside_the_code_is_not_counted_as_code(tree, monkeypatch):
+    (tree / "take.wav").write_bytes(wav_bytes(2))
+    (tree / "prompts.txt").write_text("sun ; 60 ; sun ; continue=take.wav\n")
+    monkeypatch.setattr(release, "MAX_BYTES", 1000)
+    assert contents(pack(tree))["take.wav"] == wav_bytes(2)
+
+
+def test_audio_that_is_too_large_is_refused_with_what_to_do(tree, monkeypatch):
+    (tree / "take.wav").write_bytes(wav_bytes(2))
+    (tree / "prompts.txt").write_text("sun ; 60 ; sun ; continue=take.wav\n")
+    monkeypatch.setattr(release, "MAX_AUDIO_BYTES", 100_000)
+    with pytest.raises(BadInput, match=r"have 0\.1 MB, over 0\.1 MB; convert .* \(largest: take\.wav\)"):
+        pack(tree)
+
+
 def test_wrong_list_is_refused_with_its_line(tree):
     (tree / "prompts.txt").write_text("rain ; 1e9 ; rain\n")
     with pytest.raises(BadInput, match=r"prompts\.txt:1: "):
@@ -202,6 +237,17 @@ def test_with_git_the_list_must_be_the_repository_s(checkout, tmp_path):
     (tmp_path / "mine.txt").write_text("loud ; 5 ; loud\n")
     with pytest.raises(BadInput, match=r"the job list is the repository's prompts\.txt"):
         release.from_git(checkout, tmp_path / "mine.txt", "https://example.com/x.git")
+
+
+def test_audio_that_the_commit_lacks_is_refused(checkout):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-C", str(checkout)]
+    (checkout / ".gitignore").write_text("*.wav\n")
+    (checkout / "take.wav").write_bytes(wav_bytes(2))
+    (checkout / "prompts.txt").write_text("sun ; 60 ; sun ; continue=take.wav\n")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "two"], check=True)
+    with pytest.raises(BadInput, match=r"take\.wav is not in the commit; commit and push it"):
+        release.from_git(checkout, checkout / "prompts.txt", "https://example.com/x.git")
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path):

@@ -113,7 +113,7 @@ class ConsoleDisplay:
             )
         elif song.n_made:
             made_s = self._seconds[song.song] * song.n_made / song.n_frames
-            self._say(f"{song.song} continues a song of {made_s:.0f} s")
+            self._say(f"{song.song} begins with {made_s:.0f} s of {song.continues}")
 
     def progress(self, event: SongProgress) -> None:
         self.waiting.begin("waiting for the next frames", _NO_FRAMES_S)

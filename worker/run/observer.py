@@ -26,6 +26,7 @@ class Begun:
     n_frames: int = 0  # that it will have; 0: not known before the engine has it
     charged_s: float = 0.0  # generation time of earlier runs
     n_resumed: int = 0  # how often it was resumed, this time included
+    continues: str = ""  # the song or file that its first frames are from, if they are new to it
 
 
 class Observer(Protocol):

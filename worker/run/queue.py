@@ -14,11 +14,12 @@ from typing import TypeVar
 
 from worker import timestamps
 from worker.amounts import count, duration
-from worker.engine import Engine, Song, Unfinished
+from worker.engine import Abandoned, Engine, Song, Unfinished
 from worker.errors import Unreachable
 from worker.run.checkpoints import Checkpoints
 from worker.run.claims import Claims
 from worker.run.context import RunContext
+from worker.run.continued_audio import encoded
 from worker.run.observer import Begun
 from worker.songs.checkpoint_file import OtherSettings, Unusable
 from worker.songs.jobs import Job
@@ -81,7 +82,7 @@ class SongQueue:
                 self._run.observer.failed(job.song, f"it cannot be continued: {error}")
                 self.release(job)
                 continue
-            except TimedOut:
+            except (TimedOut, Abandoned):
                 self._waiting.insert(0, job)
                 return
             except OtherSettings as error:
@@ -173,12 +174,10 @@ class SongQueue:
 
         left = self._ask(lambda: self._checkpoints.load(job.stem, check))
         begun = Begun(job.song, timestamps.now())
-        if left is None and job.continues is not None:
-            source = self._tokens_of(job)
-            if source is None:
-                raise _NotYet
-            left = engine.continued(song, source)
-            begun = Begun(job.song, begun.at, n_made=left.n_made, n_frames=left.tokens.shape[1])
+        if left is None and (beginning := self._beginning(job, song, engine)):
+            left = beginning
+            n_made, source = left.n_made, job.options["continue"]
+            begun = Begun(job.song, begun.at, n_made=n_made, n_frames=left.tokens.shape[1], continues=source)
         elif left is not None:
             begun = Begun(
                 job.song,
@@ -191,6 +190,19 @@ class SongQueue:
         self.begun[job.song] = begun
         self._run.observer.begun(begun)
         return song if left is None else left
+
+    def _beginning(self, job: Job, song: Song, engine: Engine) -> Unfinished | None:
+        """The song with the tokens of what it continues. Raises _NotYet, Unusable and Abandoned."""
+        if job.continued_file is not None:
+            tokens = encoded(
+                job.continued_file, job.seconds, engine, lambda: not self._run.interruption.notice
+            )
+            return engine.beginning_with(song, tokens)
+        if job.continues is None:
+            return None
+        if (source := self._tokens_of(job)) is None:
+            raise _NotYet
+        return engine.continued(song, source)
 
     def _claim(self, job: Job) -> bool:
         return self._ask(lambda: self._claims.take(job.stem))

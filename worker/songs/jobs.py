@@ -12,11 +12,12 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.errors import BadInput
-from worker.songs import durations, table
+from worker.songs import continued, durations, table
+from worker.songs.audio_file import AudioFile
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
@@ -30,7 +31,6 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]{1,2})?")
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}")
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.S)
-_STEM = re.compile(r".+_[0-9a-f]{8}")
 _SEED = re.compile(r"[0-9]{1,19}")
 _OTHER_AUDIO = re.compile(r"\.(mp3|flac|ogg|opus|m4a|aac|aiff?|wma)$", re.I)
 # What people and spreadsheets write instead of `;`.
@@ -53,7 +53,7 @@ class Job:
 
     `options` are the optional `key=value` fields. `lyrics` is a path relative to the prompts file;
     `lyrics_sha256` is the digest of that file's content, on which the song's name depends. `continues`
-    is the NAME_HASH of the song that `continue` names.
+    is the NAME_HASH of the song that `continue` names, `continued_file` the audio file.
     """
 
     prompt: str
@@ -62,6 +62,7 @@ class Job:
     options: Mapping[str, str] = field(default_factory=dict)
     lyrics_sha256: str | None = None
     continues: str | None = None
+    continued_file: AudioFile | None = None
     line: int = field(default=0, compare=False)
 
     @property
@@ -72,6 +73,8 @@ class Job:
             hashed["lyrics"] = self.lyrics_sha256
         if self.continues is not None:
             hashed["continue"] = self.continues
+        if self.continued_file is not None:
+            hashed["continue"] = self.continued_file.sha256
         return song_hash(self.prompt, self.seconds, self.name, hashed)
 
     @property
@@ -115,7 +118,7 @@ def read_bytes(path: Path, what: str) -> bytes:
 def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) -> list[Job]:
     """Jobs of a prompts file in file order. Raises BadPrompts with every error at once.
 
-    `folder`: where relative `lyrics=` paths start.
+    `folder`: where the paths of `lyrics=` and `continue=` start.
     """
     text = _text_of(content, filename).replace("\r\n", "\n")
     jobs: list[Job] = []
@@ -127,7 +130,7 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
         problems += [f"{filename}:{number}: {what}" for what in wrong]
         if not wrong:
             jobs.append(job)
-    jobs, unresolved = _resolved(jobs)
+    jobs, unresolved = continued.resolve(jobs, folder)
     problems += [f"{filename}:{number}: {what}" for number, what in unresolved]
     if not jobs and not problems:
         problems = [f"{filename}:1: no songs; add a line like `calm piano ; 30 ; my_song`"]
@@ -162,41 +165,6 @@ def _entries(text: str, folder: Path) -> Iterator[tuple[int, tuple[Job, list[str
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not table.is_comment(line):
             yield number, _parse_line(line, number, folder)
-
-
-def _resolved(jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[int, str]]]:
-    """The jobs, each with the song that it continues; and what is wrong with whose line."""
-    by_name = {job.name: job for job in jobs}
-    known: dict[str, Job | None] = {}  # None: wrong, or it continues itself
-    problems: list[tuple[int, str]] = []
-
-    def resolve(job: Job) -> Job | None:
-        if job.name in known:
-            return known[job.name]
-        known[job.name] = None
-        source = job.options.get("continue")
-        if source is None:
-            found, wrong = job, ""
-        elif source not in by_name:
-            is_stem = bool(_STEM.fullmatch(source))
-            found = replace(job, continues=source)
-            wrong = "" if is_stem else f"continue={source}: no line of this list has that name"
-            wrong += "" if is_stem else "; write a line's NAME, or the NAME_HASH of a finished song"
-        elif (before := resolve(by_name[source])) is None:
-            found, wrong = job, f"continue={source} leads to a song that cannot be made, or back to this one"
-            wrong += f"; correct line {by_name[source].line}"
-        else:
-            found = replace(job, continues=before.stem)
-            short = job.seconds <= before.seconds
-            wrong = f"SECONDS must be over the {before.seconds:g} s of {source}, which it continues" * short
-        if wrong:
-            problems.append((job.line, wrong))
-        else:
-            known[job.name] = found
-        return known[job.name]
-
-    resolved = [resolve(job) for job in jobs]
-    return [job for job in resolved if job], problems
 
 
 def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
@@ -320,9 +288,7 @@ def _parse_options(
             else:
                 wrong.append(f"seed={value} is not a whole number from 0 to {MAX_SEED}; correct it")
         elif key == "continue":
-            options[key] = value.removesuffix(".wav")
-            if not _NAME.fullmatch(options[key]):
-                wrong.append(f"continue={value} names no song; write a line's NAME")
+            options[key] = value  # judged when all names are known
         elif key == "lyrics":
             try:
                 lyrics_sha256 = hashlib.sha256(read_bytes(folder / value, "lyrics file")).hexdigest()

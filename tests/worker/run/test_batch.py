@@ -8,9 +8,10 @@ import time
 import pytest
 
 from tests.fakes.s3 import fresh_bucket
-from tests.songs import Recording, finish, listed, tree
+from tests.songs import Recording, finish, listed, tree, wav_bytes
 from tests.worker.run.scripted import (
     FOUR,
+    HOP,
     JOBS,
     ONE,
     THREE,
@@ -23,7 +24,7 @@ from tests.worker.run.scripted import (
     run,
     wavs,
 )
-from worker.engine import Failed, Finished
+from worker.engine import Abandoned, Failed, Finished
 from worker.errors import BadInput, DiskFull, Interrupted, Unreachable, UserError
 from worker.host.notice import Interruption, Notice
 from worker.run import finisher
@@ -287,6 +288,25 @@ def test_run_after_an_interruption_makes_exactly_the_rest(folder):
     assert set(engine.taken) == {job.song for job in JOBS} - before.keys()
     assert before.items() <= {key: folder.read(key) for key in wavs(folder)}.items()
     assert reported(folder) == [job.song for job in JOBS]
+
+
+def test_stop_while_audio_is_encoded_leaves_that_song_and_does_not_wait(folder, tmp_path):
+    (tmp_path / "take.wav").write_bytes(wav_bytes(1))
+    both = jobs.parse(b"one ; 5 ; one ; continue=take.wav\ntwo ; 1 ; two", folder=tmp_path)
+    interruption, engine = Interruption(), Scripted()
+    engine.hop, engine.channels = HOP, 1
+
+    def encode(audio, go_on):
+        interruption.end(Notice("Ctrl-C", "signal"))
+        if not go_on():
+            raise Abandoned
+
+    engine.encode = encode
+    watch = Listener()
+    with pytest.raises(Interrupted):
+        run(folder, engine, watch, jobs=both, selected=both, context={"interruption": interruption})
+    assert not [told for told in watch.told if told.startswith("one")]
+    assert folder.list("claims/") == {} and wavs(folder) == set()
 
 
 def test_interruption_leaves_no_temporary_files_and_no_claims(folder, scratch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket
@@ -332,7 +333,7 @@ def test_songs_that_continue_others_begin_with_their_tokens(workers, place, tmp_
     assert [song.shape[1] for song in tokens] == [200, 350, 475]
     assert np.array_equal(tokens[1][:, :200], tokens[0])
     assert np.array_equal(tokens[2][:, :350], tokens[1])
-    assert "continues a song of 7 s" in worker.said
+    assert "begins with 7 s of second" in worker.said
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
@@ -368,3 +369,63 @@ def test_interrupted_song_says_so_in_its_record_and_is_charged_for_all_its_time(
     (resumed,) = entries(next_state, "resumed")
     assert record.interruptions == 1
     assert record.generation_s > resumed["charged_s"] > 0
+
+
+def tune(path: Path, seconds: float, rate: int = 44_100, **how: str) -> Path:
+    """A rising tone in stereo."""
+    times = np.arange(round(seconds * rate))[:, None] / rate
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * (200 + 50 * times) * times * (1, 1.5)), rate, **how)
+    return path
+
+
+def tokens_by_name(place, prompts):
+    store = open_store(place)
+    return {job.name: from_bytes(store.read(tokens_key(job.stem))).tokens for job in load(prompts)}
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_songs_that_continue_audio_begin_with_it_however_they_are_killed(workers, place, tmp_path):
+    tune(tmp_path / "short.mp3", 2.5)
+    tune(tmp_path / "long.flac", 20)
+    prompts = listed(
+        tmp_path,
+        "calm ; 6 ; short ; continue=short.mp3\n"
+        "loud ; 14 ; end ; continue=long.flac\n"
+        "calm ; 6 ; again ; continue=short.mp3\n"
+        "epic ; 7 ; chain ; continue=short",
+    )
+    other = tmp_path / "undisturbed"
+    worker = workers.start(*arguments(prompts, other), **WINDOWS)
+    assert worker.wait(120) == 0, worker.said
+    assert "begins with 12 s of long.flac" in worker.said
+    for point in ("before:checkpoints/end", "after:checkpoints/end"):
+        killed = workers.start(*arguments(prompts, place), **WINDOWS, MUSICGEN_TEST_KILL_AT=point)
+        assert killed.wait(120) == -signal.SIGKILL, killed.said
+    worker = workers.start(*arguments(prompts, place), **WINDOWS)
+    assert worker.wait(120) == 0, worker.said
+    assert wavs(place) == wavs(str(other))
+    made = tokens_by_name(place, prompts)
+    assert {name: tokens.shape[1] for name, tokens in made.items()} == {
+        "short": 300, "end": 700, "again": 300, "chain": 350
+    }  # fmt: skip
+    assert np.array_equal(made["short"][:, :125], made["again"][:, :125])
+    assert not np.array_equal(made["short"], made["again"])
+    assert np.array_equal(made["chain"][:, :300], made["short"])
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_audio_that_cannot_be_continued_costs_that_song_alone(workers, place, tmp_path):
+    noise = np.random.default_rng(0)
+    damaged = bytearray(tune(tmp_path / "damaged.flac", 20).read_bytes())
+    damaged[-30_000:-25_000] = noise.bytes(5000)
+    (tmp_path / "damaged.flac").write_bytes(damaged)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(96_000), 32_000)
+    prompts = listed(
+        tmp_path,
+        "calm ; 13 ; one ; continue=damaged.flac\ncalm ; 4 ; two ; continue=silent.wav\ncalm ; 1 ; good",
+    )
+    worker = workers.start(*arguments(prompts, place), **WINDOWS)
+    assert worker.wait(60) == 1, worker.said
+    assert "it cannot be continued: damaged.flac is damaged; copy or convert it again" in worker.said
+    assert "it cannot be continued: the end of silent.wav is silent; cut the silence off" in worker.said
+    assert [song.split("_")[0] for song in wavs(place)] == ["good"]

@@ -2,14 +2,16 @@
 
 import hashlib
 import string
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.songs import wav_bytes
 from worker.errors import BadInput
-from worker.songs import jobs
+from worker.songs import audio_file, jobs
 from worker.songs.jobs import BadPrompts, Job
 
 
@@ -115,13 +117,129 @@ def test_song_may_continue_a_finished_one_that_is_on_no_list():
             "a ; 60 ; x\nb ; 60 ; y ; continue=x",
             ["2: SECONDS must be over the 60 s of x, which it continues"],
         ),
-        ("a ; 60 ; x ; continue=a/b", ["1: continue=a/b names no song"]),
+        ("a ; 60 ; x ; continue=a/b", ["1: continue=a/b: no line of this list has that name"]),
     ],
 )
 def test_song_that_can_continue_nothing_is_refused(content, what):
     found = problems(content)
     for problem, text in zip(found, what, strict=True):
         assert problem.startswith(f"prompts.txt:{text}")
+
+
+# --- songs that continue audio files
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A folder with a take of 2 s and one of 20 s."""
+    (tmp_path / "takes").mkdir()
+    (tmp_path / "takes" / "long.WAV").write_bytes(wav_bytes(20))
+    (tmp_path / "take.wav").write_bytes(wav_bytes(2))
+    return tmp_path
+
+
+def in_album(album, *lines):
+    return jobs.parse("\n".join(lines).encode(), folder=album)
+
+
+def wrong_in_album(album, *lines):
+    with pytest.raises(BadPrompts) as caught:
+        in_album(album, *lines)
+    return caught.value.problems
+
+
+def test_audio_that_is_continued_is_named_by_its_content(album):
+    (job,) = in_album(album, "epic ; 60 ; more ; continue=take.wav")
+    digest = hashlib.sha256(wav_bytes(2)).hexdigest()
+    assert job.hash8 == jobs.song_hash("epic", 60, "more", {"continue": digest})
+    assert (job.continued_file.path, job.continues) == (album / "take.wav", None)
+    (album / "take.wav").rename(album / "other.wav")
+    assert in_album(album, "epic ; 60 ; more ; continue=other.wav")[0].song == job.song
+    (album / "other.wav").write_bytes(wav_bytes(2, level=7))
+    assert in_album(album, "epic ; 60 ; more ; continue=other.wav")[0].song != job.song
+
+
+def test_line_of_the_list_comes_before_a_file_of_its_name(album):
+    take, more, file = in_album(
+        album,
+        "calm ; 30 ; take",
+        "epic ; 60 ; more ; continue=take.wav",
+        "epic ; 60 ; file ; continue=./take.wav",
+    )
+    assert (more.continues, more.continued_file) == (take.stem, None)
+    assert file.continued_file.path == album / "take.wav"
+
+
+def test_backslashes_lead_into_a_folder_too(album):
+    one, two = in_album(
+        album, r"a ; 60 ; one ; continue=takes\long.WAV", "a ; 60 ; two ; continue=takes/long.WAV"
+    )
+    assert one.options == two.options == {"continue": "takes/long.WAV"}
+    assert one.continued_file == two.continued_file
+
+
+def test_song_may_continue_one_that_continues_a_file(album):
+    more, end = in_album(album, "a ; 60 ; more ; continue=take.wav", "b ; 90 ; end ; continue=more")
+    assert end.continues == more.stem
+
+
+def test_table_may_name_audio(album):
+    table = b"prompt,seconds,name,continue\ncalm,60,a,take.wav\n"
+    assert jobs.parse(table, folder=album) == in_album(album, "calm ; 60 ; a ; continue=take.wav")
+
+
+@pytest.mark.parametrize(
+    "path", ["../take.wav", "/tmp/take.wav", "takes/../../x.wav", "C:\\take.wav", "\\\\a\\b.wav"]
+)
+def test_audio_outside_the_list_s_folder_is_refused(album, path):
+    (problem,) = wrong_in_album(album, f"a ; 60 ; x ; continue={path}")
+    assert problem == (
+        f"prompts.txt:1: continue={path} is outside the list's folder; copy the file beside the list"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("a ; 60 ; x ; continue=none.flac", "no audio file at"),
+        ("a ; 60 ; x ; continue=takes.mp3", "no audio file at"),
+        ("a ; 60 ; x ; continue=text.mp3", "is not a WAV, FLAC or MP3 file; convert it"),
+        ("a ; 60 ; x ; continue=cut.wav", "is cut off: 500 of 128,044 bytes are there; copy it"),
+        ("a ; 60 ; x ; continue=bad.flac", "is damaged: it cannot be read as audio"),
+        ("a ; 60 ; x ; continue=short.wav", "has 0.5 s of audio where 1 s is the least"),
+        ("a ; 12 ; x ; continue=takes/long.WAV", "SECONDS must be over 12: of a file that is not shorter"),
+    ],
+)
+def test_audio_that_cannot_be_continued_is_named_with_its_remedy(album, line, what):
+    (album / "takes.mp3").mkdir()
+    (album / "text.mp3").write_text("no music at all")
+    (album / "cut.wav").write_bytes(wav_bytes(2)[:500])
+    (album / "bad.flac").write_bytes(b"fLaC" + bytes(100))
+    (album / "short.wav").write_bytes(wav_bytes(0.5))
+    (problem,) = wrong_in_album(album, "# songs", line)
+    assert problem.startswith("prompts.txt:2: ") and what in problem and "\n" not in problem
+
+
+def test_song_may_be_longer_than_the_end_of_a_long_file(album):
+    (job,) = in_album(album, "a ; 12.5 ; x ; continue=takes/long.WAV")
+    assert job.continued_file.seconds == 20
+
+
+def test_without_soundfile_only_the_length_is_not_known(album, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    (job,) = in_album(album, "a ; 12 ; x ; continue=takes/long.WAV")
+    assert job.continued_file.seconds is None
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_an_audio_file_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "a.wav"
+    for head in (b"", b"RIFF\xff\0\0\0WAVE", b"RIFF\0\0\0\0WAVE", b"fLaC", b"ID3", b"\xff\xfb"):
+        path.write_bytes(head + content)
+        try:
+            audio_file.look(path)
+        except BadInput as error:
+            assert "\n" not in str(error) and ";" in str(error)
 
 
 def test_fields_are_taken_from_the_right():
