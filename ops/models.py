@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from worker.amounts import size
-from worker.songs import supported
+from worker.songs import adapter, supported
 from worker.songs.maker import REHEARSAL
 
 # The files that the worker fetches, in fp32.
@@ -16,7 +16,11 @@ _BYTES = {
 
 
 def download_bytes(model: str, env: Mapping[str, str]) -> float | None:
-    """Bytes to fetch before the first song: 0 if the model is here, None if its size is not known."""
+    """Bytes to fetch before the first song: 0 if the model is here, None if its size is not known.
+
+    Of an adapter folder, those of its base model.
+    """
+    model = adapter.base_model(model)
     if model == REHEARSAL or Path(model).expanduser().is_dir() or _cached(model, env):
         return 0
     return _BYTES.get(model)
@@ -25,6 +29,8 @@ def download_bytes(model: str, env: Mapping[str, str]) -> float | None:
 def described(model: str, env: Mapping[str, str]) -> str:
     """`model facebook/musicgen-small, 2.4 GB to download first`."""
     n_bytes = download_bytes(model, env)
+    if (base := adapter.base_model(model)) != model:
+        model = f"{model}, an adapter of {base}"
     if n_bytes is None:
         return f"model {model}, to be downloaded first"
     return f"model {model}, " + (
@@ -33,7 +39,8 @@ def described(model: str, env: Mapping[str, str]) -> str:
 
 
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
-    """Raises BadInput for a model that the engine is known not to run."""
+    """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here."""
+    model = adapter.base_model(model)
     if model != REHEARSAL:
         supported.refuse(model, _cached(model, env))
 

@@ -1,8 +1,13 @@
 """Whether a model is here: in the cache of huggingface_hub, wherever that is, or in a folder."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 
 from ops import models
+from worker.errors import BadInput
 
 SMALL = "facebook/musicgen-small"
 
@@ -37,3 +42,60 @@ def test_model_of_unknown_size_is_named_without_one(tmp_path):
 
 def test_folder_and_rehearsal_need_no_download(tmp_path):
     assert models.download_bytes(str(tmp_path), {}) == models.download_bytes("rehearsal", {}) == 0
+
+
+@pytest.fixture
+def adapter(tmp_path, monkeypatch):
+    """An adapter folder of a base model, on a machine with peft."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes" / "without_peft"))
+    folder = tmp_path / "tune"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+    def of(base):
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        return str(folder)
+
+    return of
+
+
+def test_adapter_is_described_with_its_base_and_what_that_takes(adapter):
+    model = adapter(SMALL)
+    models.refuse_unsupported(model, {"HF_HOME": model})
+    assert models.described(model, {"HF_HOME": model}) == (
+        f"model {model}, an adapter of {SMALL}, 2.4 GB to download first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("facebook/musicgen-melody", "model facebook/musicgen-melody is not supported"),
+        (".", "is an adapter of an adapter"),
+        (None, "names no base model"),
+    ],
+)
+def test_adapter_whose_base_cannot_run_is_refused(adapter, base, message):
+    with pytest.raises(BadInput, match=message):
+        models.refuse_unsupported(adapter(base), {})
+
+
+def test_adapter_beside_a_model_is_refused(adapter):
+    model = adapter(SMALL)
+    (Path(model) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"holds both a model and an adapter; remove adapter_config\.json"):
+        models.refuse_unsupported(model, {})
+
+
+def test_adapter_without_weights_is_refused(adapter):
+    model = adapter(SMALL)
+    (Path(model) / "adapter_model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"lacks adapter_model\.safetensors"):
+        models.refuse_unsupported(model, {})
+
+
+def test_adapter_is_refused_before_a_run_where_peft_is_missing(adapter, monkeypatch):
+    model = adapter(SMALL)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(BadInput, match=f"holds an adapter .* of {SMALL}; install what merges it"):
+        models.refuse_unsupported(model, {})

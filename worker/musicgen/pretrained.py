@@ -1,13 +1,15 @@
 """Find or fetch a MusicGen checkpoint, check its files, and load it.
 
-Takes `rehearsal`, a local folder, or a Hugging Face id. What a user can get wrong (unknown model,
-missing or truncated files, another architecture) raises BadInput before anything is generated.
+Takes `rehearsal`, a local folder (of a checkpoint or an adapter), or a Hugging Face id. What a user can get
+wrong (unknown model, missing or truncated files, another architecture) raises BadInput before anything is
+generated.
 """
 
 import hashlib
 import json
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from worker.amounts import count
 from worker.errors import BadInput, UserError
-from worker.songs import supported
+from worker.songs import adapter, supported
 from worker.songs.maker import REHEARSAL, model_name
 
 log = logging.getLogger(__name__)
@@ -32,11 +34,6 @@ LICENCE_NOTICE = (
 _NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
 # Files of other formats, and what makes a checkpoint of them.
 _FOREIGN = {
-    "adapter_config.json": (
-        "holds an adapter (PEFT); merge it first: "
-        "peft.PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(NEW), "
-        "and copy the base model's tokenizer files to NEW"
-    ),
     "state_dict.bin": (
         "is in audiocraft's own format; convert it with transformers' script "
         "src/transformers/models/musicgen/convert_musicgen_transformers.py"
@@ -54,7 +51,10 @@ _SAMPLES = 64
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A loaded checkpoint. `revision`: the hub's commit, or a fingerprint of the folder's weights."""
+    """A loaded checkpoint. `revision`: the hub's commit, or a fingerprint of the folder's weights.
+
+    An adapter's covers its own weights and its base model's revision.
+    """
 
     model: MusicgenForConditionalGeneration
     tokenizer: Any
@@ -92,6 +92,8 @@ def load(model: str) -> Pretrained:
                 ) from None
             return _load_folder(Path(temporary), REHEARSAL, None)
     folder = Path(model).expanduser()
+    if adapter.is_adapter(folder):
+        return _load_adapter(folder)
     if folder.is_dir():
         return _load_folder(folder, folder.resolve().name, None)
     snapshot = _fetch(model_name(model))
@@ -147,7 +149,37 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
             f"model {name}: {key} has the shape {tuple(found)} where config.json asks for {tuple(wanted)}; "
             "fetch it again"
         )
-    return Pretrained(model.eval(), _tokenizer(folder, name), name, revision or _fingerprint(folder, weights))
+    revision = revision or _fingerprint((folder / "config.json").read_bytes(), weights)
+    return Pretrained(model.eval(), _tokenizer(folder, name), name, revision)
+
+
+def _load_adapter(folder: Path) -> Pretrained:
+    """The base model with the adapter merged into its weights."""
+    base_name = adapter.base_of(folder)
+    base = load(base_name)
+    from peft import PeftModel  # here: it is not one of this project's dependencies
+
+    try:
+        with _quiet(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+        if missing := [text for each in caught if "missing adapter keys" in (text := str(each.message))]:
+            raise ValueError(missing[0])
+    except MemoryError:
+        raise UserError(
+            f"not enough memory to merge the adapter {folder}; use a smaller base model"
+        ) from None
+    except Exception as error:  # whatever an adapter of another model or kind makes peft raise
+        raise BadInput(
+            f"the adapter {folder} cannot be merged into {base_name} ({_first_line(error)}); "
+            "check base_model_name_or_path, or merge it where it was trained"
+        ) from None
+    config = {
+        key: value for key, value in adapter.read_config(folder).items() if not key.startswith("base_model")
+    }
+    described = json.dumps([base.revision, config], sort_keys=True).encode()
+    revision = _fingerprint(described, adapter.weights_of(folder))
+    return Pretrained(merged.eval(), base.tokenizer, folder.resolve().name, revision)
 
 
 def _stored_dtype(weights: list[Path]) -> torch.dtype:
@@ -203,9 +235,9 @@ def check(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _fingerprint(folder: Path, weights: list[Path]) -> str:
+def _fingerprint(config: bytes, weights: list[Path]) -> str:
     """12 hex digits of a hash over the config and samples spread over the weights."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256(config)
     for path in weights:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())

@@ -3,9 +3,11 @@
 tests/worker/test_main.py has what `python -m worker` prints for an absent folder, file or hub.
 """
 
+import importlib.util
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +228,6 @@ def test_channels_that_no_musicgen_has_are_refused(folder, channels, n_codebooks
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("adapter_config.json", "holds an adapter (PEFT); merge it first"),
         ("state_dict.bin", "is in audiocraft's own format; convert it"),
         ("pytorch_model.bin", "has its weights in pytorch_model.bin only; convert them"),
     ],
@@ -307,3 +308,87 @@ def test_weight_of_a_wrong_shape_is_named(folder):
 def test_more_layers_than_there_are_weights_for_are_refused(folder):
     change_config(folder, "decoder", num_hidden_layers=4)
     refused(folder, "lacks 16 weights (decoder.model.decoder.layers.3")
+
+
+# --- adapters (PEFT)
+
+
+@pytest.fixture
+def peft(monkeypatch):
+    """The real one where it is installed, else a stand-in that merges LoRA alone."""
+    if importlib.util.find_spec("peft") is None:
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "fakes" / "without_peft"))
+    yield
+    if "without_peft" in str(getattr(sys.modules.get("peft"), "__file__", "")):
+        sys.modules.pop("peft")
+
+
+@pytest.fixture
+def tune(built, tmp_path):
+    """An adapter of the rehearsal model, and the changes that it makes to weights, by their names."""
+    folder = tmp_path / "tune"
+    folder.mkdir()
+    draw, changes, weights = torch.Generator().manual_seed(1), {}, {}
+    for name in pretrained.load(str(built)).model.state_dict():
+        if name.endswith("q_proj.weight"):
+            a, b = torch.randn(2, 64, generator=draw), torch.randn(64, 2, generator=draw)
+            key = f"base_model.model.{name.removesuffix('.weight')}"
+            weights |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+            changes[name] = 2 * b @ a  # lora_alpha / r
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    config |= {"base_model_name_or_path": str(built), "inference_mode": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    return folder, changes
+
+
+def change_adapter(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+def test_adapter_is_merged_into_its_base(peft, tune, built):
+    folder, changes = tune
+    before, loaded = pretrained.load(str(built)), pretrained.load(str(folder))
+    after = loaded.model.state_dict()
+    assert after.keys() == before.model.state_dict().keys() and len(changes) == 6
+    for name, weight in before.model.state_dict().items():
+        assert torch.allclose(after[name], weight + changes.get(name, 0), atol=1e-5)
+    assert loaded.name == "tune" and not loaded.model.training
+    assert loaded.tokenizer("calm piano").input_ids == before.tokenizer("calm piano").input_ids
+
+
+def test_revision_of_an_adapter_covers_its_weights_its_settings_and_its_base(peft, tune, folder):
+    adapter, _ = tune
+    change_adapter(adapter, base_model_name_or_path=str(folder))
+    found = [pretrained.load(str(adapter)).revision]
+    moved = folder.rename(folder.parent / "moved")
+    change_adapter(adapter, base_model_name_or_path="../moved")
+    assert pretrained.load(str(adapter)).revision == found[0]
+    change_weights(moved, lambda weights: [weight.mul_(1.01) for weight in weights.values()])
+    found.append(pretrained.load(str(adapter)).revision)
+    change_adapter(adapter, lora_alpha=8)
+    found.append(pretrained.load(str(adapter)).revision)
+    path = adapter / "adapter_model.safetensors"
+    save_file({name: weight * 2 for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    found.append(pretrained.load(str(adapter)).revision)
+    assert len(set(found)) == 4
+
+
+def test_adapter_of_a_model_that_is_not_supported_is_refused(peft, tune, folder):
+    change_config(folder, model_type="musicgen_melody")
+    change_adapter(tune[0], base_model_name_or_path=str(folder))
+    refused(tune[0], "holds a 'musicgen_melody' model")
+
+
+def test_adapter_that_lacks_weights_is_refused(peft, tune):
+    path = tune[0] / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights.pop(next(iter(weights)))
+    save_file(weights, path, {"format": "pt"})
+    refused(tune[0], "missing adapter keys")
+
+
+def test_adapter_without_peft_is_refused_with_both_ways_out(tune, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    refused(tune[0], "install what merges it (uv pip install peft), or merge it: peft.PeftModel")
