@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.listing import commands
+from tests.songs import wav_bytes
 from worker.songs import jobs
 from worker.songs.records import Record
 from worker.songs.report import REPORT_COLUMNS
@@ -101,11 +102,15 @@ def strings_in(path: Path) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def test_example_list_is_a_good_one():
-    example, table, continued = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
+def test_example_list_is_a_good_one(tmp_path):
+    example, table, continued, from_audio = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
     assert len(jobs.parse(example.encode())) == 5
     assert len(jobs.parse(table.encode())) == 2
     assert len(jobs.parse(continued.encode())) == 2
+    (tmp_path / "takes").mkdir()
+    for name in ("demo.mp3", "album.flac"):
+        (tmp_path / "takes" / name).write_bytes(wav_bytes(1))
+    assert len(jobs.parse(from_audio.encode(), folder=tmp_path)) == 2
 
 
 def test_shown_errors_are_those_of_the_program():
