@@ -43,7 +43,7 @@ def stepper_of(config, slots):
     """With fp16 weights and plain layers, as on a GPU; within a FakeTensorMode."""
     n_columns = windows.n_columns(cards.WINDOW, config.num_codebooks, config.audio_channels)
     placement = Placement(torch.device("cpu"), HALF)
-    return Stepper(Model(MusicgenForCausalLM(config), placement, Sdpa(), n_columns), slots, n_columns)
+    return Stepper(Model(MusicgenForCausalLM(config), placement, Sdpa(HALF), n_columns), slots, n_columns)
 
 
 @pytest.fixture(scope="module", params=[("small", 1), ("small", 2)], ids=str)

@@ -1,7 +1,5 @@
 """The fused decoder: filling columns equals stepping through them, and caches have the stated size."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -161,13 +159,3 @@ def test_a_slot_takes_the_bytes_that_n_bytes_returns(model, dtype):
 
 def test_shape_is_read_from_the_checkpoint(loaded):
     assert Shape.of(loaded.model.decoder) == Shape(3, 4, 16, 4, 256)
-
-
-@pytest.mark.parametrize(
-    ("size", "n_layers", "n_heads"), [("small", 24, 16), ("medium", 48, 24), ("large", 48, 32)]
-)
-def test_memory_of_a_slot_is_what_the_docs_say(size, n_layers, n_heads):
-    page = (Path(__file__).parents[3] / "docs" / "engine.md").read_text("utf-8")
-    shape = Shape(n_layers, n_heads, 64, 4, 2048)
-    mb = [Cache.n_bytes(shape, 1504, 64, dtype) / 1e6 for dtype in (torch.float32, torch.bfloat16)]
-    assert "| {} | {:.0f} | {:.0f} |".format(size, *mb) in page
