@@ -32,11 +32,21 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each side, run in the order A B C A B C ...; one value for each repetition."""
+def interleaved(
+    sides: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    before: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each side, run in the order A B C A B C ...; one value for each repetition.
+
+    `before`: what each side runs first, untimed. A system that is short of memory pages out what the
+    other sides left unused for minutes.
+    """
     took: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name, act in sides.items():
+            if before:
+                before[name]()
             took[name].append(seconds(act))
     return took
 
