@@ -218,11 +218,11 @@ class Bench:
         """How full the slots are: 40 songs of 10 to 300 s on 8 slots, the rehearsal model."""
         rng = random.Random(0)
         lengths = [rng.uniform(10, 300) for _ in range(40)]
-        engine = Engine.load("rehearsal", device=str(self.device), slots=8)
         n_threads = torch.get_num_threads()
+        engine = Engine.load("rehearsal", device=str(self.device), slots=8)
         songs = [Song(str(i), f"song {i}", round(s, 2), i) for i, s in enumerate(lengths)]
         took = seconds(lambda: [None for _ in engine.stream(longest_first(songs), Sampling())])
-        torch.set_num_threads(max(n_threads, 2))
+        torch.set_num_threads(n_threads)
         used = engine.occupancy
         held, running = 100 * used.held / used.offered, 100 * used.running / used.offered
         note = f"{used.steps} steps, {sum(lengths) / took:.0f} s of audio per second (tiny model)"

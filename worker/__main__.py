@@ -64,6 +64,7 @@ from worker.store.open import open_store
 
 DEFAULT_MODEL = "facebook/musicgen-medium"
 
+_MAX_FADE_MS = 10_000
 _RUN_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 
 
@@ -175,7 +176,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         run_id=arguments.run_id,
         sampling=sampling,
         start_over=arguments.start_over,
-        fade_s=_amount(arguments.fade_ms, "fade", "milliseconds", "20") / 1000,
+        fade_s=_fade_s(arguments.fade_ms),
         verify=arguments.verify,
     )
     with ExitStack() as parts:
@@ -262,7 +263,8 @@ def _with_tokens(selected: list[Job], store: Store) -> list[Job]:
     found = [job for job in selected if tokens_key(job.stem) in kept]
     if not found:
         raise BadInput(
-            f"{store.location} keeps no tokens of these songs; leave --from-tokens out to make them"
+            f"{store.location} keeps no tokens of these songs; make them with `inv generate`, or the worker "
+            "without --from-tokens"
         )
     return found
 
@@ -292,6 +294,13 @@ def _amount(text: str | float, what: str, unit: str, example: str) -> float:
     if not 0 <= amount < math.inf:
         raise BadInput(f"{what} {text!r} is not a number of 0 or more {unit}; write it like {example}")
     return amount
+
+
+def _fade_s(text: str | float) -> float:
+    fade_ms = _amount(text, "fade", "milliseconds", "20")
+    if fade_ms > _MAX_FADE_MS:
+        raise BadInput(f"a fade of {fade_ms:g} ms is too long; use at most {_MAX_FADE_MS:,} ms, like 20")
+    return fade_ms / 1000
 
 
 def _console(stream: TextIO) -> Console:

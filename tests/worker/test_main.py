@@ -89,6 +89,7 @@ def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, ca
         (["--output", "prompts.txt"], {}, "prompts.txt is a file"),
         (["--hourly-cost", "much"], {}, "hourly cost 'much' is not a number"),
         (["--hourly-cost", "-1"], {}, "hourly cost '-1' is not a number of 0 or more"),
+        (["--fade-ms", "1e9"], {}, "a fade of 1e+09 ms is too long; use at most 10,000 ms, like 20"),
         ([], {"HOURLY_COST_USD": "nan"}, "hourly cost 'nan'"),
         (["--temperature", "0"], {}, "temperature must be over 0"),
         (["--temperature", "nan"], {}, "temperature must be over 0"),

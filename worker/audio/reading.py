@@ -118,8 +118,11 @@ class End:
 
     @property
     def is_silent(self) -> bool:
-        """True if no sample is louder than -60 dBFS."""
-        return all(np.abs(piece).max() < _SILENT for piece in self)
+        """True if no sample of its last second is louder than -60 dBFS: a song cannot go on from there."""
+        tail = np.zeros(0, np.float32)
+        for piece in self:
+            tail = np.concatenate([tail, np.abs(piece).reshape(len(piece), -1).max(1)])[-self.rate :]
+        return bool(tail.max(initial=0) < _SILENT)
 
 
 def _counted(sound: soundfile.SoundFile) -> int:

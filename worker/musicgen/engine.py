@@ -246,14 +246,17 @@ class Engine:
         )
 
     def _with_codec(self, action: Callable[[], Result]) -> Result:
-        with beside(self._encodec.device):
+        where = self._encodec.device
+        with beside(where):
             try:
                 return action()
-            except torch.OutOfMemoryError:
-                if self._encodec.device.type == "cpu":
+            except RuntimeError as error:
+                moved = self._encodec.device != where  # by another thread, in the middle of this one's work
+                if where.type == "cpu" or not (moved or device.is_out_of_memory(error)):
                     raise
-        log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
-        self._encodec = self._encodec.to("cpu")
+        if not moved:
+            log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
+            self._encodec = self._encodec.to("cpu")
         return action()
 
     def joins(self, seconds: float) -> list[float]:
@@ -313,8 +316,8 @@ class Engine:
 
     def _windowing(self) -> Windowing:
         on_cpu = self._model.placement.device.type == "cpu"
-        chunk = max(_CPU_CHUNK, self.slots) if on_cpu else self.window
-        return Windowing(self.window, self.stride, chunk, self.channels)
+        # Not a function of the slots: in chunks of another size, attention rounds otherwise.
+        return Windowing(self.window, self.stride, _CPU_CHUNK if on_cpu else self.window, self.channels)
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
         """The stepper with all slots empty. It is reused: its cache takes most of the memory."""

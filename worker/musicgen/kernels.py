@@ -9,6 +9,7 @@ is no compiler or it fails; torch then computes the same, more slowly.
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,10 +44,10 @@ def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFunc
         built, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         always = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-pipe"]
         try:
-            _run([compiler, *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
+            _run([*shlex.split(compiler), *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
             # Linked without -fopenmp: the symbols resolve to the OpenMP that torch has loaded. A
             # second OpenMP would start its own threads, which compete with torch's for the cores.
-            _run([compiler, "-shared", str(built), "-lm", "-o", str(library)])
+            _run([*shlex.split(compiler), "-shared", str(built), "-lm", "-o", str(library)])
             function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(library)), name)
             return function
         except (OSError, subprocess.SubprocessError) as error:

@@ -94,7 +94,10 @@ class CompiledLinear(Linear):
 
 def _in_huge_pages(x: Tensor) -> Tensor:
     """A contiguous copy of float32 in pages of 2 MB, where the system has them: each step reads all of it."""
-    memory = mmap.mmap(-1, x.numel() * x.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, x.numel() * x.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:  # out of memory: torch says so in its own way
+        return x.contiguous()
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -117,7 +120,7 @@ def has_kernel() -> bool:
     try:
         _kernel()
     except NoCompiler as error:
-        log.info("linear layers without a compiled kernel (%s): slower, same songs", error)
+        log.warning("no compiled kernel for this CPU (%s): slower, same songs", error)
         return False
     return True
 

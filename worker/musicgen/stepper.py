@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.amounts import count
 from worker.engine import TO_GENERATE, Sampling
-from worker.musicgen import graphs
+from worker.errors import BadInput
+from worker.musicgen import device, graphs
 from worker.musicgen.graphs import Graphs
 from worker.musicgen.model import Cache, CacheSize, Model
 from worker.musicgen.sampling import guide, pick
@@ -109,12 +111,23 @@ class Stepper:
         """Make room for a text of this length, or give back what is over TEXT_ROOM if it is 0."""
         room = max(TEXT_ROOM, 1 << max(n_text - 1, 0).bit_length(), self._cache.n_text if n_text else 0)
         if room != self._cache.n_text:
+            self._check_room(room, n_text)
             self._captured = None
             self._cache.resize_text(room)
         if self._graphs and self._captured != (self._sampling, room):
             self._captured = None
             self._capture(self._graphs)
             self._captured = self._sampling, room
+
+    def _check_room(self, room: int, n_text: int) -> None:
+        """Raises BadInput if memory has no room for texts of this length in all slots."""
+        needed = self._cache.text.nbytes // self._cache.n_text * room
+        free = device.free_bytes(self._model.placement.device)
+        if room > self._cache.n_text and free is not None and needed > free:
+            raise BadInput(
+                f"its prompt has {n_text} tokens: with {count(self.slots, 'slot')} that takes "
+                f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free; shorten it, or use fewer slots"
+            )
 
     def _capture(self, into: Graphs) -> None:
         """Capture all graphs. No song advances: a step that runs meanwhile only repeats its last column."""

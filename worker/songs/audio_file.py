@@ -40,7 +40,7 @@ def below(value: str) -> str:
     """The path relative to the list's folder, with `/`. Raises BadInput if it leads out of that folder."""
     path = PurePosixPath(value.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in value:
-        raise BadInput(f"continue={value} is outside the list's folder; copy the file beside the list")
+        raise BadInput(f"continue={value} must be a path below the list's folder, without `..` and `:`")
     return path.as_posix()
 
 

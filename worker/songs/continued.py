@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _STEM = re.compile(r"[A-Za-z0-9_.-]+_[0-9a-f]{8}")
 
 
+def _named(job: "Job") -> str:
+    """The line's name that a job may continue."""
+    return job.options.get("continue", "").removesuffix(".wav")
+
+
 def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tuple[int, str]]]:
     """The jobs, each with what it continues; and what is wrong with whose line.
 
@@ -34,7 +39,7 @@ def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tupl
         written = job.options.get("continue")
         if written is None:
             return job
-        name = written.removesuffix(".wav")
+        name = _named(job)
         as_song = {**job.options, "continue": name}
         if name in by_name:
             before = once(by_name[name])
@@ -60,13 +65,17 @@ def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tupl
         )
 
     def once(job: "Job") -> "Job | None":
-        if job.name not in known:
-            known[job.name] = None
-            try:
-                known[job.name] = found(job)
-            except BadInput as error:
-                problems.append((job.line, str(error)))
-        return known[job.name]
+        chain = {job.name: job}  # one after the other, not by recursion: a chain may have thousands of songs
+        while job.name not in known and (job := by_name.get(_named(job), job)).name not in chain:
+            chain[job.name] = job
+        for each in reversed(chain.values()):
+            if each.name not in known:
+                known[each.name] = None
+                try:
+                    known[each.name] = found(each)
+                except BadInput as error:
+                    problems.append((each.line, str(error)))
+        return known[next(iter(chain))]
 
     resolved = [once(job) for job in jobs]
-    return [job for job in resolved if job], problems
+    return [job for job in resolved if job], sorted(problems)

@@ -135,6 +135,17 @@ def test_song_in_progress_is_the_same_beside_a_long_prompt(engine, undisturbed):
     )
 
 
+def test_prompt_for_which_memory_has_no_room_fails_its_song_alone(engine, undisturbed, monkeypatch):
+    monkeypatch.setattr(device, "free_bytes", lambda _: 100_000)
+    songs = [LONG, Song("long prompt", LONG_PROMPT, 0.5, 2)]
+    events = list(engine.stream(songs, SAMPLING))
+    (failed,) = of(Failed, events)
+    assert re.match(
+        r"its prompt has 601 tokens: with 3 slots that takes .* shorten it, or use", failed.reason
+    )
+    assert np.array_equal(of(Finished, events)[0].tokens, undisturbed["long"])
+
+
 def test_prompt_over_512_tokens_has_no_warning(engine, caplog, capfd):
     run(engine, [Song("long prompt", LONG_PROMPT, 0.2, 2)])
     assert "512" not in caplog.text + "".join(capfd.readouterr())
@@ -289,6 +300,11 @@ def test_songs_are_the_same_bytes_at_any_number_of_slots_and_threads(
         assert same(run(engine, [*OTHERS, LONG]), undisturbed)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_known_columns_are_computed_in_the_same_chunks_at_any_number_of_slots(loaded, slots):
+    assert Engine(loaded, slots=slots, **SHORT)._windowing().chunk == 32
 
 
 def test_without_a_compiler_the_promise_is_smaller(loaded, monkeypatch):

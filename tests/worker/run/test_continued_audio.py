@@ -64,7 +64,7 @@ def test_file_that_has_changed_since_the_list_was_read_is_refused(ramp):
 
 def test_file_that_ends_in_silence_is_refused_and_one_that_begins_so_is_not(ramp):
     path, values = ramp
-    soundfile.write(path, np.concatenate([values, np.zeros(12 * RATE)]), RATE)
+    soundfile.write(path, np.concatenate([values, np.zeros(RATE)]), RATE)
     refused("the end of ramp.wav is silent", audio_file.look(path), 60, Ear())
     soundfile.write(path, np.concatenate([np.zeros(20 * RATE), values[:RATE]]), RATE)
     assert len(heard(path, 60)) == 21 * RATE

@@ -111,7 +111,7 @@ def test_song_may_continue_a_finished_one_that_is_on_no_list():
         ),
         (
             "a ; 60 ; x ; continue=y\nb ; 90 ; y ; continue=x",
-            ["2: continue=x leads to a song that cannot be made, or back", "1: continue=y leads to a song"],
+            ["1: continue=y leads to a song that cannot be made, or back", "2: continue=x leads to a song"],
         ),
         (
             "a ; 60 ; x\nb ; 60 ; y ; continue=x",
@@ -124,6 +124,13 @@ def test_song_that_can_continue_nothing_is_refused(content, what):
     found = problems(content)
     for problem, text in zip(found, what, strict=True):
         assert problem.startswith(f"prompts.txt:{text}")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_chain_of_thousands_of_songs_is_followed(order):
+    lines = [f"a ; {i + 10} ; s{i}" + (f" ; continue=s{i - 1}" if i else "") for i in range(3000)]
+    chain = jobs.parse("\n".join(lines[::order]).encode())
+    assert all(bool(job.continues) == (job.name != "s0") for job in chain)
 
 
 # --- songs that continue audio files
