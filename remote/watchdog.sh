@@ -185,11 +185,15 @@ run() {
     fail 4 "the watchdog is already running (pid $(first_line "$MUSICGEN_BOX_HOME/watchdog.pid"))"
   fi
   write_whole "$MUSICGEN_BOX_HOME/watchdog.pid" "$$"
-  if [ -n "${MUSICGEN_LIFETIME_S:-}" ]; then bash "$release/remote/deadline.sh" arm > /dev/null; fi
+  if [ -n "${MUSICGEN_LIFETIME_END:-}${MUSICGEN_LIFETIME_S:-}" ]; then
+    bash "$release/remote/deadline.sh" arm 2>&1 > /dev/null | tee -a "$log" >&2
+  fi
   read_clock
   idle_since_ms=$now_ms progress_at_ms=$now_ms
   read_deadline
-  if [ -n "$deadline" ]; then
+  if [ -e "$MUSICGEN_BOX_HOME/lifetime_over" ]; then
+    log_line "watching; its lifetime is over, and it switches off at $(utc_of "$deadline"); extend it: fab status --extend 2h"
+  elif [ -n "$deadline" ]; then
     log_line "watching; the deadline is $(utc_of "$deadline")"
   else
     log_line "watching; there is no deadline"

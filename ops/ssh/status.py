@@ -144,6 +144,10 @@ def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
     else:
         then = "then the box switches off" if off else "then the worker is stopped"
         rows["deadline"] = f"in {amounts.duration(max(0, left_s))}; {then}"
+        if watchdog.get("lifetime_over"):
+            rows["deadline"] += (
+                "; its lifetime was over when it started: fab status --extend 2h begins another"
+            )
     if acted := watchdog.get("acted"):
         rows["watchdog acted"] = f"{acted.get('acted_at')}: {acted.get('detail')}"
     return rows

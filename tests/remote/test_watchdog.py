@@ -358,6 +358,82 @@ def test_renewing_keeps_the_lifetime_that_the_platform_gives(box):
     assert box.json("deadline.sh", "renew", "9000", MUSICGEN_LIFETIME_S="60")["left_s"] <= 60
 
 
+def after_a_restart(box):
+    """The files of a box that was armed in an earlier boot; nothing else here knows of it."""
+    (box.home / "armed").write_text(f"earlier {(box.home / 'armed').read_text().partition(' ')[2]}")
+
+
+def test_restarts_of_a_container_that_lose_the_disk_never_move_its_end(box):
+    end = int(time.time()) + 1000
+    for _ in range(5):
+        assert box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_END=str(end))["lifetime_end"] == end
+        for name in ("deadline", "lifetime_end", "armed"):
+            (box.home / name).unlink()
+
+
+def test_end_of_a_slow_clock_is_no_longer_lifetime(box):
+    far = str(int(time.time()) + 90000)
+    assert 990 <= arm(box, 1000, MUSICGEN_LIFETIME_END=far)["left_s"] <= 1000
+
+
+def test_new_end_of_the_platform_holds_where_the_old_one_lies_on_a_volume(box):
+    now = int(time.time())
+    box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_END=str(now + 500))
+    assert box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_END=str(now + 900))["deadline"] == now + 900
+
+
+@pytest.mark.parametrize("kept", ["on a volume", "on the disk that is lost"])
+def test_box_that_starts_after_its_end_has_ten_minutes_and_no_more(box, kept):
+    past = {"MUSICGEN_LIFETIME_END": str(int(time.time()) - 5000)}
+    if kept == "on a volume":
+        for name in ("deadline", "lifetime_end"):
+            (box.home / name).write_text("1000000000\n")
+        past = {"MUSICGEN_LIFETIME_S": "7200"}
+    first = box.json("deadline.sh", "arm", **past)
+    assert 590 <= first["left_s"] <= 600 and first["lifetime_over"]
+    (box.home / "lifetime_end").write_text("1000000000\n")  # they have passed, and it is still on
+    (box.home / "deadline").write_text("1000000000\n")
+    assert box.json("deadline.sh", "arm", **past)["left_s"] < 0
+    after_a_restart(box)
+    assert 590 <= box.json("deadline.sh", "arm", **past)["left_s"] <= 600
+
+
+@pytest.mark.parametrize("command", ["extend", "renew"])
+def test_in_the_ten_minutes_a_new_lifetime_can_begin(box, command):
+    past = {"MUSICGEN_LIFETIME_END": str(int(time.time()) - 5000)}
+    box.json("deadline.sh", "arm", **past)
+    answer = box.json("deadline.sh", command, "7200", **past)
+    assert answer["left_s"] > 7100 and not answer["lifetime_over"]
+    assert box.json("deadline.sh", "arm", **past)["lifetime_end"] == answer["lifetime_end"]
+
+
+def test_box_that_starts_after_its_deadline_has_ten_minutes_of_its_lifetime(box):
+    end = arm(box, 5000)["lifetime_end"]
+    (box.home / "deadline").write_text("1000000000\n")
+    after_a_restart(box)
+    again = arm(box, 5000)
+    assert 590 <= again["left_s"] <= 600 and again["lifetime_end"] == end
+
+
+def test_watchdog_of_a_box_after_its_end_says_so_and_does_not_end_it_at_once(box):
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook("off")))
+    box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_END="1000000000", **QUICK)
+    log = box.home / "watchdog.log"
+    until(lambda: log.exists() and "its lifetime is over, and it switches off at" in log.read_text())
+    time.sleep(0.5)
+    assert box.calls("off") == []
+
+
+def test_end_that_is_no_time_is_in_the_watchdogs_log(box):
+    box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_END="tomorrow", **QUICK)
+    until(lambda: "MUSICGEN_LIFETIME_END=tomorrow is not" in (box.home / "watchdog.log").read_text())
+
+
+def test_renewing_keeps_the_end_that_the_platform_gives(box):
+    end = int(time.time()) + 9000
+    assert box.json("deadline.sh", "renew", "60", MUSICGEN_LIFETIME_END=str(end))["deadline"] == end
+
+
 @pytest.mark.parametrize(("hook", "off"), [("", False), ("/no/such/hook", False), ("here", True)])
 def test_status_tells_whether_anything_turns_the_box_off(box, hook, off):
     box.settings(MUSICGEN_STOP_HOOK=str(box.hook()) if hook == "here" else hook)

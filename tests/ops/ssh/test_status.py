@@ -81,6 +81,11 @@ def test_deadline_of_a_box_that_cannot_go_off_is_the_worker_s():
     assert found["deadline"] == "in 1 min 0 s; then the worker is stopped"
 
 
+def test_box_that_started_after_its_end_says_what_begins_another_lifetime():
+    over = {"running": True, "left_s": 540, "action": "/off", "turns_off": True, "lifetime_over": True}
+    assert "fab status --extend 2h begins another" in rows(watchdog=over)["deadline"]
+
+
 def test_what_the_watchdog_did_is_shown():
     acted = {"acted_at": "2026-11-22T19:00:00Z", "detail": "no worker ran for 1800 s"}
     found = rows(watchdog={"running": True, "left_s": None, "action": "/off", "acted": acted})
