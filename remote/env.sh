@@ -26,15 +26,18 @@ if [ -z "${HOME:-}" ]; then
   export HOME
 fi
 
-# --- the platform's variables, which an SSH session does not inherit. RunPod writes /etc/rp_environment without
-# escaping, so it is not sourced.
+# --- the platform's variables, which an SSH session does not inherit. RunPod's images write /etc/rp_environment
+# without escaping, so it is not sourced; some leave out all but RUNPOD_*, and cut a value at its first `=`.
 if [ -z "${MUSICGEN_PLATFORM_ENV:-}" ]; then
-  MUSICGEN_PLATFORM_ENV=/etc/rp_environment
-  [ -r "$MUSICGEN_PLATFORM_ENV" ] || MUSICGEN_PLATFORM_ENV=/proc/1/environ
+  MUSICGEN_PLATFORM_ENV=/proc/1/environ
+  if [ -r /etc/rp_environment ] && ! grep -qsz '^RUNPOD_POD_ID=' /proc/1/environ; then
+    MUSICGEN_PLATFORM_ENV=/etc/rp_environment
+  fi
 fi
 # Not its cache folders (UV_CACHE_DIR, PIP_CACHE_DIR): they are on the slow network volume.
 # Nor the pod's API key: only stop_hook.sh takes it, for the executable that switches the box off.
-take_settings "$MUSICGEN_PLATFORM_ENV" '@(RUNPOD_POD_ID|MUSICGEN_*|CUDA_*|NVIDIA_*|LD_LIBRARY_PATH)'
+take_settings "$MUSICGEN_PLATFORM_ENV" \
+  '@(RUNPOD_POD_ID|MUSICGEN_*|HOURLY_COST_USD|CUDA_*|NVIDIA_*|LD_LIBRARY_PATH)'
 take_settings "$MUSICGEN_PLATFORM_ENV" '@(UV|PIP)_*@(INDEX*|FIND_LINKS|CONSTRAINT|CERT|HOST)'
 
 unset RUNPOD_API_KEY
@@ -54,6 +57,8 @@ case $MUSICGEN_PLATFORM in
   *) box_root=$HOME/musicgen box_home=$HOME/.musicgen ;;
 esac
 export MUSICGEN_PLATFORM MUSICGEN_PLATFORM_ENV
+# A pod has a stop hook, unless its owner names another or none (empty).
+if [ "$MUSICGEN_PLATFORM" = runpod ]; then export MUSICGEN_STOP_HOOK="${MUSICGEN_STOP_HOOK-remote/stop_pod.py}"; fi
 # The root may be a network volume: releases, state, weights. The home is this box's own disk.
 export MUSICGEN_BOX_ROOT="${MUSICGEN_BOX_ROOT:-$box_root}"
 export MUSICGEN_BOX_HOME="${MUSICGEN_BOX_HOME:-$box_home}"

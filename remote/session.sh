@@ -43,10 +43,11 @@ start() {
     tmux kill-session -t =worker 2> /dev/null || true
   fi
 
-  # A tmux server has the variables of whoever started it, so the paths, which are not secret, are passed on.
+  # A tmux server has the variables of whoever started it, so the paths, which are not secret, are passed on, and
+  # the pod's API key, which RunPod's ~/.bashrc exports, is left out.
   # As several arguments, which tmux runs without a shell.
   id=$(new_run_id)
-  tmux new-session -d -s worker -c / env "HOME=$HOME" "PATH=$PATH" \
+  tmux new-session -d -s worker -c / env -u RUNPOD_API_KEY "HOME=$HOME" "PATH=$PATH" \
     "MUSICGEN_PLATFORM=$MUSICGEN_PLATFORM" "MUSICGEN_PLATFORM_ENV=$MUSICGEN_PLATFORM_ENV" \
     "MUSICGEN_BOX_ROOT=$MUSICGEN_BOX_ROOT" "MUSICGEN_BOX_HOME=$MUSICGEN_BOX_HOME" \
     bash "$release/remote/worker_run.sh" --run-id "$id" "${keep[@]}" -- "$@" 8>&- \

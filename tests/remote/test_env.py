@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import need
 from tests.remote.boxes import REPOSITORY
 
 ENV = REPOSITORY / "remote" / "env.sh"
@@ -48,6 +49,12 @@ def sourced(platform, then="", **more):
         ["bash", "-c", script], env=environment(platform, **more), capture_output=True, text=True, check=True
     )
     return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
+
+
+def in_namespaces(script, env=None):
+    """Run it as process 1 of a container: its own processes, and mounts that nobody else sees."""
+    command = ["unshare", "--fork", "--pid", "--mount-proc", "sh", "-c", script]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,38 @@ def test_platforms_variables_are_read_as_text(platform, tmp_path, text):
     env = sourced(platform)
     assert env["MUSICGEN_TEXT"].startswith('a$HOME"b$(touch ') and "OTHER" not in env
     assert not (tmp_path / "hit").exists()
+
+
+def test_price_and_limits_of_the_platform_are_taken_and_its_api_key_is_not(platform):
+    platform.write_text("HOURLY_COST_USD=0.86\nMUSICGEN_IDLE_LIMIT_S=77\nRUNPOD_API_KEY=planted\n")
+    env = sourced(platform, RUNPOD_API_KEY="planted")
+    assert (env["HOURLY_COST_USD"], env["MUSICGEN_IDLE_LIMIT_S"]) == ("0.86", "77")
+    assert "planted" not in env.values()
+
+
+def test_first_process_of_a_pod_wins_over_the_file_that_its_image_writes(tmp_path):
+    """RunPod's start.sh writes only RUNPOD_* to that file."""
+    need("namespaces", in_namespaces("true").returncode == 0)
+    file = "echo 'export RUNPOD_POD_ID=\"abc\"' > /etc/rp_environment"
+    ask = f"env -i PATH=$PATH HOME=/users/me bash -c '. {ENV}; env'; true"  # true: so that sh stays process 1
+    begin = f"mount -t tmpfs none /etc && {file} && {ask}"
+    pod = {"PATH": os.environ["PATH"], "RUNPOD_POD_ID": "abc", "MUSICGEN_LIFETIME_END": "1764288000"}
+    done = in_namespaces(begin, env=pod)
+    assert "MUSICGEN_LIFETIME_END=1764288000" in done.stdout.splitlines(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "hook"),
+    [
+        ("runpod", {}, "remote/stop_pod.py"),
+        ("runpod", {"MUSICGEN_STOP_HOOK": "/off"}, "/off"),
+        ("runpod", {"MUSICGEN_STOP_HOOK": ""}, ""),
+        ("ec2", {}, None),
+        ("other", {}, None),
+    ],
+)
+def test_pod_has_a_stop_hook_unless_another_or_none_is_set(platform, kind, given, hook):
+    assert sourced(platform, MUSICGEN_PLATFORM=kind, **given).get("MUSICGEN_STOP_HOOK") == hook
 
 
 def test_what_is_set_wins_over_the_platform(platform):

@@ -374,7 +374,7 @@ def test_log_ends_with_the_exit_code_and_the_fate_of_the_box(box):
     assert last.endswith("the worker ended with exit code 1; this box switches off in 7 s")
 
 
-def test_api_key_of_the_pod_reaches_the_stop_hook_and_neither_worker_nor_tmux(box):
+def test_api_key_of_the_pod_reaches_the_stop_hook_and_not_the_worker(box):
     Path(box.env["MUSICGEN_PLATFORM_ENV"]).write_text("RUNPOD_POD_ID=pod1\nRUNPOD_API_KEY=planted\n")
     box.env["RUNPOD_API_KEY"] = "planted"
     hook = box.hook(body=f'echo "$RUNPOD_API_KEY" > {box.home}/key')
@@ -383,5 +383,30 @@ def test_api_key_of_the_pod_reaches_the_stop_hook_and_neither_worker_nor_tmux(bo
     until((box.home / "key").exists)
     until(lambda: (box.home / "key").read_text() == "planted\n")
     assert "planted" not in (box.state / "seen.json").read_text()
-    shown = subprocess.run(["tmux", "show-environment", "-g"], env=box.env, capture_output=True, text=True)
-    assert "planted" not in shown.stdout
+
+
+def processes_of_the_run(box):
+    """worker_run.sh and the worker, by their environments."""
+    pids = (box.home / "worker.run").read_text().split()[1:]
+    found = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
+    assert len(found) == 2 and all(str(box.root).encode() in each for each in found)
+    return found
+
+
+def test_api_key_of_who_starts_a_run_is_in_neither_its_processes_nor_tmux(box):
+    box.env["RUNPOD_API_KEY"] = "planted"
+    box.start()
+    ask = ["tmux", "display-message", "-p", "#{pid}"]
+    server = subprocess.run(ask, env=box.env, capture_output=True, text=True).stdout.strip()
+    shown = subprocess.run(["tmux", "show-environment", "-g"], env=box.env, capture_output=True).stdout
+    assert b"HOME=" in shown
+    in_tmux = shown + Path(f"/proc/{server}/environ").read_bytes()
+    assert b"planted" not in b"".join([in_tmux, *processes_of_the_run(box)])
+
+
+def test_api_key_in_a_users_own_tmux_does_not_reach_the_processes_of_a_run(box):
+    """RunPod's ~/.bashrc exports it, so it is in a tmux server that a person has started."""
+    key = {"RUNPOD_API_KEY": "planted"}
+    subprocess.run(["tmux", "new-session", "-d", "-s", "mine"], env=box.env | key, check=True)
+    box.start()
+    assert b"planted" not in b"".join(processes_of_the_run(box))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ops.repository import ROOT
 from ops.settings import Settings
 from ops.ssh import configure, secrets
 from tests.ops.ssh.connect import connected
@@ -114,6 +115,23 @@ def test_stop_hook_of_the_box_stays_unless_the_user_has_another(configured):
 
 def test_machine_of_ec2_keeps_its_own_stop_hook(configured):
     assert "MUSICGEN_STOP_HOOK='/off'" in configured("ec2", MUSICGEN_STOP_HOOK="remote/off")
+
+
+def test_what_a_pod_was_given_at_its_creation_survives_an_install(box, tmp_path):
+    box.box_home.mkdir()
+    given = tmp_path / "platform.env"
+    given.write_text(
+        "HOURLY_COST_USD=0.86\0MUSICGEN_STOP_HOOK=/off\0MUSICGEN_IDLE_LIMIT_S=77\0RUNPOD_POD_ID=p\0"
+    )
+    box.variables["MUSICGEN_PLATFORM_ENV"] = str(given)
+    box.write_shell()
+    names = "$HOURLY_COST_USD $MUSICGEN_STOP_HOOK $MUSICGEN_IDLE_LIMIT_S"
+    asks = f"bash -c '. {ROOT}/remote/env.sh; set -a; . $MUSICGEN_BOX_HOME/worker.env; echo {names}'"
+    with connected(box, tmp_path) as conn:
+        configure.configure(conn, Settings.load(env={"MUSICGEN_MODEL": "rehearsal"}))
+        assert conn.run(asks).out == "0.86 /off 77\n"
+        configure.configure(conn, Settings.load(env={"HOURLY_COST_USD": "0.5", "MUSICGEN_IDLE_LIMIT_S": "9"}))
+        assert conn.run(asks).out == "0.5 /off 9\n"
 
 
 def test_keys_that_are_no_longer_needed_are_taken_back(configured, box):

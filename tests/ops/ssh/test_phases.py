@@ -186,6 +186,12 @@ def test_status_shows_how_it_ended(whole):
     assert row["watchdog"]["running"]
 
 
+def test_box_that_was_set_up_by_hand_has_a_deadline_from_its_install_on(whole):
+    fab, _, _, _ = whole
+    (row,) = json.loads(fab("status", "--json").stdout)
+    assert 7 * 3600 < row["watchdog"]["left_s"] <= 8 * 3600
+
+
 def test_expired_credentials_are_said_and_renewed(whole):
     fab, box, _, _ = whole
     path = box.box_home / "aws.json"
