@@ -19,7 +19,10 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True)
 class Known:
-    """One box. `kind`: ec2, runpod or ssh; its address may change when it is stopped and started."""
+    """One box. `kind`: ec2, runpod or ssh; its address may change when it is stopped and started.
+
+    `hourly_usd`, `volume` (the id of its network volume) and `created_at` (UTC): None if not known.
+    """
 
     id: str
     kind: str
@@ -28,6 +31,9 @@ class Known:
     user: str = "root"
     key_file: str | None = None
     region: str | None = None
+    hourly_usd: float | None = None
+    volume: str | None = None
+    created_at: str | None = None
     schema: int = SCHEMA
 
 
@@ -38,19 +44,27 @@ def boxes_folder() -> Path:
     return project / ".boxes"
 
 
+def is_id(text: str) -> bool:
+    """True for what can be the ID of a box."""
+    return _ID.fullmatch(text) is not None
+
+
 def folder_of(box_id: str) -> Path:
     """The folder of a box, whether it exists or not. Raises BadInput for what is not a valid ID."""
-    if not _ID.fullmatch(box_id):
+    if not is_id(box_id):
         raise BadInput(f"{box_id!r} is not the ID of a box; see the folders in {boxes_folder()}")
     return boxes_folder() / box_id
 
 
 def save(box: Known) -> None:
     """Remember the box and make it the current one."""
-    folder = folder_of(box.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "box.json", json.dumps(asdict(box), indent=2) + "\n")
-    _write(boxes_folder() / "current", f"{box.id}\n")
+    update(box)
+    write(boxes_folder() / "current", f"{box.id}\n")
+
+
+def update(box: Known) -> None:
+    """Remember the box, or what has changed of it."""
+    write(folder_of(box.id) / "box.json", json.dumps(asdict(box), indent=2) + "\n")
 
 
 def load(box_id: str) -> Known | None:
@@ -91,7 +105,9 @@ def forget(box_id: str) -> None:
     shutil.rmtree(folder_of(box_id), ignore_errors=True)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """A whole file of `.boxes`, or the one of before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, "utf-8", newline="\n")
     partial.replace(path)

@@ -1,5 +1,8 @@
 """The boxes we know: a convenience that forgets, finds and never trips."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from ops import boxes
@@ -47,6 +50,26 @@ def test_they_lie_beside_tasks_py_wherever_the_user_is(here, monkeypatch):
     monkeypatch.chdir(here / "songs")
     boxes.save(POD)
     assert (here / ".boxes" / "pod-1" / "box.json").exists()
+
+
+def test_file_of_an_older_version_is_read(here):
+    boxes.save(POD)
+    file = here / ".boxes" / "pod-1" / "box.json"
+    older = {"id": "pod-1", "kind": "runpod", "host": "198.51.100.1", "port": 2201, "schema": 1}
+    file.write_text(json.dumps(older))
+    assert boxes.current() == POD
+
+
+def test_price_volume_and_creation_are_kept():
+    box = replace(POD, hourly_usd=0.86, volume="vol1", created_at="2026-11-27T10:00:00Z")
+    boxes.save(box)
+    assert boxes.current() == box
+
+
+def test_update_makes_no_box_the_current_one():
+    boxes.save(POD)
+    boxes.update(Known("i-1", "ec2", "198.51.100.9"))
+    assert boxes.current() == POD and boxes.load("i-1").host == "198.51.100.9"
 
 
 def test_damaged_file_is_named(here):
