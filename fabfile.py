@@ -1,6 +1,6 @@
 """Everything that goes over SSH to a GPU box. `fab --list` shows every task.
 
-The box: `-H root@IP:PORT`, else RUNPOD_HOST of .env, else the newest in `.boxes`.
+The box: `-H root@IP:PORT` or `-H ID`, else RUNPOD_HOST of .env, else the newest in `.boxes`.
 """
 
 from pathlib import Path

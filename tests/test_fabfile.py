@@ -1,9 +1,11 @@
 """`fab` as a user meets it: never at the wrong machine, and nothing done before all was checked."""
 
+import json
 import os
 import re
 import signal
 import subprocess
+from getpass import getuser
 
 import pytest
 
@@ -68,6 +70,33 @@ def test_second_box_is_named(fab):
 def test_one_box_at_a_time(fab, box):
     done = fab("-H", f"{box.address},root@203.0.113.7", "stop")
     assert done.returncode == 2 and "names several boxes" in done.stderr
+
+
+def known(fab, box, box_id, port):
+    """The box as `inv pod.create` leaves it in `.boxes`."""
+    user = box.address.rpartition("@")[0] or getuser()
+    folder = fab.here / ".boxes" / box_id
+    folder.mkdir(parents=True)
+    values = {"id": box_id, "kind": "runpod", "host": box.host, "port": port, "user": user}
+    (folder / "box.json").write_text(json.dumps(values))
+    (folder.parent / "current").write_text(f"{box_id}\n")
+
+
+def test_box_is_found_by_its_id(fab, box):
+    known(fab, box, "podabc", box.port)
+    known(fab, box, "podxyz", 1)
+    fab.env = {"RUNPOD_HOST": ""}
+    assert fab("-H", "podabc", "gpu").returncode == 0
+    assert "known_hosts" in {path.name for path in (fab.here / ".boxes" / "podabc").iterdir()}
+    assert "nothing listens at" in fab("-H", "podxyz", "gpu").stderr
+
+
+def test_setting_that_hides_the_newest_box_is_one_warning(fab, box):
+    known(fab, box, "podxyz", 1)
+    done = fab("gpu", "gpu")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"warning: the box is {box.address}, as RUNPOD_HOST is set, and not podxyz")
+    assert done.stderr.count("podxyz, which") == 1
 
 
 def test_bare_host_takes_the_user_from_the_settings(fab, box):

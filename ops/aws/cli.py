@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ops import boxes, env_file, ui
-from ops.aws import machines, prices, regions, runs
+from ops.aws import cloud, machines, prices, regions, runs
 from ops.aws.account import setup
 from ops.aws.account.step import Step
 from ops.aws.fleet import kill, status
@@ -25,7 +25,6 @@ from worker.store.base import Store
 from worker.store.open import open_store
 from worker.timestamps import stamp
 
-SSH_USER = "ubuntu"
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more
 
 
@@ -295,15 +294,7 @@ def _already(there: Sequence[Machine], json: bool, dry: Callable[[str], None] | 
 
 
 def _started(settings: Settings, machine: Machine, keep_alive: bool, json: bool) -> None:
-    if machine.address:
-        box = boxes.Known(
-            id=machine.id,
-            kind="ec2",
-            host=machine.address,
-            user=SSH_USER,
-            key_file=settings.key_file,
-            region=machine.region,
-        )
+    if box := cloud.known(machine, settings.key_file):
         try:
             boxes.save(box)
         except OSError as error:  # a convenience: the machine runs all the same

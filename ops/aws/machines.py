@@ -88,6 +88,17 @@ def described(aws: Aws, instance: str) -> dict[str, Any]:
     return dict(reservations[0]["Instances"][0]) if reservations else {}
 
 
+# For ids that may never have been.
+UNKNOWN = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
+
+
+def by_id(aws: Aws, instance: str, region: str) -> Machine | None:
+    """One machine in this region, whoever's it is; None if EC2 does not know it there."""
+    answer = aws.ask("ec2", "describe_instances", region=region, absent=UNKNOWN, InstanceIds=[instance])
+    reservations = answer["Reservations"] if answer else []
+    return machine(reservations[0]["Instances"][0], region) if reservations else None
+
+
 def machine(instance: dict[str, Any], region: str) -> Machine:
     """A Machine from EC2's description."""
     tags = tag_dict(instance.get("Tags"))

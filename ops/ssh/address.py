@@ -1,18 +1,18 @@
 """The box's address: `-H`, else RUNPOD_HOST, else the newest box in `.boxes`.
 
-Never falls back to this machine or the local user. Connects to nothing; only `current_host` asks AWS.
+Never falls back to this machine or the local user. Connects to nothing.
 """
 
 import getopt
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from ops import boxes
 from ops.boxes import Known
 from ops.settings import Settings
-from worker.errors import BadInput, UserError
+from worker.errors import BadInput
 
 _PROXY = "ssh.runpod.io"
 _TEXT = re.compile(
@@ -21,7 +21,7 @@ _TEXT = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
-NO_BOX = "no box is named; give -H root@IP:PORT, set RUNPOD_HOST in .env, or rent one: inv launch"
+NO_BOX = "no box is named; give -H root@IP:PORT or -H ID, set RUNPOD_HOST in .env, or rent one: inv launch"
 PROXIED = (
     "{host} is RunPod's proxied SSH, which runs no commands and takes no files; "
     'use the pod\'s "SSH over exposed TCP": RUNPOD_HOST=root@IP:PORT'
@@ -32,6 +32,7 @@ PROXIED = (
 class Address:
     """Where a box is. None: as in ~/.ssh/config, else SSH's default. `id` names its folder in `.boxes`.
 
+    `may_move`: it was named by its id, so its address is looked up again when it does not answer.
     `pasted_key`: the key of an ssh command line, for which RunPod shows the usual one: any other one wins.
     """
 
@@ -41,6 +42,12 @@ class Address:
     key_file: str | None = None
     id: str | None = None
     pasted_key: str | None = None
+    may_move: bool = False
+
+
+def of_box(box: Known) -> Address:
+    """The address of a box that was named by its id."""
+    return Address(box.host, box.user, box.port, box.key_file, box.id, may_move=True)
 
 
 def parse(text: str, what: str) -> Address:
@@ -97,52 +104,26 @@ def is_unexpanded(text: str) -> bool:
     return text.rpartition("@")[2][:1] in ("$", "%")
 
 
-def find(given: Address | None, settings: Settings) -> Address:
-    """The box to use. Raises BadInput if none is named, or only RunPod's proxy."""
-    address = given or _of_settings(settings) or _of_current()
+def find(given: Address | None, settings: Settings, report: Callable[[str], None]) -> Address:
+    """The box to use; `report` is told where RUNPOD_HOST hides the newest one.
+
+    Raises BadInput if none is named, or only RunPod's proxy.
+    """
+    named, newest = _of_settings(settings), boxes.current()
+    address = given or named or (of_box(newest) if newest else None)
     if address is None:
         raise BadInput(NO_BOX)
+    if address is named and newest and (named.host, named.port or 22) != (newest.host, newest.port):
+        report(
+            f"the box is {settings.runpod_host}, as RUNPOD_HOST is set, and not {newest.id}, which was "
+            f"rented last; for that one: -H {newest.id}, or remove RUNPOD_HOST from .env"
+        )
     if address.host.lower().endswith(_PROXY):
         raise BadInput(PROXIED.format(host=address.host))
-    return Address(
-        address.host,
-        address.user,
-        address.port,
-        address.key_file or settings.ssh_key or address.pasted_key,
-        address.id,
-    )
-
-
-def current_host(box: Known | None, settings: Settings) -> str | None:
-    """The address that AWS has for an EC2 machine, saved in `.boxes`; None if there is none.
-
-    It changes when the machine is stopped and started. Whether the machine at the new address is trusted is
-    decided by the pinned host key.
-    """
-    if not box or box.kind != "ec2":
-        return None
-    from ops.aws.session import Aws  # here: `fab --list` stays under 1 s
-
-    unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
-    try:
-        found = Aws(settings).ask(
-            "ec2", "describe_instances", region=box.region or "", InstanceIds=[box.id], absent=unknown
-        )
-    except UserError:  # the user sees the error of the box that did not answer
-        return None
-    instances = [each for part in (found or {}).get("Reservations", []) for each in part["Instances"]]
-    host = instances[0].get("PublicIpAddress") if instances else None
-    if host and host != box.host:
-        boxes.save(replace(box, host=host))
-    return host
+    return replace(address, key_file=address.key_file or settings.ssh_key or address.pasted_key)
 
 
 def _of_settings(settings: Settings) -> Address | None:
     if not settings.runpod_host or is_unexpanded(settings.runpod_host):
         return None
     return parse(settings.runpod_host, "RUNPOD_HOST")
-
-
-def _of_current() -> Address | None:
-    box = boxes.current()
-    return Address(box.host, box.user, box.port, box.key_file, box.id) if box else None

@@ -90,19 +90,23 @@ class BoxInfo:
 
 
 class Box:
-    """One box. `label` is what messages call it; `new_host` looks up its address when it has moved."""
+    """One box. `label` is what messages call it.
+
+    `look_up`: its host and port as they are now, for when it does not answer or another machine does; None
+    if they are not known. Its own NoAnswer, such as for a machine that is stopped, wins.
+    """
 
     def __init__(
         self,
         link: fabric.Connection,
         pin_file: Path,
         report: Report,
-        new_host: Callable[[], str | None] = lambda: None,
+        look_up: Callable[[], tuple[str, int] | None] = lambda: None,
     ) -> None:
         self.link = link
         self.pin_file = pin_file
         self.report = report
-        self._new_host, self._looked_up_s = new_host, -math.inf
+        self._look_up, self._looked_up_s = look_up, -math.inf
         self._transport: paramiko.Transport | None = None
         self._sftp_is_garbled = False
 
@@ -121,12 +125,13 @@ class Box:
             except (NoAnswer, OtherKey):
                 if time.monotonic() - self._looked_up_s < _LOOK_UP_EVERY_S:
                     raise
-                host = self._new_host()
                 self._looked_up_s = time.monotonic()
-                if not host or host == self.link.host:
+                now = self._look_up()
+                before = (self.link.host, self.link.port)
+                if now is None or now == before:
                     raise
-                self.report(f"the box has moved from {self.link.host} to {host}")
-                self.link.host = host
+                self.report("the box has moved from {}:{} to {}:{}".format(*before, *now))
+                self.link.host, self.link.port = now
                 self._transport = links.connect(self.link, self.pin_file, self.report)
         return self._transport
 

@@ -22,6 +22,7 @@ from paramiko.ssh_exception import (
     SSHException,
 )
 
+from ops import host_keys
 from ops.ssh import keys
 from worker import amounts
 from worker.errors import BadInput, UserError
@@ -87,8 +88,19 @@ def label(link: fabric.Connection) -> str:
     return f"{link.user}@{host}:{link.port}"
 
 
+class NotInItsLog(SSHException):  # type: ignore[misc]
+    """The server's key is none of those that the box's own log names."""
+
+    def __init__(self, fingerprint: str, named: list[str]) -> None:
+        super().__init__("not in its log")
+        self.fingerprint, self.named = fingerprint, named
+
+
 class PinFirstKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
-    """Record the first key of a box; refuse any other, whatever address the box has by then."""
+    """Record the first key of a box; refuse any other, whatever address the box has by then.
+
+    Where the box's own log names its keys, the first one must be one of them.
+    """
 
     def __init__(self, file: Path, report: Report) -> None:
         self.file = file
@@ -99,10 +111,16 @@ class PinFirstKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         pinned = [known[host][kind] for host in known for kind in known[host]]
         if pinned and key not in pinned:
             raise BadHostKeyException(hostname, key, pinned[0])
+        named = host_keys.expected(self.file)
+        if named and key.fingerprint not in named:
+            raise NotInItsLog(key.fingerprint, named)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="ascii", newline="\n") as lines:
             lines.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
-        if not pinned:
+        if named:
+            host_keys.expected_file(self.file).unlink()
+            self.report(f"pinned the host key of {hostname}, which its own log names: {key.fingerprint}")
+        elif not pinned:
             self.report(f"first contact with {hostname}: pinned its host key {key.fingerprint}")
 
 
@@ -192,6 +210,12 @@ def _explained(error: Exception, link: fabric.Connection, pin_file: Path) -> Use
                 f"the host key of {where} has CHANGED (now {error.key.fingerprint}, pinned "
                 f"{error.expected_key.fingerprint}), so it is not trusted; if you replaced this "
                 f"machine, delete {pin_file}"
+            )
+        case NotInItsLog():
+            return OtherKey(
+                f"the host key of {where} ({error.fingerprint}) is none of those that the box's own log "
+                f"names ({', '.join(error.named)}), so it is not trusted; start the box again, or, if you "
+                f"know that key, delete {host_keys.expected_file(pin_file)}"
             )
         case AuthenticationException() if "EOF" in str(error) or "timeout" in str(error):
             # The key was not refused: the connection was lost during the login.

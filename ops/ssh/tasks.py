@@ -15,11 +15,12 @@ from fabric.executor import Executor
 from fabric.main import program as fab
 from fabric.util import get_local_user
 
-from ops import boxes, mistyped, ui
+from ops import boxes, clouds, mistyped, ui
 from ops.settings import Settings
 from ops.ssh import address
-from ops.ssh.address import Address, current_host
+from ops.ssh.address import Address
 from ops.ssh.box import Box
+from ops.ssh.moved import current_address
 
 # The user that Fabric takes when -H has none, instead of the local login name.
 NO_USER = "(RUNPOD_USER)"
@@ -76,19 +77,21 @@ def _dash_h() -> str:
 
 def _box(context: Any, spends: bool) -> Box:
     settings = Settings.load(spends=spends)
-    given = _given(context)
-    found = address.find(given, settings)
+    found = address.find(_given(context, settings), settings, ui.warn)
     link = _link(found, settings, context.config)
     key = (link.user, link.host, link.port)
     if key not in _boxes:
-        known = boxes.load(found.id) if found.id and not given else None  # with -H, its address stays
-        _boxes[key] = Box(link, _pin_file(found, link), ui.say, lambda: current_host(known, settings))
+        known = boxes.load(found.id) if found.id and found.may_move else None
+        look_up = functools.partial(current_address, known, settings) if known else lambda: None
+        _boxes[key] = Box(link, _pin_file(found, link), ui.say, look_up)
     return _boxes[key]
 
 
-def _given(context: Any) -> Address | None:
-    """The address of -H, with what is known of that box; None without -H."""
+def _given(context: Any, settings: Settings) -> Address | None:
+    """The box of -H, an id or an address, with what is known of it; None without -H."""
     given = address.given(_dash_h(), _names)
+    if given and (known := clouds.by_id(_dash_h().strip(), settings)):
+        return address.of_box(known)
     if given is None:
         return None
     # Without a port, that of ~/.ssh/config if the host is in it.

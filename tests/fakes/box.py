@@ -184,6 +184,21 @@ class FakeBox:
         _keygen(self.folder / "host_key")
         self.start()
 
+    def move(self) -> None:
+        """Start again as a pod does: on another port, with a new host key."""
+        self.stop()
+        self.port = _free_port()
+        self.rekey()
+
+    @property
+    def log(self) -> str:
+        """What RunPod's start.sh prints of the host key."""
+        public = self.folder / "host_key.pub"
+        listed = subprocess.run(
+            ["ssh-keygen", "-l", "-f", str(public)], capture_output=True, text=True, check=True
+        )
+        return f"Pod Started\nSSH host keys:\nKey: {public}\n{listed.stdout}Start script(s) finished\n"
+
     def lack(self, program: str) -> None:
         """From now on the box has no such program: every PATH is a folder of links without it."""
         links = self.folder / "bin-without"

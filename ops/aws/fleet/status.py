@@ -304,10 +304,9 @@ def _beat(machine: Machine, tell: Callable[[str], None]) -> Status | None:
 
 def console(aws: Aws, instance: str, region: str) -> str:
     """What a machine wrote to its console, as new as EC2 gives it. Raises UserError."""
-    unknown = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
     # `Latest` works on Nitro machines, as all current GPU types are.
     answer = aws.ask(
-        "ec2", "get_console_output", region=region, absent=unknown, InstanceId=instance, Latest=True
+        "ec2", "get_console_output", region=region, absent=machines.UNKNOWN, InstanceId=instance, Latest=True
     )
     if answer is None:
         raise UserError(f"no machine {instance} in {region}; see: inv status")

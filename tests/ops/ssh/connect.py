@@ -7,13 +7,13 @@ import fabric
 from ops.ssh.box import Box
 
 
-def opened(box, folder, port=None, report=lambda text: None, host=None, new_host=lambda: None, named=None):
+def opened(box, folder, port=None, report=lambda text: None, host=None, look_up=lambda: None, named=None):
     """A Box that connects at its first command; its pin lies in `folder`. `named`: the key files."""
     user = box.address.rpartition("@")[0] or None
     files = [box.key_file] if named is None else named
     keys = {"key_filename": [str(file) for file in files]}
     link = fabric.Connection(host or box.host, user, port or box.port, connect_kwargs=keys)
-    return Box(link, folder / "pins" / "known_hosts", report, new_host)
+    return Box(link, folder / "pins" / "known_hosts", report, look_up)
 
 
 @contextmanager

@@ -4,14 +4,18 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
 
 import fabric
 import paramiko
 import pytest
 from paramiko.ssh_exception import SSHException
 
+from ops import boxes, host_keys
+from ops.boxes import Known
 from ops.ssh import link as links
-from ops.ssh.link import LinkLost, NoAnswer
+from ops.ssh.link import LinkLost, NoAnswer, OtherKey
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected, opened
 from worker.errors import BadInput, UserError
@@ -61,6 +65,70 @@ def test_same_key_is_fine_under_another_address(box, tmp_path, link):
         conn.run("true")
     with connected(box, tmp_path, link.port) as conn:
         assert conn.run("true").code == 0
+
+
+# --- the host keys of a pod, which each start makes anew
+
+
+@pytest.fixture
+def pod(box, tmp_path, monkeypatch):
+    """A pod that was connected to, and a call that gives it as we know it, at its address of now."""
+    monkeypatch.chdir(tmp_path)
+
+    def known():
+        return Known("pod1", "runpod", box.host, box.port)
+
+    def connect(reported=None, port=None, look_up=lambda: None):
+        report = (lambda text: None) if reported is None else reported.append
+        conn = opened(box, tmp_path, port, report, look_up=look_up)
+        conn.pin_file = boxes.folder_of("pod1") / "known_hosts"
+        return conn
+
+    with closing(connect()) as conn:
+        conn.run("true")
+    return SimpleNamespace(known=known, connect=connect)
+
+
+def test_new_key_on_another_port_after_our_start_works_without_a_question(box, pod):
+    before = box.port
+    box.move()
+    reported = []
+    host_keys.started(pod.known(), box.log)
+    with closing(pod.connect(reported, before, lambda: (box.host, box.port))) as conn:
+        assert conn.run("echo here").out == "here\n"
+    assert reported[0] == f"the box has moved from {box.host}:{before} to {box.host}:{box.port}"
+    assert "which its own log names: SHA256:" in reported[1]
+    with closing(pod.connect()) as conn:  # now it is pinned
+        assert conn.run("echo again").out == "again\n"
+
+
+def test_foreign_key_at_the_address_of_a_box_that_we_started_is_refused(box, pod):
+    box.move()
+    host_keys.started(pod.known(), box.log)
+    box.rekey()
+    with pytest.raises(OtherKey, match="is none of those that the box's own log names") as caught:
+        pod.connect().run("true")
+    (waiting,) = (boxes.folder_of("pod1")).glob("*.expected")
+    assert str(waiting) in str(caught.value)
+
+
+def test_start_whose_log_names_no_key_trusts_the_first_one_and_no_second(box, pod):
+    box.move()
+    host_keys.started(pod.known(), "Pod Started\n")
+    reported = []
+    with closing(pod.connect(reported)) as conn:
+        conn.run("true")
+    assert len(reported) == 1 and reported[0].startswith("first contact with")
+    box.rekey()
+    with pytest.raises(OtherKey, match="has CHANGED"):
+        pod.connect().run("true")
+
+
+def test_new_key_after_a_start_that_we_did_not_cause_is_refused(box, pod):
+    before = box.port
+    box.move()
+    with pytest.raises(OtherKey, match="has CHANGED"):
+        pod.connect(port=before, look_up=lambda: (box.host, box.port)).run("true")
 
 
 # --- what can go wrong while connecting

@@ -1,0 +1,36 @@
+"""The clouds that machines are rented from, in one table, and a box of any of them by its id."""
+
+from ops import boxes
+from ops.aws.cloud import Ec2
+from ops.boxes import Known
+from ops.cloud import Cloud
+from ops.settings import Settings
+from worker.errors import BadInput, UserError
+
+CLOUDS: tuple[Cloud, ...] = (Ec2(),)
+
+
+def of_kind(kind: str) -> Cloud | None:
+    """The cloud of a box in `.boxes`; None for a machine of the user's own."""
+    return next((cloud for cloud in CLOUDS if cloud.kind == kind), None)
+
+
+def by_id(text: str, settings: Settings) -> Known | None:
+    """The box of this id: a known one, else the machine that a cloud has; None for what is not an id.
+
+    Raises UserError if that machine has no address, BadInput if there is none.
+    """
+    if not boxes.is_id(text):
+        return None
+    if known := boxes.load(text):
+        return known
+    cloud = next((cloud for cloud in CLOUDS if cloud.owns(text)), None)
+    if cloud is None:
+        return None
+    found = cloud.locate(settings, text)
+    if found is None:
+        raise BadInput(f"{cloud.name} has no machine {text}; see which there are: inv status")
+    if found.box is None:
+        raise UserError(f"{text} has no address, as it is {found.state}; see: inv status")
+    boxes.update(found.box)
+    return found.box
