@@ -283,14 +283,14 @@ def launch(
 @task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
 @ui.one_line_errors
 def status(c: Context, region: str = "", json: bool = False) -> None:
-    """Show this project's AWS machines and costs.
+    """Show this project's machines and costs.
 
-    Also what they left behind. Exit code 1 when one is past its deadline.
+    Also what they left behind. Exit code 1 when one is past its deadline, or a cloud does not answer.
     Example: inv status
     """
-    from ops.aws import cli
+    from ops import fleet
 
-    if not cli.show_status(Settings.load(), region, json=json):
+    if not fleet.show_status(Settings.load(), region, json=json):
         raise Exit(code=1)
 
 
@@ -307,9 +307,9 @@ def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
 
     Example: inv logs --lines 50
     """
-    from ops.aws import cli
+    from ops import fleet
 
-    cli.show_logs(Settings.load(), run, console, lines)
+    fleet.show_logs(Settings.load(), run, console, lines)
 
 
 @task(
@@ -326,14 +326,14 @@ def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
 def kill_all(
     c: Context, region: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
 ) -> None:
-    """End this project's AWS machines and leftovers.
+    """End this project's machines and leftovers.
 
     Lists them again until nothing is left; exit code 1 if something stays.
     Example: inv kill-all --dry-run
     """
-    from ops.aws import cli
+    from ops import fleet
 
-    if not cli.kill_all(Settings.load(), region, dry_run=dry_run, yes=yes, json=json):
+    if not fleet.kill_all(Settings.load(), region, dry_run=dry_run, yes=yes, json=json):
         raise Exit(code=1)
 
 

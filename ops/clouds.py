@@ -15,6 +15,12 @@ def of_kind(kind: str) -> Cloud | None:
     return next((cloud for cloud in CLOUDS if cloud.kind == kind), None)
 
 
+def of_id(text: str) -> Cloud | None:
+    """The cloud whose machines have ids like this one: of a known box, else by its form."""
+    known = boxes.load(text) if boxes.is_id(text) else None
+    return (known and of_kind(known.kind)) or next((cloud for cloud in CLOUDS if cloud.owns(text)), None)
+
+
 def by_id(text: str, settings: Settings) -> Known | None:
     """The box of this id: a known one, else the machine that a cloud has; None for what is not an id.
 
@@ -24,7 +30,7 @@ def by_id(text: str, settings: Settings) -> Known | None:
         return None
     if known := boxes.load(text):
         return known
-    cloud = next((cloud for cloud in CLOUDS if cloud.owns(text)), None)
+    cloud = of_id(text)
     if cloud is None:
         return None
     found = cloud.locate(settings, text)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ops import boxes, env_file, ui
-from ops.aws import cloud, machines, prices, regions, runs
+from ops.aws import cloud, machines, prices, regions
 from ops.aws.account import setup
 from ops.aws.account.step import Step
-from ops.aws.fleet import kill, status
+from ops.aws.fleet import status
 from ops.aws.images import registry
 from ops.aws.images.build import ImageBuild
 from ops.aws.images.plan import plan_image
@@ -19,10 +19,8 @@ from ops.aws.machines import Machine
 from ops.aws.session import Aws
 from ops.repository import ROOT
 from ops.settings import Settings
-from worker.amounts import count, usd
+from worker.amounts import usd
 from worker.errors import BadInput, UserError
-from worker.store.base import Store
-from worker.store.open import open_store
 from worker.timestamps import stamp
 
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more
@@ -159,115 +157,6 @@ def launch_machine(
         _already(result.there, json, None)
         return
     _started(settings, result.started, options.keep_alive, json)
-
-
-def show_status(settings: Settings, region: str, *, json: bool) -> bool:
-    """Show the fleet; True if nothing is wrong."""
-    settings.export_aws()
-    aws = Aws(settings, task="status", all_regions=True)
-    chosen = regions.chosen(aws, region, ui.say) or regions.enabled_or_known(aws, ui.say)
-    found = status.fleet_status(aws, chosen, datetime.now(UTC), ui.say)
-    if json:
-        ui.show(found.rows(), json=True)
-    else:
-        if found.machines:
-            ui.show(found.machines, red=lambda row: bool(row["overdue"]))
-        ui.say(found.closing_line())
-        if found.leftovers:
-            ui.show(found.leftovers)
-    for line in [*found.problems, *found.notes]:
-        ui.say(f"warning: {line}")
-    status.arm_again(aws, found.unscheduled, ui.say)
-    return not found.wrong
-
-
-def show_logs(settings: Settings, run_id: str, console: str, lines: int) -> None:
-    """Print a run's log, or a machine's console."""
-    if lines < 0:
-        raise BadInput("--lines is a number of lines; leave it out for all of them")
-    settings.export_aws()
-    aws = Aws(settings, task="logs")
-    if console:
-        there = {machine.id: machine.region for machine in _machines(aws)}
-        text = _console(aws, console, there.get(console, aws.region))
-    else:
-        bucket, prefix = prepare.output(settings)
-        text = _log(aws, open_store(f"s3://{bucket}/{prefix}".rstrip("/")), run_id)
-    ui.write("\n".join(text.splitlines()[-lines:] if lines else text.splitlines()))
-
-
-def _log(aws: Aws, store: Store, run_id: str) -> str:
-    """The log of a run, by default the newest; of one that has sent nothing yet, its machine's console."""
-    if run_id and (text := runs.log(store, run_id)) is not None:
-        ui.say(f"run {run_id}")
-        return text
-    machines_of = {m.run_id: m for m in _machines(aws) if m.run_id and m.output == store.location}
-    run_id = run_id or max([*machines_of, *runs.known(store)], default="")
-    if not run_id:
-        raise UserError(f"no run in {store.location} yet, and no machine for one; see: inv status")
-    if (text := runs.log(store, run_id)) is not None:
-        ui.say(f"run {run_id}")
-        return text
-    if run_id not in machines_of:
-        raise UserError(f"run {run_id} has sent no log, and its machine has ended; see: inv status")
-    machine = machines_of[run_id]
-    ui.say(f"run {run_id} has sent no log yet; the console of {machine.id}:")
-    return _console(aws, machine.id, machine.region)
-
-
-def _console(aws: Aws, instance: str, region: str) -> str:
-    text = status.console(aws, instance, region)
-    if not text.strip():
-        raise UserError(f"{instance} has no console output yet; EC2 is some minutes behind")
-    return text
-
-
-def _machines(aws: Aws) -> list[Machine]:
-    """This project's machines in every region; a region that does not answer is reported."""
-    try:
-        found = machines.find(aws, regions.enabled(aws))
-    except UserError as error:  # the bucket may have what was asked for
-        ui.say(f"warning: could not look for machines: {error}")
-        return []
-    for line in [*found.problems(), *found.notes()]:
-        ui.say(f"warning: {line}")
-    return [machine for answer in found.answers.values() for machine in answer]
-
-
-def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json: bool) -> bool:
-    """Show, ask, end and look again; True if nothing is left."""
-    settings.export_aws()
-    aws = Aws(settings, task="kill-all", all_regions=True)
-    chosen = regions.chosen(aws, region, ui.say) or regions.enabled_or_known(aws, ui.say)
-    found = status.survey(aws, chosen)
-    unanswered = status.problems(found)
-    for line in [*unanswered, *found.notes()]:
-        ui.say(f"warning: {line}")
-    listed = kill.rows(found.answers)
-    if not listed:
-        if json:
-            ui.show([], json=True)
-        seen = "nothing of this project" if not unanswered else "no machine of this project seen"
-        ui.say(f"{seen} in {count(len(found.answers), 'region')}" + _and_images(status.n_images(found)))
-        return not unanswered
-    if not ui.agreed(listed, "End all of it?", yes=yes, dry_run=dry_run, json=json):
-        return not unanswered
-    ended = kill.kill(aws, chosen, ui.say)
-    if ended.left:
-        raise UserError(
-            f"{', '.join(ended.left)} did not end; look at it in the AWS console (is it protected?), "
-            "then run inv kill-all again"
-        )
-    if ended.problems:
-        ui.say(f"ended {len(ended.ended)}")
-        raise UserError("\n".join(f"{line}; something may be left, run it again" for line in ended.problems))
-    left = f"nothing of this project is left in {count(ended.n_regions, 'region')}"
-    ui.say(f"ended {len(ended.ended)}; {left}{_and_images(ended.n_images)}")
-    return True
-
-
-def _and_images(n: int) -> str:
-    return f", but {status.images_line(n)}" if n else ""
 
 
 def _checked(settings: Settings, task: str) -> Aws:

@@ -167,6 +167,11 @@ class Aws:
             done(answer)
         return answer
 
+    def has_keys(self) -> bool:
+        """True if there are credentials; whether AWS accepts them, only an answer tells."""
+        with errors(self.region), opening():
+            return self._session.get_credentials() is not None
+
     def own_keys(self) -> Any:
         """The caller's credentials as they are: access_key, secret_key, token. Raises BadInput if none."""
         with errors(self.region), opening():

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import boto3
 import pytest
 
-from ops.aws import cli, machines, regions, runs, schedule
+from ops import fleet
+from ops.aws import machines, regions, runs, schedule
 from ops.aws.fleet import kill
 from ops.aws.fleet.status import fleet_status
 from ops.aws.launch import launch, prepare
@@ -345,7 +346,7 @@ def test_a_machine_that_does_not_end_is_exit_1(account, machine):
     stays = machine()
     account.undying.add(stays)
     with pytest.raises(UserError, match=f"{stays} did not end"):
-        cli.kill_all(Settings.load(), "", dry_run=False, yes=True, json=False)
+        fleet.kill_all(Settings.load(), "", dry_run=False, yes=True, json=False)
 
 
 def test_a_region_that_does_not_answer_is_never_called_empty(account, inv, machine):
