@@ -214,7 +214,7 @@ class Settings:
         "MUSICGEN_STOP_HOOK",
         None,
         "executable on a box that switches it off after the run: an absolute path, or one in this folder; "
-        "EC2 machines have their own",
+        "empty: on RunPod remote/stop_pod.py, else none; EC2 machines have their own",
     )
     idle_limit_s: int | None = row(
         "MUSICGEN_IDLE_LIMIT_S",

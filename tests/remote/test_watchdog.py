@@ -424,6 +424,14 @@ def test_watchdog_of_a_box_after_its_end_says_so_and_does_not_end_it_at_once(box
     assert box.calls("off") == []
 
 
+def test_watchdog_arms_the_end_that_the_platform_gives(box):
+    end = int(time.time()) + 5000
+    Path(box.env["MUSICGEN_PLATFORM_ENV"]).write_text(f"MUSICGEN_LIFETIME_END={end}\0")
+    box.json("watchdog.sh", "start", **QUICK)
+    watching(box)
+    assert box.json("watchdog.sh", "status")["lifetime_end"] == end
+
+
 def test_end_that_is_no_time_is_in_the_watchdogs_log(box):
     box.json("watchdog.sh", "start", MUSICGEN_LIFETIME_END="tomorrow", **QUICK)
     until(lambda: "MUSICGEN_LIFETIME_END=tomorrow is not" in (box.home / "watchdog.log").read_text())
