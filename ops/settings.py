@@ -205,6 +205,31 @@ class Settings:
     ssh_key: str | None = row(
         "RUNPOD_SSH_KEY", None, "private key file for that box; empty: the keys of the SSH agent and ~/.ssh"
     )
+    runpod_api_key: str | None = row(
+        "RUNPOD_API_KEY",
+        None,
+        "RunPod API key, from Settings, API Keys in its console; one that may write pods and volumes",
+        secret=True,
+    )
+    runpod_api_url: str = row(
+        "RUNPOD_API_URL", "https://api.runpod.io", "address of RunPod's API, without /v2"
+    )
+    runpod_cloud: str = row(
+        "RUNPOD_CLOUD",
+        "secure",
+        "where pods may run: secure (RunPod's own data centres), community (other people's machines) or any",
+        choices=("secure", "community", "any"),
+    )
+    runpod_image: str = row(
+        "RUNPOD_IMAGE",
+        "runpod/pytorch:1.0.3-cu1290-torch291-ubuntu2204",
+        "container image of a pod; its tag says which CUDA version the machine needs",
+    )
+    runpod_volume_id: str | None = row(
+        "RUNPOD_NETWORK_VOLUME_ID",
+        None,
+        "network volume that a pod mounts at /workspace, in whose data centre it then is; empty: none",
+    )
     pod_role: str = row(
         "MUSICGEN_POD_ROLE",
         "musicgen-pod-role",
@@ -298,6 +323,11 @@ class Settings:
             row = vars(Settings)[attribute]
             raise BadInput(f"{row.name} is not set ({row.meaning}); set it in {ENV_FILE} or the environment")
         return value
+
+    def secrets(self) -> list[str]:
+        """The values that no log may show."""
+        values = [getattr(self, row.attribute) for row in rows() if row.secret]
+        return [value for value in values if value]
 
     def export_aws(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Put the AWS settings into the environment of this process, where boto3 reads them."""

@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError, UnknownRegionError
 
 from ops.audit import AuditLog
 from ops.aws.errors import ERRORS, NO_KEYS, code_of, errors, name_service
-from ops.settings import Settings, rows
+from ops.settings import Settings
 from worker.errors import BadInput, UserError
 from worker.store.base import CONTROL
 from worker.store.s3_errors import opening
@@ -209,13 +209,12 @@ class Aws:
             return f"not known ({error})"
 
     def _audit(self, actor: str) -> AuditLog:
-        secrets = [getattr(self.settings, row.attribute) for row in rows() if row.secret]
         return AuditLog(
             path=self.settings.audit_file,
             actor=actor,
             region=self.region,
             task=self.task,
-            secrets=[secret for secret in secrets if secret],
+            secrets=self.settings.secrets(),
         )
 
 

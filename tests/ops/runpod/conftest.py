@@ -1,0 +1,78 @@
+"""A RunPod account over HTTP, and a user whose settings know only it."""
+
+import os
+
+import pytest
+
+from ops.runpod.api import RunPod
+from ops.runpod.http import Clock
+from ops.settings import Settings
+from tests.fakes import runpod as fake
+
+
+class Told(list):
+    """What was told, joined by `str`."""
+
+    def __call__(self, line):
+        self.append(line)
+
+    def __str__(self):
+        return "\n".join(self)
+
+
+class StillClock(Clock):
+    """Time that passes only when somebody sleeps. `slept`: each sleep in seconds."""
+
+    def __init__(self):
+        slept = []
+        super().__init__(sleep=slept.append, monotonic=lambda: sum(slept))
+        object.__setattr__(self, "slept", slept)
+
+
+@pytest.fixture
+def account(tmp_path, monkeypatch):
+    """The account. What it was asked has to be what RunPod's document describes."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith(("MUSICGEN_", "RUNPOD_", "HOURLY_COST"))]:
+        monkeypatch.delenv(name)
+    with fake.serving() as served:
+        monkeypatch.setenv("MUSICGEN_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
+        monkeypatch.setenv("RUNPOD_API_KEY", served.key)
+        monkeypatch.setenv("RUNPOD_API_URL", served.url)
+        yield served
+        assert served.violations == []
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def clock():
+    return StillClock()
+
+
+@pytest.fixture
+def us(account, told, clock):
+    """The account as this program sees it; no time passes while it waits."""
+    return RunPod.of(Settings.load(), "test", told, clock)
+
+
+@pytest.fixture
+def request_of():
+    """A request for a pod; what is given is added."""
+
+    def body(name="musicgen-1", gpu="NVIDIA A40", **more):
+        asked = {"id": gpu, "count": 1, "minCudaVersion": "12.9", "minRamPerGpu": 32}
+        return {
+            "name": name,
+            "image": "runpod/pytorch:1.0.3-cu1290-torch291-ubuntu2204",
+            "gpu": asked,
+            "cloud": "SECURE",
+            "disk": 100,
+            "ports": ["22/tcp"],
+            "env": {"PUBLIC_KEY": "ssh-ed25519 AAAA me"},
+        } | more
+
+    return body

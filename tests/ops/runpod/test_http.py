@@ -1,0 +1,138 @@
+"""ops/runpod/http.py: one request to RunPod's API, its key, its retries and its clock."""
+
+import logging
+import time
+from datetime import timedelta
+
+import pytest
+
+from ops.runpod.http import Clock, Http
+from worker.errors import BadInput, UserError
+
+PODS = "/v2/pods"
+
+
+def asked(account, method="GET"):
+    return sum(call.method == method for call in account.calls)
+
+
+# --- retries
+
+
+def test_limited_call_waits_as_long_as_it_is_told(account, us, clock):
+    account.fault("GET", PODS, 429, Retry_After="12")
+    assert us.pods() == []
+    assert clock.slept == [12]
+
+
+def test_limited_call_without_a_wait_waits_five_seconds(account, us, clock):
+    account.fault("GET", PODS, 429)
+    us.pods()
+    assert clock.slept == [5]
+
+
+def test_wait_of_an_hour_is_not_waited_for(account, us, clock):
+    account.fault("GET", PODS, 429, Retry_After="3600")
+    with pytest.raises(UserError, match="RunPod limits these calls"):
+        us.pods()
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("kind", ["problem", "html", "cut", "drop"])
+def test_fault_of_a_question_is_asked_again(account, us, clock, kind):
+    account.fault("GET", PODS, 503, kind=kind, times=2)
+    assert us.pods() == []
+    assert clock.slept == [2, 4]
+
+
+def test_lasting_fault_ends(account, us):
+    account.fault("GET", PODS, 503, times=99)
+    with pytest.raises(UserError):
+        us.pods()
+    assert asked(account) == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 410, 422])
+def test_refusal_is_not_asked_again(account, us, status):
+    account.fault("GET", PODS, status)
+    with pytest.raises(UserError):
+        us.pods()
+    assert asked(account) == 1
+
+
+def test_looks_are_five_seconds_apart_and_end_at_the_limit(clock):
+    assert list(clock.looks(12)) == [0, 5, 10, 12]
+
+
+# --- the key
+
+
+def test_key_is_in_no_repr_error_or_log(account, us, caplog, request_of):
+    caplog.set_level(logging.DEBUG)
+    account.fault("POST", PODS, 400, f"bad key {account.key[:3]}")
+    with pytest.raises(UserError) as caught:
+        us.create_pod(request_of())
+    shown = f"{us!r} {us.http!r} {vars(caught.value)} {caught.value.__context__!r} {caplog.text}"
+    assert account.key not in shown
+
+
+def test_key_is_not_sent_along_a_redirect(account, us):
+    account.fault("GET", PODS, 307, Location=f"{account.url}/elsewhere")
+    with pytest.raises(UserError, match="leads elsewhere") as caught:
+        us.pods()
+    assert caught.value.code == 2 and asked(account) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://api.runpod.io", "unencrypted"),
+        ("https://api.runpod.io/v2", "remove that"),
+        ("https://api.runpod.io/v2/", "remove that"),
+        ("api.runpod.io", "not an address"),
+        ("https://user:secret@api.runpod.io", "not an address"),
+        ("https://api.runpod.io:port", "not an address"),
+        ("ftp://api.runpod.io", "not an address"),
+        ("", "not an address"),
+    ],
+)
+def test_wrong_address_is_bad_input_and_not_repeated(url, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        Http("key", url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "clé"])
+def test_key_that_cannot_be_one_is_bad_input_and_not_repeated(key):
+    with pytest.raises(BadInput, match="copy it again") as caught:
+        Http(key, "https://api.runpod.io")
+    assert key not in str(caught.value)
+
+
+def test_every_request_names_this_program(account, us):
+    us.pods()
+    assert {call.headers["user-agent"] for call in account.calls} == {"musicgen-batch-worker"}
+
+
+# --- time
+
+
+def test_runpod_s_clock_is_known_after_an_answer(account, us):
+    assert us.http.clock_ahead_s is None
+    account.clock_ahead = timedelta(hours=3)
+    us.pods()
+    assert us.http.clock_ahead_s == pytest.approx(3 * 3600, abs=60)
+
+
+def test_log_that_stays_open_is_read_as_far_as_it_is(account, us, request_of, monkeypatch):
+    monkeypatch.setattr("ops.runpod.http._QUIET_S", 0.2)
+    account.stream_open = True
+    pod = us.create_pod(request_of())
+    started = time.monotonic()
+    assert [line.text for line in us.log(pod.id, "system")][-1] == "create pod network"
+    assert time.monotonic() - started < 60
+
+
+def test_clock_of_its_own_is_the_machine_s():
+    started = time.monotonic()
+    assert started <= Clock().monotonic()
