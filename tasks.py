@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 
 import invoke
-from invoke import Context, Exit
+from invoke import Collection, Context, Exit
 from invoke.main import program
 
 from ops import mistyped, sampling, ui
@@ -262,7 +262,7 @@ def launch(
 
     Example: inv launch --dry-run
     """
-    from ops import durations
+    from ops import durations, money
     from ops.aws import cli
     from ops.aws.launch.prepare import LaunchOptions
 
@@ -270,7 +270,7 @@ def launch(
         prompts=prompts,
         only=tuple(only or ()),
         types=instance_types,
-        max_price_usd=cli.amount_usd(max_price, "--max-price"),
+        max_price_usd=money.amount_usd(max_price, "--max-price"),
         lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
         on_demand=on_demand,
         keep_alive=keep_alive,
@@ -453,3 +453,34 @@ def bench(c: Context, gpu: bool = False, pretend: bool = False, args: str = "") 
         raise BadInput("--pretend is for --gpu; add --gpu, or leave it out")
     if code := checks.bench([*["--pretend"] * pretend, *shlex.split(args)], gpu=gpu):
         raise Exit(code=code)
+
+
+_OF_POD = {
+    "for_": "What the pod is for: musicgen, heartmula or train (default: musicgen)",
+    "cloud": "secure, community or any (default: RUNPOD_CLOUD)",
+    "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE, else 0.50 to train)",
+}
+
+
+@task(name="offers", help={**_OF_POD, "json": _JSON})
+@ui.one_line_errors
+def pod_offers(
+    c: Context, for_: str = "musicgen", cloud: str = "", max_price: str = "", json: bool = False
+) -> None:
+    """Show RunPod's GPUs, and why others will not do.
+
+    Live prices and stock; the cheapest that will do comes first.
+    Example: inv pod.offers --for heartmula --max-price 0.60
+    """
+    from ops import money
+    from ops.runpod import cli
+
+    cap = money.amount_usd(max_price, "--max-price")
+    cli.show_offers(Settings.load(), for_, cloud, cap, json=json)
+
+
+ns = Collection(
+    *(bench, check, decode, demo, fetch, generate, image, kill_all, launch, lint, logs, setup, spot_price),
+    *(status, test),
+    Collection("pod", pod_offers),
+)

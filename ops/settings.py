@@ -316,6 +316,11 @@ class Settings:
         for row in rows():
             getattr(self, row.attribute)
 
+    def is_set(self, attribute: str) -> bool:
+        """True if the user gave the setting a value, be it that of its default."""
+        value = vars(self)[attribute]
+        return isinstance(value, str) and bool(value.strip())
+
     def need(self, attribute: str) -> Any:
         """The attribute's value. Raises BadInput if the setting is absent."""
         value = getattr(self, attribute)

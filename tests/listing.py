@@ -10,9 +10,9 @@ import fabfile
 import tasks
 
 TASKS = {
-    (program, name): task
-    for program, found in (("inv", invoke.Collection.from_module(tasks)), ("fab", fabfile.ns))
-    for name, task in found.tasks.items()
+    (program, name): found[name]
+    for program, found in (("inv", tasks.ns), ("fab", fabfile.ns))
+    for name in found.task_names
 }
 # Once: a task hands out its help texts only the first time.
 ARGUMENTS = {key: task.get_arguments() for key, task in TASKS.items()}

@@ -42,7 +42,9 @@ def test_each_task_has_an_example_that_names_it_and_its_own_flags():
     wrong = {}
     for (program, name), task in TASKS.items():
         examples = re.findall(rf"^ +Example: {program} (?:-H \S+ )?{name}\b(.*)$", task.__doc__, re.M)
-        flags = {f"--{argument.name.replace('_', '-')}" for argument in ARGUMENTS[program, name]}
+        flags = {
+            f"--{each.replace('_', '-')}" for argument in ARGUMENTS[program, name] for each in argument.names
+        }
         used = {flag for rest in examples for flag in re.findall(r"--[a-z-]+", rest.partition('"')[0])}
         if len(examples) != 1 or not used <= flags:
             wrong[program, name] = examples

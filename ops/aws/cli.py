@@ -1,6 +1,5 @@
 """The AWS tasks of `inv`: in which order they ask AWS, show, ask the user, act, and when they stop."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,19 +23,6 @@ from worker.errors import BadInput, UserError
 from worker.timestamps import stamp
 
 LONGEST_HISTORY = timedelta(days=90)  # AWS keeps no more
-
-
-def amount_usd(text: str, what: str) -> float | None:
-    """The amount of an option; None if it was not given. Raises BadInput."""
-    if not text:
-        return None
-    try:
-        amount = float(text)
-    except ValueError:
-        amount = math.nan
-    if not 0 < amount < math.inf:
-        raise BadInput(f"{what} {text!r} is not an amount over 0; write it like 0.40")
-    return amount
 
 
 def set_up(settings: Settings, ssh_from: str, *, yes: bool, dry_run: bool, json: bool) -> None:

@@ -1,0 +1,95 @@
+"""The RunPod tasks of `inv` as a user meets them: rows on stdout, one-line errors, exit codes, no secrets."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def inv(account, commands, tmp_path):
+    """The real `inv` in a folder of the user's, who has only this account."""
+
+    def run(*arguments, **more):
+        env = os.environ | more
+        done = commands("inv", "--search-root", str(ROOT), *arguments, cwd=tmp_path, env=env)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert account.key not in out + err
+        return subprocess.CompletedProcess(arguments, done.returncode, out, err)
+
+    return run
+
+
+def test_offers_are_rows_and_a_closing_line(inv):
+    done = inv("pod.offers", "--max-price", "0.60", "--json")
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [row["gpu"] for row in rows if row["state"] == "will do"] == ["NVIDIA A40", "NVIDIA RTX A6000"]
+    assert done.stderr == "2 offers of 6 will do; cheapest: NVIDIA A40\n"
+
+
+def test_maximum_price_is_that_of_the_settings(inv):
+    prices = {"MUSICGEN_MAX_PRICE": "0.45"}
+    (row,) = (r for r in json.loads(inv("pod.offers", "--json", **prices).stdout) if r["state"] == "will do")
+    assert row["gpu"] == "NVIDIA A40"
+
+
+@pytest.mark.parametrize(
+    ("env", "usable"),
+    [({}, True), ({"MUSICGEN_MAX_PRICE": "0.40"}, False)],
+    ids=["its own", "set"],
+)
+def test_training_has_a_maximum_price_of_its_own_unless_one_is_set(inv, env, usable):
+    done = inv("pod.offers", "--for", "train", "--json", **env)
+    first = json.loads(done.stdout)[0]
+    assert done.returncode == 0
+    # At $0.44 the type comes after the A40 at $0.40.
+    states = {row["gpu"]: row["state"] for row in json.loads(done.stdout)}
+    assert (states["NVIDIA GeForce RTX 4090"] == "will do") is usable and first["gpu"] == "NVIDIA A40"
+
+
+def test_nothing_that_will_do_is_1_and_says_why(inv, account):
+    for kind in account.gpus.values():
+        kind["stock"] = {}
+    done = inv("pod.offers")
+    assert done.returncode == 1 and "none free with CUDA 12.9 now" in done.stdout
+    assert done.stderr.startswith("error: no offer will do for musicgen at $0.40 an hour or less; give ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        ([], {"RUNPOD_API_KEY": ""}, "RUNPOD_API_KEY is not set"),
+        ([], {"RUNPOD_API_KEY": "of nobody"}, "copy it again"),
+        ([], {"RUNPOD_API_URL": "http://api.runpod.io"}, "unencrypted"),
+        (["--for", "singing"], {}, "--for singing"),
+        (["--cloud", "private"], {}, "--cloud private"),
+        (["--max-price", "cheap"], {}, "--max-price 'cheap'"),
+        ([], {"RUNPOD_CLOUD": "private"}, "RUNPOD_CLOUD=private"),
+        (["--cloud", "community"], {"RUNPOD_NETWORK_VOLUME_ID": "vol1"}, "secure cloud only"),
+    ],
+)
+def test_wrong_input_is_2_before_any_call(inv, account, arguments, env, words):
+    done = inv("pod.offers", *arguments, **env)
+    assert (done.returncode, done.stdout, account.calls) == (2, "", [])
+    assert done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_wrong_key_is_2(inv):
+    done = inv("pod.offers", RUNPOD_API_KEY="rpa_OF_NOBODY")
+    assert done.returncode == 2 and "does not know this API key" in done.stderr
+
+
+def test_volume_of_nobody_is_2(inv):
+    done = inv("pod.offers", RUNPOD_NETWORK_VOLUME_ID="vol9")
+    assert done.returncode == 2 and "no network volume vol9" in done.stderr
+
+
+def test_key_is_not_shown_by_debug_output(inv, account):
+    account.fault("GET", "/v2/catalog/gpus", 403)
+    assert inv("-d", "pod.offers").returncode == 1  # the fixture looks for the key
+    assert inv("-d", "pod.offers").returncode == 0
