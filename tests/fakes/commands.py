@@ -32,6 +32,7 @@ _SLOW = [
     "ops.aws.account.bucket",
     "ops.aws.account.credentials",
     "ops.aws.cli",
+    "ops.runpod.cli",
 ]
 
 
