@@ -80,11 +80,14 @@ class RunPod:
     def create_pod(self, request: Mapping[str, Any]) -> Pod:
         """Make one pod, and return it although the answer was lost.
 
-        The request's name must be no other pod's: after a fault it is looked for until RunPod's lists must
-        have it. Raises ApiError if there is none, which says so, or if that could not be learnt. Ctrl-C
-        must be held back around it (ops/interrupts.py), else a pod may be left that nobody knows.
+        After a fault its name is looked for until RunPod's lists must have it, so it must be no other pod's:
+        RunPod itself would take it twice. Raises ApiError if there is none, which says so, or if that could
+        not be learnt. Ctrl-C must be held back around it (ops/interrupts.py), else a pod may be left that
+        nobody knows.
         """
         name = str(request["name"])
+        if any(pod.name == name for pod in self.pods()):
+            raise BadInput(f"there is a pod {name} already; terminate it, or give the new one another name")
         with self._audit.action("runpod.create_pod", _without_scripts(request)) as done:
             try:
                 pod = self._one("POST", "/v2/pods", "create a pod", Pod.of, request, again=False)

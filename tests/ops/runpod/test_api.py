@@ -196,7 +196,7 @@ def test_pod_that_was_not_made_is_looked_for_as_long_as_lists_lag(account, us, c
 
 def test_pod_that_may_be_there_is_said_when_nobody_can_tell(account, us, request_of):
     account.fault("POST", PODS, 502, acts=True)
-    account.fault("GET", PODS, 503, times=999)
+    us._tell = lambda line: account.fault("GET", PODS, 503, times=999)  # from the first word of it on
     with pytest.raises(UserError, match="not known whether musicgen-1 was created") as caught:
         us.create_pod(request_of())
     assert caught.value.may_have_acted and "cost money" in str(caught.value)
@@ -227,7 +227,7 @@ def test_nothing_is_looked_for_where_nobody_was_reached(us, clock, request_of, m
     monkeypatch.setattr(us.http, "url", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot reach RunPod"):
         us.create_pod(request_of())
-    assert clock.slept == []
+    assert sum(clock.slept) < 60
 
 
 def test_volume_whose_answer_was_lost_is_found_beside_one_of_that_name(account, us):
@@ -235,3 +235,99 @@ def test_volume_whose_answer_was_lost_is_found_beside_one_of_that_name(account, 
     account.fault("POST", "/v2/network-volumes", 502, acts=True)
     assert us.create_volume("weights", 50, "EU-RO-1").size_gb == 50
     assert len(account.volumes) == 2
+
+
+# --- what RunPod refuses, and pods that never become ready
+
+
+def test_name_in_use_is_refused_before_anything_is_made(account, us, request_of):
+    us.create_pod(request_of())
+    with pytest.raises(BadInput, match="there is a pod musicgen-1 already"):
+        us.create_pod(request_of())
+    assert len(account.pods) == 1
+
+
+def test_no_money_is_402(account, us, request_of):
+    account.balance_usd = 0
+    with pytest.raises(UserError, match="no money left to create a pod") as caught:
+        us.create_pod(request_of())
+    assert (caught.value.status, caught.value.code) == (402, 1)
+
+
+def test_type_that_the_account_may_not_rent_is_403(account, us, request_of):
+    account.forbidden = {"NVIDIA A40"}
+    with pytest.raises(UserError, match="cannot access this pool") as caught:
+        us.create_pod(request_of())
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("reason", ["full", "volume elsewhere", "too little memory", "older CUDA"])
+def test_what_cannot_be_placed_is_400_in_runpod_s_words(account, us, request_of, reason):
+    more = {}
+    if reason == "full":
+        account.full = {"NVIDIA A40"}
+    elif reason == "volume elsewhere":
+        volume = account.add_volume(data_center="EU-RO-1")
+        mounts = {"network": [{"volumeId": volume, "path": "/workspace"}]}
+        more = {"mounts": mounts, "dataCenterIds": ["US-KS-2"]}
+    elif reason == "too little memory":
+        account.ram_gb = {"NVIDIA A40": 16}
+    else:
+        account.gpus["NVIDIA A40"]["cuda"] = ["12.4"]
+    with pytest.raises(UserError, match="no longer any instances") as caught:
+        us.create_pod(request_of(**more))
+    assert caught.value.status == 400
+
+
+def test_request_that_is_too_large_is_413(us, request_of):
+    with pytest.raises(UserError, match="too large") as caught:
+        us.create_pod(request_of(cmd=["x" * 110_000]))
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    ("life", "address", "last"),
+    [
+        (["STARTING"], True, ("STARTING", True)),
+        (["RUNNING"], False, ("RUNNING", True)),
+        (["STARTING", "EXITED"], True, ("EXITED", False)),
+        (["STARTING", "ERROR"], True, ("ERROR", False)),
+    ],
+)
+def test_pod_that_never_becomes_ready_has_no_address(account, us, request_of, life, address, last):
+    account.life, account.has_address = life, address
+    made = us.create_pod(request_of())
+    seen = [us.pod(made.id) for _ in range(3)]
+    assert {pod.address for pod in seen} == {None}
+    assert (seen[-1].status, seen[-1].alive) == last
+
+
+def test_pod_that_fails_may_be_started_again(account, us, request_of):
+    account.life = ["STARTING", "ERROR"]
+    made = us.create_pod(request_of())
+    assert us.pod(made.id).actions == ("start", "terminate")
+    account.life = ["RUNNING"]
+    us.start(made.id)
+    assert us.pod(made.id).address.port == 40001
+
+
+def test_host_without_a_free_gpu_refuses_the_start(account, us, request_of):
+    made = us.create_pod(request_of())
+    us.stop(made.id)
+    account.host_is_full = True
+    with pytest.raises(UserError, match="not enough free GPUs"):
+        us.start(made.id)
+
+
+def test_accepted_end_is_no_end(account, us, request_of):
+    made = us.create_pod(request_of())
+    account.deaf = True
+    us.terminate(made.id)
+    assert [pod.id for pod in us.pods()] == [made.id]
+
+
+def test_deleted_pod_may_be_listed_for_a_while(account, us, request_of):
+    account.delete_lag = 2
+    made = us.create_pod(request_of())
+    us.terminate(made.id)
+    assert [len(us.pods()) for _ in range(3)] == [1, 1, 0]
