@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TextIO
 
 import check_deployed
+import check_floors
 import check_machine
 from check_result import Check, Checks, line
 
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[list[str], Checks]] = {
     "memory": (["memory"], check_machine.check_memory),
     "disk_system": (["disk_system"], check_machine.check_disk_system),
     "disk_root": (["disk_root"], check_machine.check_disk_root),
+    "floors": (["floors"], check_floors.check_floors),
     "packages": (["packages"], check_deployed.check_packages),
     "model": (["model"], check_deployed.check_model),
     "watchdog": (["watchdog"], check_machine.check_watchdog),

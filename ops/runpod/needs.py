@@ -29,25 +29,11 @@ class Purpose:
     preferred: str
     cap_usd: float | None = None
 
-    def below(self, gpu_memory_gb: float, ram_gb: float, disk_gb: float) -> list[str]:
-        """What a machine lacks, in words; empty if it is above the floors.
+    @property
+    def floors_gb(self) -> str:
+        """MUSICGEN_FLOORS_GB in a pod's environment, by which `fab validate` judges what was rented."""
+        return f"{self.gpu_memory_gb},{self.ram_gb},{self.least_disk_gb}"
 
-        Sizes as a machine reports them, which is some percent less than what its maker says.
-        """
-        floors = (
-            ("GPU memory", gpu_memory_gb, self.gpu_memory_gb),
-            ("RAM", ram_gb, self.ram_gb),
-            ("disk", disk_gb, self.least_disk_gb),
-        )
-        return [
-            f"{has:.3g} GB of {what}, {self.name} needs {need}"
-            for what, has, need in floors
-            if has < need * _REPORTED
-        ]
-
-
-# A GPU of 48 GB reports 47.5 or 44.99 (with error correction), a disk of 100 GB some less.
-_REPORTED = 0.92
 
 PURPOSES = {
     purpose.name: purpose

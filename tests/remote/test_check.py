@@ -16,8 +16,8 @@ from worker.store.open import open_store
 SECRET = "swordfish-swordfish"
 NAMES = (
     "tools variables credentials bucket_list bucket_write bucket_read bucket_conditional_write bucket_delete "
-    "clock gpu_driver gpu_torch matrix_product precision gpu_memory memory disk_system disk_root packages "
-    "model watchdog"
+    "clock gpu_driver gpu_torch matrix_product precision gpu_memory memory disk_system disk_root floors "
+    "packages model watchdog"
 ).split()
 
 
@@ -255,3 +255,40 @@ def test_check_counts_as_work_until_it_ends(checked, box):
     checked()
     assert seen.read_text() == "0"
     assert subprocess.run(["bash", "-c", is_busy], env=box.env).returncode == 1
+
+
+# --- what a pod was rented for
+
+GPU_48 = "echo 46068"  # an L40S, in MiB
+
+
+@pytest.mark.parametrize(
+    ("floors", "gpu", "passed", "words"),
+    [
+        ("48,0.1,0.1", GPU_48, True, "45.0 GB of GPU memory"),
+        ("48,0.1,0.1", "echo 24564", False, "24.0 GB of GPU memory, 48 needed"),
+        ("48,0.1,0.1", "echo 46068; echo 24564", False, "24.0 GB of GPU memory"),
+        ("48,0.1,0.1", "exit 9", False, "0.0 GB of GPU memory"),
+        ("48,999999,0.1", GPU_48, False, "GB of RAM, 999999 needed"),
+        ("48,0.1,999999", GPU_48, False, "GB of disk, 999999 needed"),
+        ("48,0.1", GPU_48, False, "is not three numbers"),
+        ("48,0.1,0.1", "echo unknown", False, "cannot be measured"),
+        ("", "exit 9", True, "none are set"),
+    ],
+)
+def test_machine_below_its_floors_fails(box, asked, floors, gpu, passed, words):
+    fake_program(box, "nvidia-smi", gpu)
+    ok, detail, remedy = asked("floors", MUSICGEN_FLOORS_GB=floors)["floors"]
+    assert ok is passed and words in detail
+    assert bool(remedy) is not passed
+
+
+def test_limit_of_a_container_counts_as_its_memory(tmp_path):
+    (tmp_path / "memory.max").write_text(f"{32 * 2**30}\n")
+    script = (
+        f"import check_floors; print(check_floors.ram_gib(__import__('pathlib').Path({str(tmp_path)!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY / "remote", capture_output=True, text=True, check=True
+    )
+    assert 0 < float(done.stdout) <= 32

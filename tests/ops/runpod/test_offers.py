@@ -132,13 +132,8 @@ def test_floors_are_those_of_the_specifications():
     assert (floors["train"][2], TRAIN.cap_usd) == (50, 0.50)
 
 
-def test_machine_below_the_floors_says_by_what():
-    assert MUSICGEN.below(47.5, 31.3, 96) == []
-    assert MUSICGEN.below(24, 16, 40) == [
-        "24 GB of GPU memory, musicgen needs 48",
-        "16 GB of RAM, musicgen needs 32",
-        "40 GB of disk, musicgen needs 100",
-    ]
+def test_pod_is_told_the_least_that_it_may_have():
+    assert [purpose.floors_gb for purpose in needs.PURPOSES.values()] == ["48,32,100", "48,32,60", "24,0,50"]
 
 
 @pytest.mark.parametrize(
