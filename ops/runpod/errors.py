@@ -5,6 +5,7 @@ text: a lack of machines and a wrong request are both 400, and differ in RunPod'
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from worker.errors import BadInput, UserError
 KEYS = "Settings, API Keys in RunPod's console"
 NO_ANSWER = 0  # instead of a status
 _LONGEST = 600  # characters of RunPod's own words
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # nothing that comes from elsewhere moves the cursor
 
 # Status -> exit code and sentence. {what}: the action, {detail}: RunPod's words.
 ERRORS: dict[int, tuple[int, str]] = {
@@ -105,4 +107,4 @@ def words(body: bytes) -> str:
     more = found.get("errors")
     if isinstance(more, list) and more:
         text = f"{text.rstrip('.')}: {', '.join(map(str, more))}"
-    return " ".join(text.split())[:_LONGEST].rstrip(".")
+    return " ".join(_CONTROL.sub(" ", text).split())[:_LONGEST].rstrip(". ")

@@ -20,7 +20,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -376,6 +376,8 @@ class RunPod:
         )
         self.pods[pod.id] = pod
         pod.log("system", f"create container {body['image']}", "create pod network")
+        if pod.status == "RUNNING":
+            self._enter(pod)
         return 201, self._described(pod)
 
     def _price(self, body: dict[str, Any]) -> float:
@@ -440,8 +442,8 @@ class RunPod:
         pod = self._known(pod_id)
         if not self.deaf:
             pod.ghost, pod.lists_left = self._described(pod), self.delete_lag
-            self._leave(pod)
             pod.life = ["TERMINATED"]
+            self._leave(pod)
         return 204, None
 
     def _action(self, call: Call, pod_id: str) -> tuple[int, Any]:
@@ -454,8 +456,8 @@ class RunPod:
             raise Refusal(400, "There are not enough free GPUs on the host machine to start this pod.")
         if not self.deaf:
             if action == "stop":
+                pod.life = ["EXITED"]  # first: what runs in it may watch
                 self._leave(pod)
-                pod.life = ["EXITED"]
             elif action == "start":
                 first = {"PROVISIONING", "STARTING"}
                 pod.life = ["STARTING", *(step for step in self.life if step not in first)]
@@ -699,8 +701,9 @@ def _handler(runpod: RunPod) -> type[BaseHTTPRequestHandler]:
             for name, value in (sent | dict(more or {})).items():
                 if not (status == 204 and name.startswith("Content-")):
                     self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who asked may have ended by what was asked for
+                self.end_headers()
+                self.wfile.write(body)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return format_datetime(datetime.now(UTC) + runpod.clock_ahead, usegmt=True)

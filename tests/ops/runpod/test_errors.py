@@ -1,8 +1,11 @@
 """ops/runpod/errors.py: what an error of RunPod's API means, in one line with a remedy and an exit code."""
 
+import json
 import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ops.runpod import errors
 from worker.errors import UserError
@@ -82,6 +85,19 @@ def test_nobody_at_the_address_is_one_line(us, account, monkeypatch):
     monkeypatch.setattr(us.http, "url", "http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"cannot reach RunPod to list pods \(no connection\); check"):
         us.pods()
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["detail", "errors", "error"]), inner),
+)
+
+
+@example(b'{"detail": "\\u001b[2Jgone"}')
+@given(st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_as_an_error_has_words_of_one_line(body):
+    said = errors.words(body)
+    assert said == " ".join(said.split()) and len(said) <= 600 and "\x1b" not in said
 
 
 def test_wrong_key_and_a_key_without_rights_differ(account, us):

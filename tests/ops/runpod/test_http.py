@@ -5,7 +5,10 @@ import time
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ops.runpod import http
 from ops.runpod.http import Clock, Http
 from worker.errors import BadInput, UserError
 
@@ -131,6 +134,18 @@ def test_log_that_stays_open_is_read_as_far_as_it_is(account, us, request_of, mo
     started = time.monotonic()
     assert [line.text for line in us.log(pod.id, "system")][-1] == "create pod network"
     assert time.monotonic() - started < 60
+
+
+LINES = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"))
+
+
+@given(st.lists(st.tuples(LINES, st.lists(LINES, min_size=1))), st.booleans())
+def test_every_whole_event_of_a_stream_is_read(events, cut):
+    lines = [":comment"]
+    for event_id, parts in events:
+        lines += [f"id: {event_id}", *(f"data: {part}" for part in parts), ""]
+    lines += ["id: half", "data: half"] * cut
+    assert list(http._events(iter(lines))) == [(event_id, "\n".join(parts)) for event_id, parts in events]
 
 
 def test_clock_of_its_own_is_the_machine_s():
