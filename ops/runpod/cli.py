@@ -1,5 +1,7 @@
 """The RunPod tasks of `inv`: in which order they ask RunPod, show, ask the user, act, and when they stop."""
 
+from dataclasses import asdict
+
 from ops import measured, ui
 from ops.runpod import needs, refusals
 from ops.runpod.api import RunPod
@@ -27,7 +29,9 @@ def show_offers(
         volume=volume_of(runpod, settings.runpod_volume_id),
     )
     found = offers(runpod, wanted, measured.rates(settings.model) if purpose == "musicgen" else {})
-    ui.show(found, json=json)
+    rows = [asdict(each) for each in found]
+    joined = [row | {"data_centers": ", ".join(row["data_centers"])} for row in rows]
+    ui.show(rows if json else joined, json=json)
     usable = [each for each in found if each.will_do]
     if not usable:
         raise UserError(

@@ -32,6 +32,14 @@ def test_offers_are_rows_and_a_closing_line(inv):
     assert done.stderr == "2 offers of 6 will do; cheapest: NVIDIA A40\n"
 
 
+def test_offers_are_a_table_for_people(inv):
+    done = inv("pod.offers", "--max-price", "0.60")
+    (line,) = (line for line in done.stdout.splitlines() if "A40" in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        *("NVIDIA A40", "SECURE", "48", "$0.40", "HIGH", "EU-RO-1, US-KS-2", "", "will do")
+    ]
+
+
 def test_maximum_price_is_that_of_the_settings(inv):
     prices = {"MUSICGEN_MAX_PRICE": "0.45"}
     (row,) = (r for r in json.loads(inv("pod.offers", "--json", **prices).stdout) if r["state"] == "will do")
