@@ -1,6 +1,7 @@
 """Tasks on this machine and on AWS: generate, check, fetch, rent, end. `inv --list` shows every task."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import invoke
@@ -8,6 +9,7 @@ from invoke import Collection, Context, Exit
 from invoke.main import program
 
 from ops import mistyped, sampling, ui
+from ops.boxes import Known
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 
@@ -479,8 +481,230 @@ def pod_offers(
     cli.show_offers(Settings.load(), for_, cloud, cap, json=json)
 
 
+_POD = "Id or name of the pod (default: the only one)"
+_DRY_RUN = "Show the plan and stop"
+
+
+@task(name="list", help={"json": _JSON})
+@ui.one_line_errors
+def pod_list(c: Context, json: bool = False) -> None:
+    """Show this project's pods and volumes, and their cost.
+
+    The cost so far is RunPod's bills, and the clock since the last one. Exit code 1 when one is past its end.
+    Example: inv pod.list
+    """
+    from ops.runpod import manage
+
+    if not manage.show_pods(Settings.load(), json=json):
+        raise Exit(code=1)
+
+
+@task(
+    name="resume",
+    help={
+        "pod": "Id or name of the pod (default: the only stopped one)",
+        "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE if set, else as before)",
+        "lifetime": "Duration like 8h after which the pod ends (default: MUSICGEN_LIFETIME_H)",
+        "dry_run": _DRY_RUN,
+        "yes": _YES,
+        "json": "Print the pod as JSON",
+    },
+)
+@ui.one_line_errors
+def pod_resume(
+    c: Context,
+    pod: str = "",
+    max_price: str = "",
+    lifetime: str = "",
+    dry_run: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Start a stopped pod, with a new deadline.
+
+    Its container's disk is empty then: `fab up` goes on.
+    Example: inv pod.resume --lifetime 6h
+    """
+    from ops import durations, money
+    from ops.runpod import manage
+
+    options = manage.ResumeOptions(
+        pod=pod,
+        max_price_usd=money.amount_usd(max_price, "--max-price"),
+        lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
+    )
+    settings = Settings.load(spends=True)
+    manage.resume_pod(settings, options, _login(settings), yes=yes, dry_run=dry_run, json=json)
+
+
+def _login(settings: Settings) -> Callable[[Known], None]:
+    """Logs in to a pod that was just started, and sees its GPU."""
+
+    def login(known: Known) -> None:
+        from ops.ssh import ready
+        from ops.ssh.tasks import box_of
+
+        box = box_of(known, settings)
+        try:
+            ui.say(f"logged in; it has {ready.wait(box)}")
+        finally:
+            box.close()
+
+    return login
+
+
+@task(name="stop", help={"pod": _POD, "dry_run": _DRY_RUN, "yes": _YES, "json": _JSON})
+@ui.one_line_errors
+def pod_stop(c: Context, pod: str = "", dry_run: bool = False, yes: bool = False, json: bool = False) -> None:
+    """Stop a pod, and say what is still billed.
+
+    Its container's disk is emptied; `inv pod.resume` starts it again.
+    Example: inv pod.stop --yes
+    """
+    from ops.runpod import manage
+
+    manage.stop_pod(Settings.load(), pod, yes=yes, dry_run=dry_run, json=json)
+
+
+@task(
+    name="terminate",
+    help={"pod": _POD, "all": "Every pod of this project", "dry_run": _DRY_RUN, "yes": _YES, "json": _JSON},
+)
+@ui.one_line_errors
+def pod_terminate(
+    c: Context, pod: str = "", all: bool = False, dry_run: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """Delete a pod, or all; network volumes stay.
+
+    Lists them again until none is left; exit code 1 if one stays.
+    Example: inv pod.terminate --all --dry-run
+    """
+    from ops.runpod import manage
+
+    manage.terminate_pods(Settings.load(), pod, everything=all, yes=yes, dry_run=dry_run, json=json)
+
+
+@task(
+    name="reap",
+    help={
+        "older_than": "Duration like 24h since it was made, stopped or not (default: what is past its end)",
+        "dry_run": _DRY_RUN,
+        "yes": _YES,
+        "json": _JSON,
+    },
+)
+@ui.one_line_errors
+def pod_reap(
+    c: Context, older_than: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """Delete forgotten pods: too old, or past their end.
+
+    Example: inv pod.reap --older-than 24h
+    """
+    from ops import durations
+    from ops.runpod import manage
+
+    age = durations.parse(older_than, "--older-than") if older_than else None
+    manage.reap(Settings.load(), age, yes=yes, dry_run=dry_run, json=json)
+
+
+@task(name="ssh", help={"pod": _POD, "show": "Print the ssh command line instead"})
+@ui.one_line_errors
+def pod_ssh(c: Context, pod: str = "", show: bool = False) -> None:
+    """Open a shell on a pod.
+
+    Only the pinned host key is trusted.
+    Example: inv pod.ssh --show
+    """
+    import shlex
+
+    from ops.runpod import manage
+    from ops.ssh import terminal
+    from ops.ssh.tasks import box_of
+
+    settings = Settings.load()
+    box = box_of(manage.box_of(settings, pod), settings)
+    try:
+        if show:
+            _ = box.transport  # pins the host key, or refuses it
+            ui.write(shlex.join(terminal.ssh_command(box)))
+        elif code := terminal.shell(box):
+            raise Exit(code=code)
+    finally:
+        box.close()
+
+
+@task(name="volume-list", help={"json": _JSON})
+@ui.one_line_errors
+def pod_volume_list(c: Context, json: bool = False) -> None:
+    """Show RunPod's network volumes and what they cost.
+
+    Example: inv pod.volume-list
+    """
+    from ops.runpod import manage
+
+    manage.show_volumes(Settings.load(), json=json)
+
+
+@task(
+    name="volume-create",
+    help={
+        "name": "Its name (default: musicgen-songs)",
+        "size": "GB; it can only grow (default: 100)",
+        "data_center": "Where it, and so its pods, will be (default: none, shows which there are)",
+        "dry_run": _DRY_RUN,
+        "yes": _YES,
+        "json": "Print the volume as JSON",
+    },
+)
+@ui.one_line_errors
+def pod_volume_create(
+    c: Context,
+    name: str = "musicgen-songs",
+    size: int = 100,
+    data_center: str = "",
+    dry_run: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Make a network volume, which outlives its pods.
+
+    Example: inv pod.volume-create --size 100 --data-center EU-RO-1
+    """
+    from ops.runpod import manage
+
+    settings = Settings.load(spends=True)
+    manage.create_volume(settings, name, size, data_center, yes=yes, dry_run=dry_run, json=json)
+
+
+@task(
+    name="volume-delete",
+    help={
+        "volume": "Its id (default: none, it has to be named)",
+        "dry_run": _DRY_RUN,
+        "yes": _YES,
+        "json": _JSON,
+    },
+)
+@ui.one_line_errors
+def pod_volume_delete(
+    c: Context, volume: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """Delete a network volume that no pod has.
+
+    Example: inv pod.volume-delete --volume abc123
+    """
+    from ops.runpod import manage
+
+    manage.delete_volume(Settings.load(), volume, yes=yes, dry_run=dry_run, json=json)
+
+
 ns = Collection(
     *(bench, check, decode, demo, fetch, generate, image, kill_all, launch, lint, logs, setup, spot_price),
     *(status, test),
-    Collection("pod", pod_offers),
+    Collection(
+        "pod",
+        *(pod_list, pod_offers, pod_reap, pod_resume, pod_ssh, pod_stop, pod_terminate),
+        *(pod_volume_create, pod_volume_delete, pod_volume_list),
+    ),
 )

@@ -4,10 +4,11 @@ from ops import boxes
 from ops.aws.cloud import Ec2
 from ops.boxes import Known
 from ops.cloud import Cloud
+from ops.runpod.cloud import Pods
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 
-CLOUDS: tuple[Cloud, ...] = (Ec2(),)
+CLOUDS: tuple[Cloud, ...] = (Ec2(), Pods())
 
 
 def of_kind(kind: str) -> Cloud | None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def inv(tmp_path, commands):
     """The real `inv` with our tasks, in a folder of the user's without settings, without a terminal."""
-    ours = re.compile("AWS_|MUSICGEN_|HOURLY_COST_USD|RUN_ID")
+    ours = re.compile("AWS_|MUSICGEN_|RUNPOD_|HOURLY_COST_USD|RUN_ID")
 
     def run(*arguments):
         env = {name: value for name, value in os.environ.items() if not ours.match(name)}

@@ -16,6 +16,7 @@ from fabric.main import program as fab
 from fabric.util import get_local_user
 
 from ops import boxes, clouds, mistyped, ui
+from ops.boxes import Known
 from ops.settings import Settings
 from ops.ssh import address
 from ops.ssh.address import Address
@@ -81,10 +82,21 @@ def _box(context: Any, spends: bool) -> Box:
     link = _link(found, settings, context.config)
     key = (link.user, link.host, link.port)
     if key not in _boxes:
-        known = boxes.load(found.id) if found.id and found.may_move else None
-        look_up = functools.partial(current_address, known, settings) if known else lambda: None
-        _boxes[key] = Box(link, _pin_file(found, link), ui.say, look_up)
+        _boxes[key] = _opened(found, link, settings)
     return _boxes[key]
+
+
+def box_of(known: Known, settings: Settings) -> Box:
+    """A rented box, for a task that is not one of fab's. Connects at its first command."""
+    found = address.of_box(known)
+    found = replace(found, key_file=found.key_file or settings.ssh_key)
+    return _opened(found, _link(found, settings, fabric.Config(overrides=CONFIG)), settings)
+
+
+def _opened(found: Address, link: fabric.Connection, settings: Settings) -> Box:
+    known = boxes.load(found.id) if found.id and found.may_move else None
+    look_up = functools.partial(current_address, known, settings) if known else lambda: None
+    return Box(link, _pin_file(found, link), ui.say, look_up)
 
 
 def _given(context: Any, settings: Settings) -> Address | None:

@@ -188,6 +188,7 @@ class RunPod:
     key: str = KEY
     read_only: bool = False  # the key may only look
     balance_usd: float = 25.0
+    ids: str = "pod{:07d}"  # of pods, by their number
     gpus: dict[str, dict[str, Any]] = field(default_factory=catalogue)
     data_centers: dict[str, list[str]] = field(  # -> kinds of volumes there
         default_factory=lambda: {"EU-RO-1": ["STANDARD"], "US-KS-2": ["STANDARD"], "US-TX-3": []}
@@ -365,7 +366,7 @@ class RunPod:
         if ("gpu" in body) == ("cpu" in body):
             raise Refusal(400, "exactly one of gpu or cpu must be set")
         pod = Pod(
-            id=f"pod{len(self.pods):07d}",
+            id=self.ids.format(len(self.pods)),
             request=body,
             data_center=self._placed(body),
             usd_per_hour=self._price(body) * self.price_factor,

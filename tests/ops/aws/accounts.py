@@ -14,7 +14,7 @@ PRICES = {"us-east-1a": 0.21, "us-east-1b": 0.19, "us-east-1c": 0.25}
 def new_account(folder, patch):
     """A fresh AWS account over HTTP, and a user in this folder whose boto3 and settings know only it."""
     patch.chdir(folder)
-    for name in [n for n in os.environ if n.startswith(("MUSICGEN_", "HOURLY_COST"))]:
+    for name in [n for n in os.environ if n.startswith(("MUSICGEN_", "RUNPOD_", "HOURLY_COST"))]:
         patch.delenv(name)
     patch.setenv("MUSICGEN_AUDIT_LOG", str(folder / "audit.jsonl"))
     with fake.serving() as account:

@@ -1,23 +1,17 @@
 """An AWS account as `inv setup` leaves it, and ways to use it."""
 
-import contextlib
-import io
-import os
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import boto3
 import pytest
 from botocore.client import ClientCreator
-from invoke import Collection, Program
 
-import tasks
 from ops import release
 from ops.aws.session import Aws, tag_list
 from ops.settings import Settings
+from tests.fakes.inv import typed_in
 from tests.ops.aws.accounts import as_user, new_account, ready_account
 
 ROOT = Path(__file__).parents[3]
@@ -128,40 +122,10 @@ def told():
     return Told()
 
 
-class Terminal(io.StringIO):
-    """A standard input at which somebody types."""
-
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def inv(tmp_path):
-    """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds.
-
-    `typed`: what a user types at its terminal; None: it has none.
-    """
-
-    def run(*arguments, encoding="utf-8", typed=None):
-        before, here = dict(os.environ), Path.cwd()
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
-        with Path(os.devnull).open() as nobody, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdin", nobody if typed is None else Terminal(typed))
-            os.chdir(tmp_path)
-            try:
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    Program(namespace=Collection.from_module(tasks)).run(["inv", *arguments])
-                code = 0
-            except SystemExit as ended:
-                code = ended.code
-            finally:
-                os.chdir(here)
-                os.environ.clear()
-                os.environ.update(before)
-        texts = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
-        return SimpleNamespace(code=code, **dict(zip(("out", "err"), texts, strict=True)))
-
-    return run
+    """Run the real `inv` to its end, in this process: a new one would read AWS's descriptions for seconds."""
+    return typed_in(tmp_path)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import os
 
 import pytest
 
+from ops.runpod import http
 from ops.runpod.api import RunPod
 from ops.runpod.http import Clock
 from ops.settings import Settings
 from tests.fakes import runpod as fake
+from tests.fakes.inv import typed_in
 
 
 class Told(list):
@@ -51,6 +53,23 @@ def told():
 @pytest.fixture
 def clock():
     return StillClock()
+
+
+@pytest.fixture
+def inv(account, clock, tmp_path, monkeypatch):
+    """The real `inv`, in this process, of a user who has only this account; no time passes while it waits.
+
+    It never shows the key, whatever the debug output.
+    """
+    monkeypatch.setattr(http, "Clock", lambda: clock)
+    run = typed_in(tmp_path)
+
+    def checked(*arguments, typed=None):
+        done = run(*arguments, typed=typed)
+        assert account.key not in done.out + done.err
+        return done
+
+    return checked
 
 
 @pytest.fixture

@@ -1,0 +1,334 @@
+"""The tasks of `inv` for pods and network volumes that are there: what they ask, show, carry out and say.
+
+What goes over SSH comes in as a function (`Login`): nothing here knows how.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ops import boxes, host_keys, ui
+from ops.boxes import Known
+from ops.runpod import bills, fleet, pods, resume, volumes
+from ops.runpod.api import RunPod
+from ops.runpod.errors import ApiError
+from ops.runpod.types import Pod, Volume
+from ops.settings import Settings
+from worker.amounts import count, duration, usd
+from worker.errors import BadInput, UserError
+
+# Logs in to a box that was just started, waits until that works, and sees its GPU. Raises UserError.
+Login = Callable[[Known], None]
+# Makes a new pod like the plan's on the same network volume, with its own question. -> the new one.
+Recreate = Callable[[resume.Plan], Pod]
+
+
+def show_pods(settings: Settings, *, json: bool) -> bool:
+    """Show what this project has on RunPod, and what it costs; True if nothing is wrong."""
+    found = fleet.inventory(_account(settings, "pod.list"), settings.runpod_volume_id, _now())
+    if json:
+        ui.show(found.rows, json=True)
+    else:
+        for table in found.tables:
+            ui.show(table, red=lambda row: bool(row.get("overdue")))
+    for line in found.warnings:
+        ui.say(f"warning: {line}")
+    ui.say(found.closing)
+    return not found.wrong
+
+
+# --- resume
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """What the user gave; empty or None: not given."""
+
+    pod: str = ""
+    max_price_usd: float | None = None
+    lifetime: timedelta | None = None
+
+
+def resume_pod(
+    settings: Settings,
+    options: ResumeOptions,
+    login: Login,
+    recreate: Recreate | None = None,
+    *,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    """Start a stopped pod with a new end, and trust the host keys that its own log names from now on."""
+    settings.check()
+    runpod = _account(settings, "pod.resume")
+    there = pods.ours(runpod)
+    stopped = [pod for pod in there if "start" in pod.actions]
+    pod = pods.named(there if options.pod or not stopped else stopped, options.pod)
+    if pod.alive:
+        ui.say(f"{pod.id} is {pod.status.lower()} already; open a shell there: inv pod.ssh --pod {pod.id}")
+        return
+    if "start" not in pod.actions:
+        raise UserError(f"{pod.id} is {pod.status} and cannot be started; run: inv pod.terminate")
+    plan = _plan(runpod, settings, pod, options)
+    most = plan.cap_usd * (plan.ends_at - _now()).total_seconds() / 3600
+    if not ui.agreed(
+        plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json and not yes
+    ):
+        return
+    resume.give_new_end(runpod, plan)
+    try:
+        with resume.stopped_again(runpod, pod, ui.say):
+            resumed = resume.start(runpod, plan, ui.say)
+            box = _box(resumed.pod, settings)
+            _pin(box, resumed.log)
+            login(box)
+    except resume.NoFreeGpu as error:
+        _elsewhere(runpod, plan, error, recreate)
+        return
+    if json:
+        ui.show([asdict(pods.row(resumed.pod, None, _now()))], json=True)
+    else:
+        ui.write(f"{box.id}  {box.user}@{box.host}:{box.port}")
+    ui.say(
+        f"{box.id} runs again, at {usd(resumed.pod.usd_per_hour)} an hour; its own disk was emptied\n"
+        "  go on       fab up logs\n"
+        f"  end it now  inv pod.stop --pod {box.id}"
+    )
+
+
+def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) -> resume.Plan:
+    lifetime = options.lifetime or timedelta(hours=settings.lifetime_h)
+    if not lifetime:
+        raise BadInput("MUSICGEN_LIFETIME_H=0 gives a pod no end, and it needs one; give --lifetime 8h")
+    before = _former_price(runpod, pod)
+    cap = options.max_price_usd or (settings.max_price_usd if settings.is_set("max_price_usd") else None)
+    cap = cap or before or settings.max_price_usd
+    if before is not None and before > cap:
+        raise BadInput(
+            f"{pod.id} costs {usd(before)} an hour, over the maximum of {usd(cap)}; give --max-price"
+        )
+    return resume.Plan(pod, _now() + lifetime, cap, before)
+
+
+def _former_price(runpod: RunPod, pod: Pod) -> float | None:
+    """What it cost per hour when it ran: RunPod shows 0 now. Else the list price of its GPUs, if known."""
+    with contextlib.suppress(ValueError):
+        return float(pod.env.get("HOURLY_COST_USD", ""))
+    prices = {kind.id: kind.usd_per_hour.get(pod.cloud) for kind in runpod.gpu_types(pod.cloud)}
+    each = prices.get(pod.gpu or "")
+    return None if each is None else each * pod.n_gpus
+
+
+def _box(pod: Pod, settings: Settings) -> Known:
+    box = pods.known(pod, settings.ssh_key)
+    if box is None:
+        raise UserError(f"{pod.id} has no address, as it is {pod.status.lower()}; run: inv pod.resume")
+    return box
+
+
+def _pin(box: Known, log: str) -> None:
+    try:
+        boxes.save(box)
+        ui.say(host_keys.started(box, log))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {boxes.boxes_folder()} ({error.strerror}), so its host key cannot be pinned; "
+            "make that folder writable"
+        ) from None
+
+
+def _elsewhere(runpod: RunPod, plan: resume.Plan, error: resume.NoFreeGpu, recreate: Recreate | None) -> None:
+    """Go on with the same network volume on another machine. Raises UserError where that cannot be done."""
+    pod = plan.pod
+    why = f"the machine of {pod.id} has no free GPU ({error})"
+    if pod.volume_id is None:
+        lost = (
+            f"its disk of {pod.host_disk_gb} GB is on that machine only, and would be lost"
+            if pod.host_disk_gb
+            else "it has no network volume, so nothing of it is kept"
+        )
+        raise UserError(f"{why}, and {lost}; try again later, or: inv pod.terminate --pod {pod.id}")
+    if recreate is None:
+        raise UserError(
+            f"{why}; network volume {pod.volume_id} has its data: inv pod.terminate --pod {pod.id}, "
+            "then make a new pod with that volume"
+        )
+    ui.say(f"{why}; making a new pod with network volume {pod.volume_id}")
+    made = recreate(plan)
+    ending = pods.terminate(runpod, [pod.id], ui.say)
+    if lines := ending.failures():
+        raise UserError("\n".join(lines))
+    ui.say(f"{made.id} has taken the place of {pod.id}, which is gone")
+
+
+# --- stop, terminate, reap
+
+
+def stop_pod(settings: Settings, named: str, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show, ask, stop, see that it is, and say what is billed all the same. What is stopped is no error."""
+    settings.check()
+    runpod = _account(settings, "pod.stop")
+    there = pods.ours(runpod)
+    running = [pod for pod in there if pod.alive]
+    if not named and not running:
+        kept = fleet.storage_line(there, _volumes(runpod, there, settings))
+        ui.say(f"no pod of this project runs{kept}")
+        return
+    pod = pods.named(there if named else running, named)
+    if pod.alive:
+        question = "Stop it? Its container's disk is emptied."
+        if not ui.agreed([_short(pod)], question, yes=yes, dry_run=dry_run, json=json):
+            return
+        pods.stop(runpod, pod)
+    ui.say(f"{pod.id} is stopped; {bills.while_stopped(pod, _volumes_by_id(runpod))}")
+
+
+def terminate_pods(
+    settings: Settings, named: str, *, everything: bool, yes: bool, dry_run: bool, json: bool
+) -> None:
+    """Show, ask, terminate, and list again until none is left. Raises UserError if one may be."""
+    settings.check()
+    if named and everything:
+        raise BadInput("--pod is one pod and --all is every one; give one of them")
+    runpod = _account(settings, "pod.terminate")
+    there = pods.ours(runpod)
+    if everything and not there:
+        ui.say(fleet.nothing_left(runpod, settings.runpod_volume_id))
+        return
+    chosen = there if everything else [pods.named(there, named)]
+    _end(
+        runpod, settings, chosen, None if everything else [chosen[0].id], yes=yes, dry_run=dry_run, json=json
+    )
+
+
+def reap(settings: Settings, age: timedelta | None, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Terminate what was forgotten: pods made longer ago than this; without it, those past their end."""
+    settings.check()
+    runpod = _account(settings, "pod.reap")
+    wanted = pods.older_than(age, _now())
+    chosen = [pod for pod in pods.ours(runpod) if wanted(pod)]
+    if not chosen:
+        than = f"is older than {duration(age.total_seconds())}" if age else "has outlived its end"
+        ui.show([], json=True) if json else None
+        ui.say(f"no pod of this project {than}")
+        return
+    _end(runpod, settings, chosen, [pod.id for pod in chosen], yes=yes, dry_run=dry_run, json=json)
+
+
+def _end(
+    runpod: RunPod,
+    settings: Settings,
+    chosen: Sequence[Pod],
+    ids: Sequence[str] | None,
+    *,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    """Ask and terminate; `ids`: None for all of this project, new ones too."""
+    question = f"Terminate {'it' if len(chosen) == 1 else 'them'}, with all that is not on a network volume?"
+    if not ui.agreed([_short(pod) for pod in chosen], question, yes=yes, dry_run=dry_run, json=json):
+        return
+    ending = pods.terminate(runpod, ids, ui.say, pods.youngest_s(chosen, _now()))
+    if lines := ending.failures():
+        raise UserError("\n".join(lines))
+    kept = fleet.storage_line([], _volumes(runpod, chosen, settings))
+    ui.say(f"ended {count(len(ending.ended), 'pod')}{kept}")
+
+
+def _short(pod: Pod) -> dict[str, Any]:
+    """A pod in a question."""
+    lost = f"a disk of {pod.host_disk_gb} GB" if pod.host_disk_gb else ""
+    found = pods.row(pod, None, _now())
+    names = ("id", "name", "gpu", "where", "state", "age_s", "per_hour_usd", "volume")
+    return {name: getattr(found, name) for name in names} | {"has": lost}
+
+
+def box_of(settings: Settings, named: str) -> Known:
+    """The pod as a box with its address of now, saved as the newest. Raises UserError if it has none."""
+    runpod = _account(settings, "pod.ssh")
+    there = pods.ours(runpod)
+    running = [pod for pod in there if pod.alive]
+    pod = pods.named(there if named or not running else running, named)
+    box = _box(pod, settings)
+    with contextlib.suppress(OSError):  # a convenience
+        boxes.save(box)
+    return box
+
+
+# --- network volumes
+
+
+def show_volumes(settings: Settings, *, json: bool) -> None:
+    """Show every network volume of the account, what it costs, and which pods have it."""
+    runpod = _account(settings, "pod.volume-list")
+    found, there = runpod.volumes(), runpod.pods()
+    ui.show(volumes.rows(found, there), json=json)
+    month = sum(map(bills.month_usd, found))
+    ui.say(
+        f"{count(len(found), 'network volume')}, {usd(month)} a month, used or not"
+        if found
+        else "no network volume"
+    )
+
+
+def create_volume(
+    settings: Settings, name: str, size_gb: int, data_center: str, *, yes: bool, dry_run: bool, json: bool
+) -> None:
+    """Show what it costs, ask, make a network volume, and say how a pod gets it."""
+    settings.check()
+    runpod = _account(settings, "pod.volume-create")
+    plan = volumes.checked(runpod, name, size_gb, data_center)
+    question = f"Make it, for {usd(plan['per_month_usd'])} a month until it is deleted?"
+    if not ui.agreed([plan], question, yes=yes, dry_run=dry_run, json=json and not yes):
+        return
+    made = runpod.create_volume(name, size_gb, data_center)
+    if json:
+        ui.show(volumes.rows([made], []), json=True)
+    else:
+        ui.write(made.id)
+    ui.say(f"a pod gets it by this line in .env: RUNPOD_NETWORK_VOLUME_ID={made.id}")
+
+
+def delete_volume(settings: Settings, volume_id: str, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Show, ask, and delete a network volume that no pod has; see that it is gone."""
+    settings.check()
+    runpod = _account(settings, "pod.volume-delete")
+    found = _volumes_by_id(runpod)
+    if found is None or volume_id not in found:
+        raise BadInput(f"the RunPod account has no network volume {volume_id}; see: inv pod.volume-list")
+    volume, there = found[volume_id], runpod.pods()
+    volumes.refuse_used(volume, there)
+    question = "Delete it, with all songs and weights on it?"
+    if not ui.agreed(volumes.rows([volume], there), question, yes=yes, dry_run=dry_run, json=json):
+        return
+    volumes.delete(runpod, volume)
+    ui.say(f"network volume {volume_id} is gone, and {usd(bills.month_usd(volume))} a month with it")
+
+
+# --- what they share
+
+
+def _account(settings: Settings, task: str) -> RunPod:
+    return RunPod.of(settings, task, ui.say)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _volumes_by_id(runpod: RunPod) -> Mapping[str, Volume] | None:
+    """The account's network volumes; None if they could not be listed."""
+    try:
+        return {volume.id: volume for volume in runpod.volumes()}
+    except ApiError as error:
+        ui.say(f"warning: could not list the network volumes: {error}")
+        return None
+
+
+def _volumes(runpod: RunPod, there: Sequence[Pod], settings: Settings) -> list[Volume]:
+    found = _volumes_by_id(runpod) or {}
+    return fleet.volumes_of(list(found.values()), there, settings.runpod_volume_id)
