@@ -74,9 +74,7 @@ def resume_pod(
         raise UserError(f"{pod.id} is {pod.status} and cannot be started; run: inv pod.terminate")
     plan = _plan(runpod, settings, pod, options)
     most = plan.cap_usd * (plan.ends_at - _now()).total_seconds() / 3600
-    if not ui.agreed(
-        plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json and not yes
-    ):
+    if not _agreed(plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json):
         return
     resume.give_new_end(runpod, plan)
     try:
@@ -283,7 +281,7 @@ def create_volume(
     runpod = _account(settings, "pod.volume-create")
     plan = volumes.checked(runpod, name, size_gb, data_center)
     question = f"Make it, for {usd(plan['per_month_usd'])} a month until it is deleted?"
-    if not ui.agreed([plan], question, yes=yes, dry_run=dry_run, json=json and not yes):
+    if not _agreed([plan], question, yes=yes, dry_run=dry_run, json=json):
         return
     made = runpod.create_volume(name, size_gb, data_center)
     if json:
@@ -297,8 +295,8 @@ def delete_volume(settings: Settings, volume_id: str, *, yes: bool, dry_run: boo
     """Show, ask, and delete a network volume that no pod has; see that it is gone."""
     settings.check()
     runpod = _account(settings, "pod.volume-delete")
-    found = _volumes_by_id(runpod)
-    if found is None or volume_id not in found:
+    found = {volume.id: volume for volume in runpod.volumes()}
+    if volume_id not in found:
         raise BadInput(f"the RunPod account has no network volume {volume_id}; see: inv pod.volume-list")
     volume, there = found[volume_id], runpod.pods()
     volumes.refuse_used(volume, there)
@@ -318,6 +316,15 @@ def _account(settings: Settings, task: str) -> RunPod:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _agreed(rows: Sequence[Any], question: str, *, yes: bool, dry_run: bool, json: bool) -> bool:
+    """As ui.agreed, where the JSON is that of what was made: it is all of stdout, and nothing is asked."""
+    if not json or dry_run:
+        return ui.agreed(rows, question, yes=yes, dry_run=dry_run, json=json)
+    if not yes:
+        raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
+    return True
 
 
 def _volumes_by_id(runpod: RunPod) -> Mapping[str, Volume] | None:

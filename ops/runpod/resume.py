@@ -32,6 +32,10 @@ class NoFreeGpu(UserError):
         self.started = started
 
 
+class NotStarted(UserError):
+    """RunPod refused the start, so nothing is paid for."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a resume will do. `per_hour_usd`: what the pod cost before, or RunPod's list price, if known."""
@@ -72,7 +76,7 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
         with interrupts.terminate_as_interrupt():
             yield
     except BaseException as error:
-        if isinstance(error, NoFreeGpu) and not error.started:
+        if isinstance(error, NotStarted) or (isinstance(error, NoFreeGpu) and not error.started):
             raise
         with interrupts.held(tell, f"the stop of {pod.id}"):
             try:
@@ -120,7 +124,9 @@ def _ask(runpod: RunPod, pod: Pod) -> None:
         if error.may_have_acted:
             return  # whether it starts is seen soon
         if error.status not in (400, 409):
-            raise
+            refused = NotStarted(str(error))
+            refused.code = error.code
+            raise refused from None
         now = runpod.pod(pod.id)
         if error.status == 409 and now and now.alive:
             return  # somebody else has started it

@@ -199,6 +199,7 @@ class RunPod:
     price_factor: float = 1.0  # what a pod costs in terms of the catalogue's price
     life: list[str] = field(default_factory=lambda: ["PROVISIONING", "STARTING", "RUNNING"])
     has_address: bool = True
+    user: str = "root"  # whose login a pod takes
     list_lag: int = 0  # lists without a new pod
     get_lag: int = 0  # 404s for a new pod
     delete_lag: int = 0  # lists with a deleted pod
@@ -493,7 +494,8 @@ class RunPod:
         direct, ports = None, []
         if running and pod.address and self.has_address and "22/tcp" in asked.get("ports", []):
             host, port = pod.address
-            direct = {"host": host, "port": port, "username": "root", "command": f"ssh root@{host} -p {port}"}
+            direct = {"host": host, "port": port, "username": self.user}
+            direct["command"] = f"ssh {self.user}@{host} -p {port}"
             ports = [{"private": 22, "public": port, "type": "tcp", "ip": host}]
         shown = _named(asked, "entrypoint", "cmd")
         exec_form = json.dumps(shown) if shown else ""

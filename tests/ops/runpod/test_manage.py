@@ -1,0 +1,437 @@
+"""inv pod.list, stop, terminate, reap and volume-*: what is shown, asked, done, proved and still billed."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops import boxes
+from tests.fakes.runpod import Call
+
+
+@pytest.fixture
+def running(us, request_of):
+    """Create pods of these names; each runs."""
+
+    def create(*names, **more):
+        made = [us.create_pod(request_of(name, **more)) for name in names]
+        for _ in range(2):
+            us.pods()
+        return [pod.id for pod in made]
+
+    return create
+
+
+def on(volume):
+    return {"mounts": {"network": [{"volumeId": volume, "path": "/workspace"}]}}
+
+
+def disk(size):
+    return {"mounts": {"persistent": {"size": size, "path": "/workspace"}}}
+
+
+def aged(account, pod, hours):
+    account.pods[pod].created_at = datetime.now(UTC) - timedelta(hours=hours)
+
+
+def states(account):
+    return {pod.name: pod.status for pod in account.pods.values()}
+
+
+# --- list
+
+
+def test_list_is_what_status_shows_of_runpod(inv, running):
+    running("musicgen-1", "of-somebody-else")
+    done = inv("pod.list", "--json")
+    assert done.code == 0 and [row["name"] for row in json.loads(done.out)] == ["musicgen-1"]
+    assert done.err.startswith("1 pod, $0.40 per hour, ")
+
+
+def test_list_with_an_overdue_pod_is_1(inv, running):
+    running("musicgen-1", env={"MUSICGEN_LIFETIME_END": "1700000000"})
+    done = inv("pod.list")
+    assert done.code == 1 and "OVERDUE" in done.out.replace("\n", "")
+
+
+@pytest.mark.parametrize("end", ["soon", "", "9" * 30])
+def test_end_that_somebody_edited_is_not_known(inv, running, end):
+    running("musicgen-1", env={"MUSICGEN_LIFETIME_END": end})
+    (row,) = json.loads(inv("pod.list", "--json").out)
+    assert row["ends_at"] is None and not row["overdue"]
+
+
+# --- stop
+
+
+def test_the_only_pod_is_stopped_and_what_is_still_billed_is_said(inv, account, running):
+    (pod,) = running("musicgen-1", **on(account.add_volume("songs", 100)))
+    done = inv("pod.stop", "--yes")
+    assert done.code == 0 and states(account) == {"musicgen-1": "EXITED"}
+    assert done.err == (
+        f"{pod} is stopped; network volume vol0000001 costs $7.00 a month until: "
+        "inv pod.volume-delete --volume vol0000001\n"
+    )
+
+
+def test_disk_of_a_stopped_pod_is_said_to_cost_twice_as_much(inv, running):
+    running("musicgen-1", **disk(50))
+    assert (
+        "its disk of 50 GB costs $10.00 a month while it is stopped, twice as much"
+        in inv("pod.stop", "--yes").err
+    )
+
+
+def test_pod_without_any_disk_of_its_own_costs_nothing_when_stopped(inv, running):
+    running("musicgen-1")
+    assert "nothing of it is billed while it is stopped" in inv("pod.stop", "--yes").err
+
+
+def test_what_is_billed_is_said_without_its_price_where_volumes_cannot_be_listed(inv, account, running):
+    running("musicgen-1", **on(account.add_volume()))
+    account.fault("GET", "/v2/network-volumes", 403)
+    done = inv("pod.stop", "--yes")
+    assert done.code == 0 and "vol0000001 costs $0.07 per GB a month" in done.err
+
+
+def test_stopping_what_is_stopped_succeeds(inv, us, running):
+    (pod,) = running("musicgen-1")
+    us.stop(pod)
+    for arguments in ([], ["--pod", pod]):
+        done = inv("pod.stop", "--yes", *arguments)
+        assert done.code == 0 and ("no pod of this project runs" in done.err or "is stopped" in done.err)
+
+
+def test_stop_of_nothing_names_storage_that_is_billed(inv, account):
+    account.add_volume("musicgen-songs", 10)
+    assert inv("pod.stop", "--yes").err == (
+        "no pod of this project runs; storage costs $0.70 a month, although no pod runs "
+        "(inv pod.volume-list)\n"
+    )
+
+
+def test_pod_that_stopped_itself_meanwhile_is_no_error(inv, account, running):
+    (pod,) = running("musicgen-1")
+    really = account._action
+
+    def too_late(call, pod_id):
+        account.pods[pod_id].life = ["EXITED"]
+        return really(call, pod_id)
+
+    account._action = too_late
+    done = inv("pod.stop", "--yes")
+    assert done.code == 0 and f"{pod} is stopped" in done.err
+
+
+def test_stop_that_is_accepted_and_not_done_is_1_and_still_billing(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.deaf = True
+    done = inv("pod.stop", "--yes")
+    assert done.code == 1
+    assert f"error: {pod} is still RUNNING 2 min 0 s after its stop, and STILL BILLING; " in done.err
+
+
+def test_locked_pod_says_what_to_do(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].locked = True
+    done = inv("pod.stop", "--yes")
+    assert done.code == 1 and f"{pod} is locked" in done.err and states(account) == {"musicgen-1": "RUNNING"}
+
+
+def test_which_of_two_has_to_be_said_by_id_or_name(inv, account, running):
+    running("musicgen-1", "musicgen-2")
+    done = inv("pod.stop", "--yes")
+    assert done.code == 2 and "there are 2 pods: pod0000000 (RUNNING), pod0000001 (RUNNING)" in done.err
+    assert inv("pod.stop", "--pod", "musicgen-2", "--yes").code == 0
+    assert states(account) == {"musicgen-1": "RUNNING", "musicgen-2": "EXITED"}
+
+
+@pytest.mark.parametrize("task", ["pod.stop", "pod.terminate"])
+def test_nothing_is_ended_without_a_yes(inv, account, running, task):
+    running("musicgen-1")
+    assert inv(task).code == 3
+    assert inv(task, typed="n\n").code == 3
+    assert inv(task, "--dry-run").code == 0
+    assert states(account) == {"musicgen-1": "RUNNING"}
+    assert inv(task, typed="y\n").code == 0
+    assert account.billed() == []
+
+
+@pytest.mark.parametrize("task", ["pod.stop", "pod.terminate", "pod.resume", "pod.ssh"])
+def test_pod_of_somebody_else_is_never_touched(inv, account, running, task):
+    (pod,) = running("of-somebody-else")
+    for named in (["--pod", pod], ["--pod", "of-somebody-else"]):
+        done = inv(task, *named, *(["--yes"] if task != "pod.ssh" else []))
+        assert done.code == 2 and "of this project" in done.err
+    assert states(account) == {"of-somebody-else": "RUNNING"}
+
+
+# --- terminate
+
+
+def test_terminated_pod_is_gone_and_its_volume_is_said_to_stay(inv, account, running):
+    running("musicgen-1", **on(account.add_volume("songs", 100)))
+    done = inv("pod.terminate", "--yes")
+    assert done.code == 0 and states(account) == {"musicgen-1": "TERMINATED"}
+    assert "ended 1 pod; storage costs $7.00 a month, although no pod runs" in done.err
+
+
+def test_all_ends_stopped_pods_too_and_no_other(inv, account, us, running):
+    ids = running("musicgen-1", "musicgen-2", "of-somebody-else")
+    us.stop(ids[0])
+    assert inv("pod.terminate", "--all", "--yes").code == 0
+    assert states(account) == {
+        "musicgen-1": "TERMINATED",
+        "musicgen-2": "TERMINATED",
+        "of-somebody-else": "RUNNING",
+    }
+
+
+def test_all_of_none_succeeds(inv):
+    done = inv("pod.terminate", "--all", "--yes")
+    assert done.code == 0 and done.err == "no pod of this project is left\n"
+
+
+def test_all_lists_until_none_is_left_three_times(inv, account, running, clock):
+    running("musicgen-1")
+    aged(account, "pod0000000", 1)
+    before = len(account.calls)
+    inv("pod.terminate", "--all", "--yes")
+    lists = [call for call in account.calls[before:] if (call.method, call.path) == ("GET", "/v2/pods")]
+    assert len(lists) == 1 + 1 + 3  # the plan, the one whose pod is ended, three with none
+
+
+def test_pod_that_appears_between_two_lists_is_ended_too(inv, account, running, request_of):
+    running("musicgen-1")
+    really = account._delete
+
+    def then_another(call, pod_id):
+        account._delete = really
+        account._create(Call("POST", "/v2/pods", {}, request_of("musicgen-2"), {}))
+        return really(call, pod_id)
+
+    account._delete = then_another
+    assert inv("pod.terminate", "--all", "--yes").code == 0
+    assert states(account) == {"musicgen-1": "TERMINATED", "musicgen-2": "TERMINATED"}
+
+
+def test_pod_that_refuses_its_end_is_1_with_its_id_and_the_others_end(inv, account, running):
+    running("musicgen-1", "musicgen-2")
+    account.fault("DELETE", "/v2/pods/pod0000000", 403, times=999)
+    done = inv("pod.terminate", "--all", "--yes")
+    assert done.code == 1 and states(account) == {"musicgen-1": "RUNNING", "musicgen-2": "TERMINATED"}
+    assert "error: pod0000000 did not end, and is STILL BILLING" in done.err
+    assert done.err.count("warning: pod0000000: ") == 1
+
+
+def test_one_and_all_is_refused(inv, account, running):
+    running("musicgen-1")
+    done = inv("pod.terminate", "--all", "--pod", "musicgen-1", "--yes")
+    assert done.code == 2 and states(account) == {"musicgen-1": "RUNNING"}
+
+
+# --- reap
+
+
+def test_reap_ends_what_is_older_and_nothing_else(inv, account, us, running):
+    ids = running("musicgen-1", "musicgen-2", "musicgen-3", "of-somebody-else")
+    for pod in (ids[0], ids[1], ids[3]):
+        aged(account, pod, 30)
+    us.stop(ids[1])
+    assert inv("pod.reap", "--older-than", "24h", "--yes").code == 0
+    assert states(account) == {
+        "musicgen-1": "TERMINATED",
+        "musicgen-2": "TERMINATED",
+        "musicgen-3": "RUNNING",
+        "of-somebody-else": "RUNNING",
+    }
+
+
+def test_reap_without_an_age_ends_what_outlived_its_end(inv, account, us, running):
+    late = {"env": {"MUSICGEN_LIFETIME_END": "1700000000"}}
+    _, second = running("musicgen-1", "musicgen-2", **late)
+    running("musicgen-3")
+    us.stop(second)
+    assert inv("pod.reap", "--yes").code == 0
+    assert states(account) == {
+        "musicgen-1": "TERMINATED",
+        "musicgen-2": "EXITED",
+        "musicgen-3": "RUNNING",
+    }
+
+
+def test_reap_of_nothing_succeeds_and_json_is_empty(inv, running):
+    running("musicgen-1")
+    done = inv("pod.reap", "--older-than", "1d", "--yes", "--json")
+    assert (done.code, json.loads(done.out)) == (0, [])
+    assert done.err == "no pod of this project is older than 24 h 0 min\n"
+
+
+def test_age_that_is_none_is_2(inv):
+    assert inv("pod.reap", "--older-than", "yesterday").code == 2
+
+
+# --- ssh
+
+
+def test_ssh_of_a_stopped_pod_says_how_to_start_it(inv, us, running):
+    (pod,) = running("musicgen-1")
+    us.stop(pod)
+    done = inv("pod.ssh", "--pod", pod)
+    assert (
+        done.code == 1 and done.err == f"error: {pod} has no address, as it is exited; run: inv pod.resume\n"
+    )
+    assert boxes.current() is None
+
+
+# --- network volumes
+
+
+def test_volumes_of_the_whole_account_are_listed_with_what_they_cost_and_who_has_them(inv, account, running):
+    running("musicgen-1", **on(account.add_volume("weights", 100)))
+    account.add_volume("other", 10)
+    done = inv("pod.volume-list", "--json")
+    rows = json.loads(done.out)
+    assert [(row["name"], row["per_month_usd"], row["used_by"]) for row in rows] == [
+        ("weights", pytest.approx(7.0), "pod0000000"),
+        ("other", pytest.approx(0.7), ""),
+    ]
+    assert done.err == "2 network volumes, $7.70 a month, used or not\n"
+
+
+def test_no_volume_is_no_error(inv):
+    done = inv("pod.volume-list")
+    assert done.code == 0 and "no network volume" in done.err
+
+
+def test_new_volume_is_asked_for_with_its_price_and_says_the_line_for_env(inv, account):
+    arguments = ["pod.volume-create", "--size", "50", "--data-center", "EU-RO-1"]
+    assert inv(*arguments).code == 3 and account.volumes == {}
+    done = inv(*arguments, typed="y\n")
+    assert "Make it, for $3.50 a month until it is deleted?" in done.err
+    assert done.out.endswith("vol0000001\n") and "RUNPOD_NETWORK_VOLUME_ID=vol0000001" in done.err
+    assert account.volumes["vol0000001"] | {"type": ""} == {
+        "id": "vol0000001",
+        "name": "musicgen-songs",
+        "size": 50,
+        "dataCenter": "EU-RO-1",
+        "type": "",
+    }
+
+
+def test_new_volume_as_json_is_only_json(inv):
+    done = inv("pod.volume-create", "--data-center", "EU-RO-1", "--yes", "--json")
+    assert [row["id"] for row in json.loads(done.out)] == ["vol0000001"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "a volume is in one data centre; give --data-center with one of EU-RO-1, US-KS-2"),
+        (["--data-center", "US-TX-3"], "US-TX-3 has no network volumes; give --data-center"),
+        (["--data-center", "EU-RO-1", "--size", "9"], "--size 9 is not from 10 to 4096 GB"),
+        (["--data-center", "EU-RO-1", "--size", "5000"], "--size 5000 is not from 10 to 4096 GB"),
+    ],
+)
+def test_volume_that_cannot_be_is_2_and_is_not_made(inv, account, arguments, words):
+    done = inv("pod.volume-create", "--yes", *arguments)
+    assert done.code == 2 and words in done.err and account.volumes == {}
+
+
+def test_volume_without_money_is_one_line(inv, account):
+    account.fault("POST", "/v2/network-volumes", 402, "insufficient balance")
+    done = inv("pod.volume-create", "--yes", "--data-center", "EU-RO-1")
+    assert done.code == 1 and "error: the RunPod account has no money left to create a network" in done.err
+
+
+def test_unused_volume_is_deleted_after_a_yes(inv, account):
+    volume = account.add_volume("songs", 100)
+    assert inv("pod.volume-delete", "--volume", volume).code == 3
+    done = inv("pod.volume-delete", "--volume", volume, "--yes")
+    assert done.code == 0 and account.volumes == {}
+    assert done.err == "network volume vol0000001 is gone, and $7.00 a month with it\n"
+
+
+@pytest.mark.parametrize("name", ["musicgen-1", "of-somebody-else"])
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_volume_that_a_pod_has_is_not_deleted(inv, account, us, running, name, is_stopped):
+    volume = account.add_volume()
+    (pod,) = running(name, **on(volume))
+    if is_stopped:
+        us.stop(pod)
+    done = inv("pod.volume-delete", "--volume", volume, "--yes")
+    assert done.code == 1 and f"is used by {pod}" in done.err and volume in account.volumes
+    assert [call for call in account.calls if call.method == "DELETE"] == []
+
+
+@pytest.mark.parametrize("volume", ["", "vol9"])
+def test_volume_of_nobody_is_2(inv, volume):
+    assert inv("pod.volume-delete", "--volume", volume, "--yes").code == 2
+
+
+def test_volume_that_stays_listed_is_1_and_still_billing(inv, account):
+    volume = account.add_volume()
+    account._delete_volume = lambda call, volume_id: (204, None)
+    done = inv("pod.volume-delete", "--volume", volume, "--yes")
+    assert done.code == 1 and "STILL BILLING" in done.err
+
+
+# --- faults, with all debug output: one line, the right exit code, no key (the fixture looks for it)
+
+TASKS = [
+    ["pod.list"],
+    ["pod.stop", "--yes"],
+    ["pod.terminate", "--yes"],
+    ["pod.reap", "--yes"],
+    ["pod.resume", "--yes"],
+    ["pod.ssh"],
+    ["pod.volume-list"],
+    ["pod.volume-delete", "--volume", "v", "--yes"],
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task[0])
+@pytest.mark.parametrize(
+    ("key", "code", "words"),
+    [
+        ("", 2, "RUNPOD_API_KEY is not set"),
+        ("rpa_OF_NOBODY", 2, "RunPod does not know this API key"),
+    ],
+)
+def test_without_a_key_that_is_good_every_task_is_2(inv, monkeypatch, task, key, code, words):
+    monkeypatch.setenv("RUNPOD_API_KEY", key)
+    done = inv(*task)
+    assert (done.code, done.out) == (code, "")
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert words in line
+
+
+@pytest.mark.parametrize("fault", [{"status": 403}, {"kind": "cut"}, {"kind": "drop"}, {"kind": "html"}])
+@pytest.mark.parametrize("task", TASKS[:6], ids=lambda task: task[0])
+def test_list_that_is_refused_or_half_is_one_line_and_ends_nothing(inv, account, running, task, fault):
+    running("musicgen-1")
+    account.fault("GET", "/v2/pods", times=99, **fault)
+    done = inv("-d", *task)
+    assert done.code == 1
+    assert len([line for line in done.err.splitlines() if line.startswith("error: ")]) == 1
+    assert states(account) == {"musicgen-1": "RUNNING"}
+
+
+def test_key_that_may_only_look_stops_nothing_and_says_which_right_is_missing(inv, account, running):
+    running("musicgen-1")
+    account.read_only = True
+    done = inv("-d", "pod.stop", "--yes")
+    assert done.code == 1 and "RunPod does not allow this API key to stop pod pod0000000" in done.err
+
+
+def test_secrets_of_a_pod_are_in_no_output(inv, running):
+    running("musicgen-1", env={"HF_TOKEN": "hf_PLANTED"})
+    for task in (
+        ["pod.list"],
+        ["pod.list", "--json"],
+        ["status"],
+        ["pod.stop", "--yes"],
+        ["kill-all", "--yes"],
+    ):
+        done = inv("-d", *task)
+        assert "hf_PLANTED" not in done.out + done.err
