@@ -93,13 +93,21 @@ is_busy() {
   return 1
 }
 
+# --- hook_path HOOK: where that executable is. A pod's watchdog has only a part of a release beside it; the rest is
+# in the deployed one.
+hook_path() {
+  local folder=${release:?the script that sources this sets it}
+  case $1 in
+    '' | /*) folder='' ;;
+    *) [ -e "$folder/$1" ] || folder=$MUSICGEN_BOX_ROOT/current ;;
+  esac
+  printf '%s' "${folder:+$folder/}$1"
+}
+
 # --- turns_off: there is an executable that switches this box off
 turns_off() {
-  local hook=${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}
-  case $hook in
-    '' | /*) ;;
-    *) hook=${release:?the script that sources this sets it}/$hook ;;
-  esac
+  local hook
+  hook=$(hook_path "${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}")
   [ -x "$hook" ] && [ ! -d "$hook" ]
 }
 

@@ -8,11 +8,7 @@ release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
 take_deployed
 . "$release/remote/state.sh"
 
-hook=${2:-${MUSICGEN_STOP_HOOK:-}}
-case $hook in
-  '' | /*) ;;
-  *) hook=$release/$hook ;;
-esac
+hook=$(hook_path "${2:-${MUSICGEN_STOP_HOOK:-}}")
 if [ ! -x "$hook" ] || [ -d "$hook" ]; then
   fail 2 "there is no executable ${hook:-named by MUSICGEN_STOP_HOOK}; this box stays on and costs money"
 fi

@@ -7,7 +7,9 @@ import pytest
 from tests.remote.boxes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "box.md").read_text("utf-8")
-SCRIPTS = "env.sh install.sh session.sh worker_run.sh stop_hook.sh deadline.sh watchdog.sh state.sh".split()
+SCRIPTS = """
+    env.sh install.sh session.sh worker_run.sh stop_hook.sh deadline.sh watchdog.sh state.sh pod_start.sh
+""".split()
 SOURCE = "".join((REPOSITORY / "remote" / name).read_text("utf-8") for name in SCRIPTS)
 # Given by one script to another or to the worker, not by a user.
 OURS = {"MUSICGEN_STATE_DIR", "MUSICGEN_STOP_REASON", "MUSICGEN_OUTPUT", "MUSICGEN_S3_BUCKET"}
