@@ -481,6 +481,73 @@ def pod_offers(
     cli.show_offers(Settings.load(), for_, cloud, cap, json=json)
 
 
+@task(
+    name="create",
+    help={
+        **_OF_POD,
+        "lifetime": "Duration like 8h after which the pod stops itself (default: MUSICGEN_LIFETIME_H)",
+        "disk_gb": "Disk of the container in GB (default: 100, 80 for heartmula, 50 to train)",
+        "another": "Create one although there is one already",
+        "spot": "Refused: RunPod has no spot pods",
+        "bid": "Refused: RunPod takes no bids (default: none)",
+        "dry_run": "Show the plan and stop",
+        "yes": _YES,
+        "json": "Print the new pod as JSON",
+    },
+)
+@ui.one_line_errors
+def pod_create(
+    c: Context,
+    for_: str = "musicgen",
+    cloud: str = "",
+    max_price: str = "",
+    lifetime: str = "",
+    disk_gb: int = 0,
+    another: bool = False,
+    spot: bool = False,
+    bid: str = "",
+    dry_run: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Create the cheapest RunPod pod that will do.
+
+    Waits until it takes a login; `fab` then uses it. It stops itself.
+    Example: inv pod.create --dry-run
+    """
+    from ops import durations, money
+    from ops.runpod import cli
+    from ops.runpod.prepare import PodOptions
+    from ops.ssh import ready
+    from ops.ssh.tasks import box_of
+
+    options = PodOptions(
+        purpose=for_,
+        cloud=cloud,
+        max_price_usd=money.amount_usd(max_price, "--max-price"),
+        lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
+        disk_gb=disk_gb or None,
+        spot=spot,
+        bid=bid,
+        another=another,
+    )
+    settings = Settings.load(spends=True)
+    ready.refuse_unusable_key(box_of(Known("new", "runpod", "192.0.2.1"), settings))
+    cli.create_pod(settings, options, _why_not(settings), dry_run=dry_run, yes=yes, json=json)
+
+
+def _why_not(settings: Settings) -> Callable[[Known], str]:
+    """Why a pod that was just created does not take a login yet; empty if it does."""
+
+    def why_not(known: Known) -> str:
+        from ops.ssh import ready
+        from ops.ssh.tasks import box_of
+
+        return ready.why_not(box_of(known, settings))
+
+    return why_not
+
+
 _POD = "Id or name of the pod (default: the only one)"
 _DRY_RUN = "Show the plan and stop"
 
@@ -526,7 +593,8 @@ def pod_resume(
     Example: inv pod.resume --lifetime 6h
     """
     from ops import durations, money
-    from ops.runpod import manage
+    from ops.runpod import cli, manage, resume
+    from ops.runpod.types import Pod
 
     options = manage.ResumeOptions(
         pod=pod,
@@ -534,7 +602,11 @@ def pod_resume(
         lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
     )
     settings = Settings.load(spends=True)
-    manage.resume_pod(settings, options, _login(settings), yes=yes, dry_run=dry_run, json=json)
+
+    def recreate(plan: resume.Plan) -> Pod:
+        return cli.replacement(settings, plan.pod, plan.ends_at, plan.cap_usd, _why_not(settings), yes=yes)
+
+    manage.resume_pod(settings, options, _login(settings), recreate, yes=yes, dry_run=dry_run, json=json)
 
 
 def _login(settings: Settings) -> Callable[[Known], None]:
@@ -704,7 +776,7 @@ ns = Collection(
     *(status, test),
     Collection(
         "pod",
-        *(pod_list, pod_offers, pod_reap, pod_resume, pod_ssh, pod_stop, pod_terminate),
+        *(pod_create, pod_list, pod_offers, pod_reap, pod_resume, pod_ssh, pod_stop, pod_terminate),
         *(pod_volume_create, pod_volume_delete, pod_volume_list),
     ),
 )

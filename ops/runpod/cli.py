@@ -1,15 +1,21 @@
 """The RunPod tasks of `inv`: in which order they ask RunPod, show, ask the user, act, and when they stop."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 
-from ops import measured, ui
-from ops.runpod import needs, refusals
+from ops import ui
+from ops.runpod import create, needs, pods, prepare, refusals
 from ops.runpod.api import RunPod
+from ops.runpod.create import Created
 from ops.runpod.offers import CLOUDS, Wanted, offers
-from ops.runpod.types import Volume
+from ops.runpod.prepare import PodOptions
+from ops.runpod.ready import Login
+from ops.runpod.types import Pod
 from ops.settings import Settings
 from worker.amounts import count, usd
 from worker.errors import BadInput, UserError
+from worker.timestamps import stamp
 
 
 def show_offers(
@@ -18,48 +24,114 @@ def show_offers(
     """Show what RunPod has for a purpose now. Raises UserError if nothing will do."""
     settings.check()
     needed = needs.purpose_of(purpose)
-    chosen = cloud_of(settings, cloud)
+    chosen = prepare.cloud_of(settings, cloud)
     refusals.refuse_volume_outside_secure(settings.runpod_volume_id, chosen)
     runpod = RunPod.of(settings, "pod.offers", ui.say)
     wanted = Wanted(
         purpose=needed,
         clouds=CLOUDS[chosen],
-        cap_usd=max_price_usd or cap_usd(settings, needed),
+        cap_usd=max_price_usd or prepare.cap_usd(settings, needed),
         min_cuda=needs.min_cuda(settings.runpod_image),
-        volume=volume_of(runpod, settings.runpod_volume_id),
+        volume=prepare.volume_of(runpod, settings.runpod_volume_id),
     )
-    found = offers(runpod, wanted, measured.rates(settings.model) if purpose == "musicgen" else {})
+    found = offers(runpod, wanted, prepare.rates(settings, needed))
     rows = [asdict(each) for each in found]
     joined = [row | {"data_centers": ", ".join(row["data_centers"])} for row in rows]
     ui.show(rows if json else joined, json=json)
-    usable = [each for each in found if each.will_do]
-    if not usable:
-        raise UserError(
-            f"no offer will do for {purpose} at {usd(wanted.cap_usd)} an hour or less; give --max-price "
-            "or --cloud any, or try later"
-        )
+    usable = prepare.usable(found, wanted)
     ui.say(f"{count(len(usable), 'offer')} of {len(found)} will do; cheapest: {usable[0].gpu}")
 
 
-def cloud_of(settings: Settings, cloud: str) -> str:
-    """`--cloud`, else RUNPOD_CLOUD. Raises BadInput."""
-    if cloud and cloud not in CLOUDS:
-        raise BadInput(f"--cloud {cloud} is none of {', '.join(CLOUDS)}; write one of them")
-    return cloud or settings.runpod_cloud
+def create_pod(
+    settings: Settings, options: PodOptions, login: Login, *, dry_run: bool, yes: bool, json: bool
+) -> None:
+    """Check, show, ask, create, wait for the login, and say what is next and how to end it."""
+    asked = prepare.checked(settings, options)
+    if json and not (yes or dry_run):
+        raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
+    runpod = RunPod.of(settings, "pod.create", ui.say)
+    there = create.running(runpod)
+    if there and not options.another:
+        _already(there, json=json and not dry_run)
+        if not dry_run:
+            return
+    plan, found = prepare.prepare(runpod, settings, asked)
+    if not json:
+        ui.show(found)
+    if dry_run or not json:
+        question = f"Create it, for at most {usd(plan.worst_case_usd)}?"
+        if not ui.agreed(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):
+            return
+    if settings.runpod_host:
+        ui.say("warning: RUNPOD_HOST is set, so fab takes that box; remove it from .env to use the new pod")
+    made = create.carry_out(runpod, plan, login, ui.say, another=options.another)
+    if made.pod is None:
+        _already(made.there, json=json)
+    else:
+        _made(made, made.pod, json=json)
 
 
-def cap_usd(settings: Settings, purpose: needs.Purpose) -> float:
-    """The maximum price per hour: MUSICGEN_MAX_PRICE, else the purpose's own, else the setting's default."""
-    if purpose.cap_usd is not None and not settings.is_set("max_price_usd"):
-        return purpose.cap_usd
-    return settings.max_price_usd
+def replacement(
+    settings: Settings, old: Pod, ends_at: datetime, cap_usd: float, login: Login, *, yes: bool
+) -> Pod:
+    """A new pod for the same purpose and with the same network volume as one that cannot be started again.
+
+    Asks first. The old one stays as it is. Raises UserError if there is none to be had.
+    """
+    options = PodOptions(
+        purpose=prepare.purpose_of_pod(old),
+        cloud=old.cloud.lower(),
+        max_price_usd=cap_usd,
+        lifetime=ends_at - datetime.now(UTC),
+        disk_gb=old.disk_gb,
+        volume_id=old.volume_id,
+        another=True,
+    )
+    runpod = RunPod.of(settings, "pod.resume", ui.say)
+    plan, _ = prepare.prepare(runpod, settings, prepare.checked(settings, options))
+    ui.agreed(plan.rows(), f"Create it, for at most {usd(plan.worst_case_usd)}?", yes=yes)
+    made = create.carry_out(runpod, plan, login, ui.say, another=True)
+    if made.pod is None:
+        raise UserError(f"no pod was created in place of {old.id}")
+    return made.pod
 
 
-def volume_of(runpod: RunPod, volume_id: str | None) -> Volume | None:
-    """The account's volume of that id; None without an id. Raises BadInput if there is none."""
-    if volume_id is None:
-        return None
-    for volume in runpod.volumes():
-        if volume.id == volume_id:
-            return volume
-    raise BadInput(f"the RunPod account has no network volume {volume_id}; correct RUNPOD_NETWORK_VOLUME_ID")
+def _already(there: Sequence[Pod], *, json: bool) -> None:
+    now = datetime.now(UTC)
+    if json:
+        ui.show([_row(pod) for pod in there], json=True)
+    else:
+        ui.show([pods.row(pod, None, now) for pod in there])
+    listed = ", ".join(f"{pod.id} ({pod.status}, {usd(pod.usd_per_hour)} an hour)" for pod in there)
+    ui.say(f"there is a pod already, nothing was created: {listed}")
+    ui.say("create another one: inv pod.create --another    see them: inv status")
+
+
+def _made(made: Created, pod: Pod, *, json: bool) -> None:
+    if json:
+        ui.show([_row(pod) | {"box": made.box and asdict(made.box)}], json=True)
+    elif made.box:
+        ui.write(f"{pod.id}  {made.box.user}@{made.box.host}:{made.box.port}")
+    end, where = pods.ends_at(pod), pod.data_center or "the community cloud"
+    ui.say(
+        f"{pod.gpu} in {where} is on, at {usd(pod.usd_per_hour)} an hour; it stops itself after the run, "
+        f"when nothing runs on it, and by {stamp(end) if end else '?'} at the latest\n"
+        "  make songs  fab up logs\n"
+        "  see it      inv status\n"
+        "  log in      fab shell"
+    )
+
+
+def _row(pod: Pod) -> dict[str, object]:
+    end = pods.ends_at(pod)
+    return {
+        "id": pod.id,
+        "name": pod.name,
+        "gpu": pod.gpu,
+        "cloud": pod.cloud,
+        "data_center": pod.data_center,
+        "state": pod.status,
+        "per_hour_usd": pod.usd_per_hour,
+        "volume": pod.volume_id,
+        "ends_at": stamp(end) if end else None,
+    }

@@ -107,4 +107,9 @@ def words(body: bytes) -> str:
     more = found.get("errors")
     if isinstance(more, list) and more:
         text = f"{text.rstrip('.')}: {', '.join(map(str, more))}"
-    return " ".join(_CONTROL.sub(" ", text).split())[:_LONGEST].rstrip(". ")
+    return one_line(text).rstrip(". ")
+
+
+def one_line(text: str) -> str:
+    """RunPod's words for the terminal: no control characters, and not too many."""
+    return " ".join(_CONTROL.sub(" ", text).split())[:_LONGEST]

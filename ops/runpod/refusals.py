@@ -85,6 +85,12 @@ def public_key(key_file: str | None, home: Path | None = None) -> str:
     return found[0]
 
 
+def private_key(key_file: str) -> Path:
+    """The private key of RUNPOD_SSH_KEY, which may name the public one."""
+    private = Path(key_file).expanduser()
+    return private.with_suffix("") if private.suffix == ".pub" else private
+
+
 def _public_file(key_file: str | None, home: Path) -> Path:
     if key_file is None:
         usual = [home / ".ssh" / f"{name}.pub" for name in USUAL_KEYS]
@@ -93,8 +99,7 @@ def _public_file(key_file: str | None, home: Path) -> Path:
         raise BadInput(
             "there is no SSH key in ~/.ssh; make one: ssh-keygen -t ed25519, or set RUNPOD_SSH_KEY"
         )
-    private = Path(key_file).expanduser()
-    private = private.with_suffix("") if private.suffix == ".pub" else private
+    private = private_key(key_file)
     file = private.with_name(f"{private.name}.pub")
     if not private.exists():
         raise BadInput(f"there is no SSH key {private}; correct RUNPOD_SSH_KEY")

@@ -5,10 +5,11 @@ RunPod says that a pod runs before its SSH server does, and may start one withou
 
 import time
 
+from ops.ssh import keys
 from ops.ssh.box import Box
 from ops.ssh.link import LinkLost, NoAnswer
 from worker.amounts import duration
-from worker.errors import UserError
+from worker.errors import BadInput, UserError
 
 LIMIT_S = 300.0
 POLL_S = 3.0
@@ -22,12 +23,34 @@ def wait(box: Box, limit_s: float = LIMIT_S) -> str:
     end_s = time.monotonic() + limit_s
     while True:
         try:
-            ran = box.run("nvidia-smi --query-gpu=name --format=csv,noheader", limit_s=30)
-            break
+            return gpus(box)
         except (NoAnswer, LinkLost) as error:
             if time.monotonic() + POLL_S > end_s:
                 raise UserError(f"no login within {duration(limit_s)}: {error}") from None
         time.sleep(POLL_S)
+
+
+def why_not(box: Box) -> str:
+    """Log in once: empty if the box is ready, else why not yet. Raises BadInput for a key that is refused."""
+    try:
+        gpus(box)
+    except BadInput:
+        raise
+    except UserError as error:
+        return str(error)
+    finally:
+        box.close()
+    return ""
+
+
+def gpus(box: Box) -> str:
+    """Log in once. -> the names of the GPUs, one a line. Raises UserError if there is none."""
+    ran = box.run("nvidia-smi --query-gpu=name --format=csv,noheader", limit_s=30)
     if ran.code or not ran.out.strip():
         raise UserError(f"{box.label} has no GPU that works ({ran.reason()}); run: inv pod.resume")
     return ran.out.strip()
+
+
+def refuse_unusable_key(box: Box) -> None:
+    """Raise BadInput for an SSH key that could not log in: it is not there, or locked. Uses no network."""
+    keys.login(box.link)

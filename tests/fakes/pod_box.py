@@ -1,10 +1,12 @@
 """What runs in a fake pod: a box of tests/fakes/box.py, whose disk is empty at each start of the container.
 
     runpod.containers = containers(runpod, tmp_path)
+    runpod.containers = containers(runpod, tmp_path, FakeBox.bring_torch, MUSICGEN_FLOORS_GB="")
 
 It accepts the pod's PUBLIC_KEY, has a host key of its own at each start, which the container's log names as
 RunPod's start.sh does, and keeps MUSICGEN_BOX_ROOT only on a network volume. The platform's variables are in
-the file that MUSICGEN_PLATFORM_ENV and MUSICGEN_POD_ENVIRON name. The pod's entrypoint is not run.
+the file that MUSICGEN_PLATFORM_ENV and MUSICGEN_POD_ENVIRON name; `more` win over them. The pod's entrypoint
+is not run (tests/fakes/pod_start.py does).
 """
 
 import shutil
@@ -14,11 +16,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.fakes import box
+from tests.fakes.box import FakeBox
 from tests.fakes.runpod import Address, Pod, RunPod
 
 
-def containers(runpod: RunPod, folder: Path) -> Callable[[Pod], AbstractContextManager[Address]]:
-    """For `RunPod.containers`: boxes in this folder. Skips the test where their parts are missing."""
+def containers(
+    runpod: RunPod, folder: Path, image: Callable[[FakeBox], None] = lambda box: None, **more: str
+) -> Callable[[Pod], AbstractContextManager[Address]]:
+    """For `RunPod.containers`: boxes in this folder, with what `image` brings. Skips where one cannot be."""
 
     @contextmanager
     def container(pod: Pod) -> Iterator[Address]:
@@ -30,8 +35,10 @@ def containers(runpod: RunPod, folder: Path) -> Callable[[Pod], AbstractContextM
             "MUSICGEN_PLATFORM_ENV": str(environ),
             "MUSICGEN_POD_ENVIRON": str(environ),
             "MUSICGEN_POD_CONSOLE": str(own / "console"),
+            **more,
         }
         with box.serving(own, variables) as served:
+            image(served)
             pod.address = (served.host, served.port)
             given = pod.environ() | {"RUNPOD_API_URL": runpod.url}
             environ.write_bytes(b"".join(f"{name}={value}\0".encode() for name, value in given.items()))

@@ -1,10 +1,12 @@
 """A RunPod account over HTTP, and a user whose settings know only it."""
 
 import os
+import subprocess
+from contextlib import nullcontext
 
 import pytest
 
-from ops.runpod import http
+from ops.runpod import http, prepare
 from ops.runpod.api import RunPod
 from ops.runpod.http import Clock
 from ops.settings import Settings
@@ -13,10 +15,13 @@ from tests.fakes.inv import typed_in
 
 
 class Told(list):
-    """What was told, joined by `str`."""
+    """What was told, joined by `str`. `on_line` is called with each line."""
+
+    on_line = staticmethod(lambda line: None)
 
     def __call__(self, line):
         self.append(line)
+        self.on_line(line)
 
     def __str__(self):
         return "\n".join(self)
@@ -95,3 +100,41 @@ def request_of():
         } | more
 
     return body
+
+
+@pytest.fixture
+def ssh_key(tmp_path, monkeypatch):
+    """The user's SSH key, which the settings name."""
+    file = tmp_path / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", file], check=True)
+    monkeypatch.setenv("RUNPOD_SSH_KEY", str(file))
+    return file
+
+
+@pytest.fixture
+def listening(account):
+    """Each container names its host keys in its log, and has an address. -> their fingerprints."""
+    fingerprints = []
+
+    def start(pod):
+        fingerprints.append(f"SHA256:{len(fingerprints):043d}")
+        listed = f"256 {fingerprints[-1]} root@pod (ED25519)"
+        pod.log("container", "Pod Started", "SSH host keys:", listed, "Start script(s) finished")
+        return nullcontext(("203.0.113.7", 40000 + len(fingerprints)))
+
+    account.containers = start
+    return fingerprints
+
+
+@pytest.fixture
+def plan(account, us, ssh_key, monkeypatch):
+    """A plan with three offers below $0.90: A40, A6000 and L40S; options are added."""
+
+    def make(**options):
+        monkeypatch.setenv("MUSICGEN_MAX_PRICE", "0.90")
+        settings = Settings.load()
+        made, _ = prepare.prepare(us, settings, prepare.checked(settings, prepare.PodOptions(**options)))
+        account.calls.clear()
+        return made
+
+    return make

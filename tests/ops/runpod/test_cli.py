@@ -101,3 +101,56 @@ def test_key_is_not_shown_by_debug_output(inv, account):
     account.fault("GET", "/v2/catalog/gpus", 403)
     assert inv("-d", "pod.offers").returncode == 1  # the fixture looks for the key
     assert inv("-d", "pod.offers").returncode == 0
+
+
+# --- inv pod.create
+
+
+def created(account):
+    return account.sent("POST", "/v2/pods")
+
+
+def test_creation_shows_its_plan_and_asks(inv, account, ssh_key):
+    done = inv("pod.create")
+    assert done.returncode == 3 and "agree with --yes" in done.stderr and created(account) == []
+    assert "NVIDIA A40, secure cloud, first of 1 offer" in done.stdout and "worst case" in done.stdout
+
+
+def test_dry_run_creates_nothing(inv, account, ssh_key):
+    done = inv("pod.create", "--dry-run", "--json")
+    plan = {row["what"]: row["plan"] for row in json.loads(done.stdout)}
+    assert done.returncode == 0 and plan["price now"] == "$0.40 per hour" and created(account) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (["--spot"], {}, "--spot: RunPod has no spot pods"),
+        (["--bid", "0.2"], {}, "--bid: RunPod has no spot pods"),
+        (["--json"], {}, "--json cannot ask"),
+        (["--lifetime", "1m"], {}, "from 10 minutes to 7 days"),
+        (["--disk-gb", "10"], {}, "too little for musicgen"),
+        ([], {"RUNPOD_SSH_KEY": "/nowhere/key"}, "there is no SSH key"),
+        ([], {"RUNPOD_HOST": "a@ssh.runpod.io"}, "takes no files"),
+        ([], {"MUSICGEN_MAX_PRCE": "0.1"}, "there is no setting MUSICGEN_MAX_PRCE"),
+    ],
+)
+def test_creation_that_cannot_work_is_2_before_any_call(inv, account, ssh_key, arguments, env, words):
+    done = inv("pod.create", *arguments, **env)
+    assert (done.returncode, done.stdout, account.calls) == (2, "", [])
+    assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_pod_that_is_there_already_is_shown_and_0(inv, account, us, request_of, ssh_key):
+    there = us.create_pod(request_of("musicgen-other"))
+    done = inv("pod.create", "--yes")
+    assert done.returncode == 0 and there.id in done.stdout and len(created(account)) == 1
+    assert f"there is a pod already, nothing was created: {there.id}" in done.stderr
+
+
+def test_creation_that_runpod_refuses_is_one_line_without_the_key(inv, account, ssh_key):
+    account.balance_usd = 0
+    done = inv("-d", "pod.create", "--yes")  # the fixture looks for the key
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and len(errors) == 1 and "has no money left" in errors[0]
+    assert account.billed() == []

@@ -1,0 +1,175 @@
+"""Wait until one can log in to a pod that was just created or started, and see early that it never will.
+
+RunPod's own words about it are shown as they come. Only a login proves that a pod can be used: its status
+does not. Ends nothing: who asked decides what becomes of a pod that is not ready.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ops import boxes, host_keys
+from ops.boxes import Known
+from ops.runpod import errors, pods
+from ops.runpod.api import LIST_LAG_S, RunPod, Tell
+from ops.runpod.errors import ApiError
+from ops.runpod.types import LogLine, Pod
+from worker.amounts import duration, usd
+from worker.errors import UserError
+
+_LOG_LINES = 5000
+# What RunPod's log says over and over where the machine's driver is older than the image's CUDA.
+_OLD_DRIVER = "unsatisfied condition: cuda"
+
+# Empty if one can log in to the box, else why not yet. Raises UserError where that will not change.
+Login = Callable[[Known], str]
+
+
+# The pod is paid for meanwhile. At its start an image of 10 GB is pulled.
+START_S = 900.0
+ADDRESS_S = 120.0  # after RUNNING
+HOST_KEYS_S = 30.0  # after the address, for the log that names them
+LOGIN_S = 300.0  # after the address
+
+
+def unwritable(error: OSError) -> UserError:
+    """The error of a folder in which no box can be remembered."""
+    folder = boxes.boxes_folder()
+    return UserError(f"cannot write {folder} ({error.strerror}); free the disk, or make the folder writable")
+
+
+class NotReady(Exception):
+    """This pod will not be of use, and another one may be."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the pod may cost per hour, and which private key opens it; None: one that SSH finds."""
+
+    cap_usd: float
+    key_file: str | None
+
+
+class Wait:
+    """One pod from its creation or start until the login. `pod`: as it was seen last."""
+
+    def __init__(self, runpod: RunPod, pod: Pod, terms: Terms, login: Login, tell: Tell) -> None:
+        self.pod = pod
+        self._runpod, self._terms, self._login, self._tell = runpod, terms, login, tell
+        self._clock = runpod.http.clock
+        self._began_s = self._clock.monotonic()
+        self._running_s: float | None = None
+        self._addressed_s: float | None = None
+        self._told = ""  # the last status
+        self._last_line = ""
+        self._trusted: tuple[str, int, list[str]] | None = None  # where, and which host keys
+
+    def run(self, each_list: Callable[[Pod, list[Pod]], None] = lambda pod, listed: None) -> Known:
+        """The box, once a login works. `each_list` gets this pod and every list; this pod is in the last one.
+
+        Raises NotReady; UserError where no other pod would do better, such as for a key that is refused.
+        """
+        limit_s = START_S + ADDRESS_S + LOGIN_S
+        for _ in self._clock.looks(limit_s):
+            listed = self._look()
+            self._show_log()
+            self._refuse_unusable()
+            each_list(self.pod, listed)
+            box = self._box()
+            # For each_list to see an older pod: a list that lacks this one may lack that one, too.
+            if box and self._logs_in(box) and any(pod.id == self.pod.id for pod in listed):
+                return box
+        raise NotReady(f"it was not ready within {duration(limit_s)}")
+
+    def _since_s(self, moment_s: float | None) -> float:
+        return 0.0 if moment_s is None else self._clock.monotonic() - moment_s
+
+    # --- what RunPod says
+
+    def _look(self) -> list[Pod]:
+        """Ask for the pod as it is now; -> all pods, or none where RunPod fails for the moment."""
+        try:
+            listed = self._runpod.pods()
+            now = next((pod for pod in listed if pod.id == self.pod.id), None)
+            now = now or self._runpod.pod(self.pod.id)
+        except ApiError as error:
+            if error.status not in (errors.NO_ANSWER, 429) and error.status < 500:
+                raise
+            self._tell(f"  {error}")
+            return []
+        if now is None:
+            if self._since_s(self._began_s) > LIST_LAG_S:  # before, it proves nothing
+                raise NotReady("RunPod does not know it any more")
+            return listed
+        self.pod = now
+        where = f" at {now.address.host}:{now.address.port}" if now.address else ""
+        if f"{now.status}{where}" != self._told:
+            self._tell(f"  {now.id} is {now.status}{where}")
+            self._told = f"{now.status}{where}"
+        return listed
+
+    def _show_log(self) -> None:
+        """What RunPod has written since the last look."""
+        for line in self._log("system", self._last_line):
+            self._last_line = line.id
+            text = errors.one_line(line.text)
+            self._tell(f"  RunPod: {text}")
+            if _OLD_DRIVER in text.lower():
+                raise NotReady("its driver is too old for the image's CUDA")
+
+    def _log(self, source: str, after: str = "") -> list[LogLine]:
+        try:
+            return self._runpod.log(self.pod.id, source, _LOG_LINES, after)
+        except ApiError:  # it may not know the pod yet; nothing is decided by its absence
+            return []
+
+    def _refuse_unusable(self) -> None:
+        pod, now_s = self.pod, self._clock.monotonic()
+        if not pod.alive:
+            raise NotReady(f"RunPod reports {pod.status}")
+        if pod.usd_per_hour > self._terms.cap_usd + 1e-6:  # it is a binary fraction
+            raise NotReady(
+                f"it costs {usd(pod.usd_per_hour)} an hour, over the maximum of {usd(self._terms.cap_usd)}"
+            )
+        if pod.status != "RUNNING":
+            self._running_s = self._addressed_s = None
+            if self._since_s(self._began_s) >= START_S:
+                raise NotReady(f"it is still {pod.status} after {duration(START_S)}")
+            return
+        self._running_s = now_s if self._running_s is None else self._running_s
+        if pod.address is None:
+            self._addressed_s = None
+            if self._since_s(self._running_s) >= ADDRESS_S:
+                raise NotReady(f"it has had no SSH address for {duration(ADDRESS_S)}")
+            return
+        self._addressed_s = now_s if self._addressed_s is None else self._addressed_s
+
+    # --- the box itself
+
+    def _box(self) -> Known | None:
+        """The pod as a box, with the host keys that its log names; None until then."""
+        box = pods.known(self.pod, self._terms.key_file)
+        if box is None:
+            return None
+        log = "\n".join(line.text for line in self._log("container"))
+        named = host_keys.fingerprints(log)
+        if not named and self._since_s(self._addressed_s) < HOST_KEYS_S:
+            return None
+        if self._trusted != (box.host, box.port, named):
+            try:
+                said = host_keys.started(box, log)
+            except OSError as error:
+                raise unwritable(error) from None
+            if self._trusted is None or not named:
+                self._tell(f"  {said}")
+            self._trusted = (box.host, box.port, named)
+        return box
+
+    def _logs_in(self, box: Known) -> bool:
+        why = self._login(box)
+        if not why:
+            return True
+        if self._since_s(self._addressed_s) >= LOGIN_S:
+            for line in self._log("container")[-5:]:
+                self._tell(f"  its container: {errors.one_line(line.text)}")
+            raise NotReady(f"no login within {duration(LOGIN_S)} ({why})")
+        return False

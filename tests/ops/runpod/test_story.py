@@ -1,0 +1,79 @@
+"""From an API key to songs: a pod is created, makes the list and is stopped, as a user does it."""
+
+import getpass
+import os
+import re
+import shutil
+
+import pytest
+
+from ops import boxes
+from tests.fakes import box as fake_box
+from tests.fakes.pod_box import containers
+from tests.parts import need
+
+ROOT = fake_box.ROOT
+
+
+@pytest.fixture
+def user(account, commands, ssh_key, tmp_path, tmp_path_factory, monkeypatch):
+    """Type a command in a folder of the user's that has a list and settings; it must succeed."""
+    need("OpenSSH's server", fake_box.SSHD is not None)
+    need("uv", shutil.which("uv") is not None)
+    account.user = getpass.getuser()
+    # What runs in the pod has this machine's memory, which may be less than a pod's.
+    folder = tmp_path_factory.mktemp("p")  # the path of tmux's socket has at most 107 characters
+    account.containers = containers(account, folder, fake_box.FakeBox.bring_torch, MUSICGEN_FLOORS_GB="")
+    here = tmp_path / "user"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "prompts.txt").write_text("rain ; 1 ; rain\nsun ; 2 ; sun\n")
+    (here / ".env").write_text(
+        f"RUNPOD_API_KEY={account.key}\nRUNPOD_SSH_KEY={ssh_key}\nMUSICGEN_MODEL=rehearsal\n"
+    )
+    ours = re.compile("AWS_|MUSICGEN_|RUNPOD_(?!API_URL)|HF_|HOURLY_COST_USD|SSH_AUTH_SOCK|UV_|PIP_")
+    env = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    env |= {"HOME": str(here), "MUSICGEN_AUDIT_LOG": str(here / "audit"), "AWS_EC2_METADATA_DISABLED": "true"}
+
+    def run(program, *arguments):
+        done = commands(program, "--search-root", str(ROOT), *arguments, cwd=here, env=env)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert done.returncode == 0, out + err
+        assert account.key not in out + err
+        return out + err
+
+    return run
+
+
+def test_songs_are_made_on_a_pod_that_is_created_and_stopped(user, account):
+    said = user("inv", "pod.create", "--yes")
+    box = boxes.current()
+    assert f"{box.id}  {box.user}@127.0.0.1:{box.port}" in said
+    assert "1 pod, $0.40 per hour" in user("inv", "status")
+    assert f"pinned the host key of [127.0.0.1]:{box.port}, which its own log names" in said
+    assert "host key" not in user("fab", "up")
+    said = user("fab", "logs")
+    assert "rain" in said and "sun" in said
+    assert "1 pod, $0.40 per hour" in user("inv", "status")
+    assert f"{box.id} is stopped" in user("inv", "pod.stop", "--yes")
+    assert account.billed() == []
+    assert "none of which runs" in user("inv", "status")
+    assert len(account.sent("POST", "/v2/pods")) == 1
+
+
+def test_pod_without_a_free_gpu_at_its_resume_is_replaced_on_the_same_volume(
+    inv, account, ssh_key, tmp_path, monkeypatch
+):
+    need("OpenSSH's server", fake_box.SSHD is not None)
+    account.user = getpass.getuser()
+    account.containers = containers(account, tmp_path / "pods")
+    volume = account.add_volume()
+    monkeypatch.setenv("RUNPOD_NETWORK_VOLUME_ID", volume)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in (["pod.create", "--yes"], ["pod.stop", "--yes"], ["pod.resume", "--yes"]):
+        account.host_is_full = True  # from the stop on
+        done = inv(*arguments)
+        assert done.code == 0, done.err
+    (pod,) = account.billed()
+    assert (pod.id, pod.volume) == ("pod0000001", volume) == (boxes.current().id, boxes.current().volume)
+    assert account.pods["pod0000000"].status == "TERMINATED"
