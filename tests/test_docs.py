@@ -83,13 +83,13 @@ def test_songs_that_the_readme_shows_are_those_of_the_list():
     assert shown <= {job.song for job in jobs.load(ROOT / "prompts.txt")}
 
 
-def test_messages_of_the_aws_pages_are_those_of_the_program():
+def test_messages_of_the_clouds_pages_are_those_of_the_program():
     """Rows whose first cell quotes a message; what varies in it is `...`, a number or a word in capitals."""
     texts = "\n".join(text for path in ROOT.glob("ops/**/*.py") for text in strings_in(path))
     absent = []
-    for page in ("aws.md", "aws-setup.md"):
+    for page in ("aws.md", "aws-setup.md", "runpod.md"):
         text = (ROOT / "docs" / page).read_text("utf-8")
-        shown = re.search(r"## (?:Troubleshooting|6\. When something).*?\|---.*?\n(.*)", text, re.S)
+        shown = re.search(r"## (?:Troubleshooting|(?:6\. )?When something).*?\|---.*?\n(.*)", text, re.S)
         for quoted in re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]*)\|", shown[1], re.M))):
             parts = re.split(r";|\.\.\.|…|\$?\b\d[\d.]*|\b(?:N|ACTION|MUSICGEN_\w+)\b", quoted)
             absent += [(page, quoted) for part in parts if part.strip() and part.strip() not in texts]
