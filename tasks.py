@@ -606,23 +606,7 @@ def pod_resume(
     def recreate(plan: resume.Plan) -> Pod:
         return cli.replacement(settings, plan.pod, plan.ends_at, plan.cap_usd, _why_not(settings), yes=yes)
 
-    manage.resume_pod(settings, options, _login(settings), recreate, yes=yes, dry_run=dry_run, json=json)
-
-
-def _login(settings: Settings) -> Callable[[Known], None]:
-    """Logs in to a pod that was just started, and sees its GPU."""
-
-    def login(known: Known) -> None:
-        from ops.ssh import ready
-        from ops.ssh.tasks import box_of
-
-        box = box_of(known, settings)
-        try:
-            ui.say(f"logged in; it has {ready.wait(box)}")
-        finally:
-            box.close()
-
-    return login
+    manage.resume_pod(settings, options, _why_not(settings), recreate, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(name="stop", help={"pod": _POD, "dry_run": _DRY_RUN, "yes": _YES, "json": _JSON})

@@ -9,18 +9,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ops import boxes, host_keys, ui
+from ops import boxes, ui
 from ops.boxes import Known
-from ops.runpod import bills, fleet, pods, resume, volumes
+from ops.runpod import bills, fleet, pods, ready, resume, volumes
 from ops.runpod.api import RunPod
 from ops.runpod.errors import ApiError
+from ops.runpod.ready import Login
 from ops.runpod.types import Pod, Volume
 from ops.settings import Settings
 from worker.amounts import count, duration, usd
 from worker.errors import BadInput, UserError
 
-# Logs in to a box that was just started, waits until that works, and sees its GPU. Raises UserError.
-Login = Callable[[Known], None]
 # Makes a new pod like the plan's on the same network volume, with its own question. -> the new one.
 Recreate = Callable[[resume.Plan], Pod]
 
@@ -79,19 +78,20 @@ def resume_pod(
     resume.give_new_end(runpod, plan)
     try:
         with resume.stopped_again(runpod, pod, ui.say):
-            resumed = resume.start(runpod, plan, ui.say)
-            box = _box(resumed.pod, settings)
-            _pin(box, resumed.log)
-            login(box)
+            resumed, box = resume.start(runpod, plan, settings.ssh_key, login, ui.say)
+            try:
+                boxes.save(box)
+            except OSError as error:
+                raise ready.unwritable(error) from None
     except resume.NoFreeGpu as error:
         _elsewhere(runpod, plan, error, recreate)
         return
     if json:
-        ui.show([asdict(pods.row(resumed.pod, None, _now()))], json=True)
+        ui.show([asdict(pods.row(resumed, None, _now()))], json=True)
     else:
         ui.write(f"{box.id}  {box.user}@{box.host}:{box.port}")
     ui.say(
-        f"{box.id} runs again, at {usd(resumed.pod.usd_per_hour)} an hour; its own disk was emptied\n"
+        f"{box.id} runs again, at {usd(resumed.usd_per_hour)} an hour; its own disk was emptied\n"
         "  go on       fab up logs\n"
         f"  end it now  inv pod.stop --pod {box.id}"
     )
@@ -125,17 +125,6 @@ def _box(pod: Pod, settings: Settings) -> Known:
     if box is None:
         raise UserError(f"{pod.id} has no address, as it is {pod.status.lower()}; run: inv pod.resume")
     return box
-
-
-def _pin(box: Known, log: str) -> None:
-    try:
-        boxes.save(box)
-        ui.say(host_keys.started(box, log))
-    except OSError as error:
-        raise UserError(
-            f"cannot write {boxes.boxes_folder()} ({error.strerror}), so its host key cannot be pinned; "
-            "make that folder writable"
-        ) from None
 
 
 def _elsewhere(runpod: RunPod, plan: resume.Plan, error: resume.NoFreeGpu, recreate: Recreate | None) -> None:

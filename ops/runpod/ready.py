@@ -4,7 +4,7 @@ RunPod's own words about it are shown as they come. Only a login proves that a p
 does not. Ends nothing: who asked decides what becomes of a pod that is not ready.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ops import boxes, host_keys
@@ -27,6 +27,7 @@ Login = Callable[[Known], str]
 # The pod is paid for meanwhile. At its start an image of 10 GB is pulled.
 START_S = 900.0
 ADDRESS_S = 120.0  # after RUNNING
+GPU_S = 60.0  # after the address
 HOST_KEYS_S = 30.0  # after the address, for the log that names them
 LOGIN_S = 300.0  # after the address
 
@@ -41,12 +42,21 @@ class NotReady(Exception):
     """This pod will not be of use, and another one may be."""
 
 
+class NoGpu(NotReady):
+    """It was started without its GPU: its machine has none free."""
+
+
 @dataclass(frozen=True)
 class Terms:
-    """What the pod may cost per hour, and which private key opens it; None: one that SSH finds."""
+    """What the pod may cost per hour, and which private key opens it; None: one that SSH finds.
+
+    `old_lines`: the ids of what its logs had before this start, with host keys that are not trusted any
+    more; None: that is not known, so that none is trusted for being in the log.
+    """
 
     cap_usd: float
     key_file: str | None
+    old_lines: Collection[str] | None = ()
 
 
 class Wait:
@@ -111,6 +121,8 @@ class Wait:
         """What RunPod has written since the last look."""
         for line in self._log("system", self._last_line):
             self._last_line = line.id
+            if line.id in (self._terms.old_lines or ()):
+                continue
             text = errors.one_line(line.text)
             self._tell(f"  RunPod: {text}")
             if _OLD_DRIVER in text.lower():
@@ -142,15 +154,18 @@ class Wait:
                 raise NotReady(f"it has had no SSH address for {duration(ADDRESS_S)}")
             return
         self._addressed_s = now_s if self._addressed_s is None else self._addressed_s
+        if not pod.has_running_gpu and self._since_s(self._addressed_s) >= GPU_S:
+            raise NoGpu("it was started without a GPU")
 
     # --- the box itself
 
     def _box(self) -> Known | None:
         """The pod as a box, with the host keys that its log names; None until then."""
         box = pods.known(self.pod, self._terms.key_file)
-        if box is None:
+        if box is None or not self.pod.has_running_gpu:
             return None
-        log = "\n".join(line.text for line in self._log("container"))
+        old, lines = self._terms.old_lines, self._log("container")
+        log = "\n".join(line.text for line in lines if old is not None and line.id not in old)
         named = host_keys.fingerprints(log)
         if not named and self._since_s(self._addressed_s) < HOST_KEYS_S:
             return None

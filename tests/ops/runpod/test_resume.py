@@ -34,7 +34,7 @@ def resume(account, clock, monkeypatch, capsys):
     """`inv pod.resume --yes`, whose login is a function; -> what was said. No time passes."""
     monkeypatch.setattr(http, "Clock", lambda: clock)
 
-    def run(pod="", login=lambda box: None, recreate=None, yes=True, dry_run=False, json=False, **more):
+    def run(pod="", login=lambda box: "", recreate=None, yes=True, dry_run=False, json=False, **more):
         options = manage.ResumeOptions(pod=pod, **more)
         try:
             manage.resume_pod(Settings.load(), options, login, recreate, yes=yes, dry_run=dry_run, json=json)
@@ -211,14 +211,16 @@ def test_full_machine_without_a_volume_is_an_error_that_loses_nothing(account, u
 # --- whatever goes wrong after the start stops it again
 
 
-@pytest.mark.parametrize("fault", [UserError("no login"), KeyboardInterrupt(), ZeroDivisionError()])
+@pytest.mark.parametrize("fault", ["no answer", UserError(), KeyboardInterrupt(), ZeroDivisionError()])
 def test_pod_whose_login_fails_is_stopped_again(account, stopped, resume, fault):
     pod = stopped()
 
     def login(box):
+        if fault == "no answer":
+            return fault
         raise fault
 
-    with pytest.raises(type(fault)):
+    with pytest.raises(UserError if fault == "no answer" else type(fault)):
         resume(login=login)
     assert account.pods[pod].status == "EXITED" and account.billed() == []
 
@@ -226,21 +228,40 @@ def test_pod_whose_login_fails_is_stopped_again(account, stopped, resume, fault)
 @pytest.mark.parametrize(
     ("life", "has_address", "words"),
     [
-        (["STARTING"], True, "is still STARTING after 10 min"),
-        (["RUNNING"], False, "is still RUNNING without an address after 10 min"),
-        (["STARTING", "EXITED"], True, "did not start: it is EXITED"),
-        (["STARTING", "ERROR"], True, "did not start: it is ERROR"),
+        (["STARTING"], True, "is still STARTING after 15 min"),
+        (["RUNNING"], False, "has had no SSH address for 2 min"),
+        (["RUNNING", "EXITED"], True, "RunPod reports EXITED"),
+        (["ERROR"], True, "did not start: it is ERROR"),
     ],
 )
 def test_pod_that_never_becomes_ready_is_stopped_again(account, stopped, resume, life, has_address, words):
-    pod = stopped()
+    stopped()
     account.life, account.has_address = [*life, life[-1]], has_address
     if life == ["STARTING"]:
         account._step = lambda each: None
-    account.pods[pod].log("system", "unsatisfied condition: cuda>=12.9")
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match=words):
         resume()
-    assert account.billed() == [] and "its log ends with: " in str(caught.value)
+    assert account.billed() == []
+
+
+@pytest.mark.parametrize("when", ["before this start", "since this start"])
+def test_driver_that_is_too_old_counts_only_since_this_start(account, stopped, resume, when):
+    pod = stopped()
+    line = "unsatisfied condition: cuda>=12.9"
+    if when == "before this start":
+        account.pods[pod].log("system", line)
+        assert "runs again" in resume()
+        return
+    enter = account._enter
+
+    def entered(started):
+        enter(started)
+        started.log("system", line)
+
+    account._enter = entered
+    with pytest.raises(UserError, match="its driver is too old for the image's CUDA"):
+        resume()
+    assert account.billed() == []
 
 
 def test_pod_that_cannot_be_stopped_again_is_said_to_be_billed(account, stopped, resume):
@@ -298,7 +319,7 @@ def test_lifetime_of_0_is_refused(stopped, resume, monkeypatch):
 def test_folder_that_cannot_be_written_pins_nothing_and_stops_it(account, stopped, resume, tmp_path):
     stopped()
     (tmp_path / ".boxes").write_text("a file")
-    with pytest.raises(UserError, match="its host key cannot be pinned"):
+    with pytest.raises(UserError, match=r"cannot write .*make the folder writable"):
         resume()
     assert account.billed() == []
 
