@@ -11,7 +11,7 @@ from typing import Any
 
 from ops import boxes, ui
 from ops.boxes import Known
-from ops.runpod import bills, fleet, pods, ready, resume, volumes
+from ops.runpod import bills, fleet, pods, prepare, ready, resume, volumes
 from ops.runpod.api import RunPod
 from ops.runpod.errors import ApiError
 from ops.runpod.ready import Login
@@ -98,9 +98,7 @@ def resume_pod(
 
 
 def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) -> resume.Plan:
-    lifetime = options.lifetime or timedelta(hours=settings.lifetime_h)
-    if not lifetime:
-        raise BadInput("MUSICGEN_LIFETIME_H=0 gives a pod no end, and it needs one; give --lifetime 8h")
+    lifetime = prepare.lifetime_of(settings, options.lifetime)
     before = _former_price(runpod, pod)
     cap = options.max_price_usd or (settings.max_price_usd if settings.is_set("max_price_usd") else None)
     cap = cap or before or settings.max_price_usd

@@ -62,14 +62,11 @@ def checked(settings: Settings, options: PodOptions) -> PodRequest:
     refusals.refuse_volume_outside_secure(volume_id, cloud)
     disk_gb = purpose.disk_gb if options.disk_gb is None else options.disk_gb
     refusals.refuse_small_disk(purpose.name, disk_gb, purpose.least_disk_gb)
-    lifetime = options.lifetime or timedelta(hours=settings.lifetime_h)
-    if not _LIFETIMES[0] <= lifetime <= _LIFETIMES[1]:
-        raise BadInput("a pod's lifetime is from 10 minutes to 7 days; correct MUSICGEN_LIFETIME_H")
     return PodRequest(
         purpose=purpose,
         cloud=cloud,
         cap_usd=options.max_price_usd or cap_usd(settings, purpose),
-        lifetime=lifetime,
+        lifetime=lifetime_of(settings, options.lifetime),
         disk_gb=disk_gb,
         volume_id=volume_id,
         public_key=refusals.public_key(settings.ssh_key),
@@ -99,6 +96,14 @@ def prepare(runpod: RunPod, settings: Settings, asked: PodRequest) -> tuple[PodP
         start_script=container.start_script(),
     )
     return plan, found
+
+
+def lifetime_of(settings: Settings, given: timedelta | None) -> timedelta:
+    """`--lifetime`, else MUSICGEN_LIFETIME_H. Raises BadInput."""
+    lifetime = given or timedelta(hours=settings.lifetime_h)
+    if not _LIFETIMES[0] <= lifetime <= _LIFETIMES[1]:
+        raise BadInput("a pod's lifetime is from 10 minutes to 7 days; correct MUSICGEN_LIFETIME_H")
+    return lifetime
 
 
 def purpose_of_pod(pod: Pod) -> str:

@@ -312,7 +312,7 @@ def test_wrong_clock_is_refused_before_anything_is_changed(account, stopped, res
 def test_lifetime_of_0_is_refused(stopped, resume, monkeypatch):
     stopped()
     monkeypatch.setenv("MUSICGEN_LIFETIME_H", "0")
-    with pytest.raises(BadInput, match="--lifetime 8h"):
+    with pytest.raises(BadInput, match="correct MUSICGEN_LIFETIME_H"):
         resume()
 
 

@@ -1,4 +1,4 @@
-"""A pod's host keys through its starts, with real SSH servers: new ones are followed, foreign refused."""
+"""A pod's starts, with real SSH servers: new ports and host keys are followed, foreign keys refused."""
 
 import getpass
 import subprocess
@@ -113,3 +113,19 @@ def test_pod_without_a_login_is_stopped_again(inv, account, pod, monkeypatch):
     done = inv("pod.resume", "--yes")
     assert done.code == 2 and "refused your SSH key" in done.err
     assert account.billed() == []
+
+
+def test_full_machine_is_replaced_by_a_new_pod_on_the_same_volume(
+    inv, account, us, public, request_of, tmp_path
+):
+    account.containers, account.user = containers(account, tmp_path / "pods"), getpass.getuser()
+    mounts = {"network": [{"volumeId": account.add_volume("songs", 100), "path": "/workspace"}]}
+    old = us.create_pod(request_of(env={"PUBLIC_KEY": public, "HOURLY_COST_USD": "0.4"}, mounts=mounts))
+    us.stop(old.id)
+    account.host_is_full = True
+    done = inv("pod.resume", "--lifetime", "3h", "--yes")
+    assert done.code == 0, done.err
+    (new,) = us.pods()
+    assert new.id != old.id and new.volume_id == "vol0000001" and boxes.current().id == new.id
+    assert f"{new.id} has taken the place of {old.id}, which is gone" in done.err
+    assert inv("pod.ssh", "--show").code == 0
