@@ -570,7 +570,7 @@ def pod_list(c: Context, json: bool = False) -> None:
     name="resume",
     help={
         "pod": "Id or name of the pod (default: the only stopped one)",
-        "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE if set, else as before)",
+        "max_price": _OF_POD["max_price"],
         "lifetime": "Duration like 8h after which the pod ends (default: MUSICGEN_LIFETIME_H)",
         "dry_run": _DRY_RUN,
         "yes": _YES,

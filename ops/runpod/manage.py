@@ -11,7 +11,7 @@ from typing import Any
 
 from ops import boxes, ui
 from ops.boxes import Known
-from ops.runpod import bills, fleet, pods, prepare, ready, resume, volumes
+from ops.runpod import bills, fleet, needs, pods, prepare, ready, resume, volumes
 from ops.runpod.api import RunPod
 from ops.runpod.errors import ApiError
 from ops.runpod.ready import Login
@@ -99,20 +99,17 @@ def resume_pod(
 
 def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) -> resume.Plan:
     lifetime = prepare.lifetime_of(settings, options.lifetime)
-    before = _former_price(runpod, pod)
-    cap = options.max_price_usd or (settings.max_price_usd if settings.is_set("max_price_usd") else None)
-    cap = cap or before or settings.max_price_usd
-    if before is not None and before > cap:
+    cap = options.max_price_usd or prepare.cap_usd(settings, needs.purpose_of(prepare.purpose_of_pod(pod)))
+    listed = _list_price(runpod, pod)
+    if listed is not None and listed > cap:
         raise BadInput(
-            f"{pod.id} costs {usd(before)} an hour, over the maximum of {usd(cap)}; give --max-price"
+            f"{pod.id} costs {usd(listed)} an hour, over the maximum of {usd(cap)}; give --max-price"
         )
-    return resume.Plan(pod, _now() + lifetime, cap, before)
+    return resume.Plan(pod, _now() + lifetime, cap, listed)
 
 
-def _former_price(runpod: RunPod, pod: Pod) -> float | None:
-    """What it cost per hour when it ran: RunPod shows 0 now. Else the list price of its GPUs, if known."""
-    with contextlib.suppress(ValueError):
-        return float(pod.env.get("HOURLY_COST_USD", ""))
+def _list_price(runpod: RunPod, pod: Pod) -> float | None:
+    """RunPod's list price of its GPUs now, as a stopped pod shows 0; None if they are not listed."""
     prices = {kind.id: kind.usd_per_hour.get(pod.cloud) for kind in runpod.gpu_types(pod.cloud)}
     each = prices.get(pod.gpu or "")
     return None if each is None else each * pod.n_gpus

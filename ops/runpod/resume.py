@@ -36,7 +36,7 @@ class NotStarted(UserError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a resume will do. `per_hour_usd`: what the pod cost before, or RunPod's list price, if known."""
+    """What a resume will do. `per_hour_usd`: RunPod's list price, if known."""
 
     pod: Pod
     ends_at: datetime

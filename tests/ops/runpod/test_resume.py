@@ -154,18 +154,25 @@ def test_price_over_the_maximum_is_refused_before_it_starts(account, stopped, re
     assert "runs again" in resume(max_price_usd=0.50)
 
 
-def test_former_price_is_the_maximum_where_none_is_set(account, stopped, resume):
+def test_pod_that_costs_more_than_was_listed_is_stopped_again(account, stopped, resume):
     account.price_factor = 2
-    pod = stopped(env={"HOURLY_COST_USD": "0.4"})
-    with pytest.raises(UserError, match=r"over the maximum of \$0.40"):
+    pod = stopped()
+    with pytest.raises(UserError, match=r"it costs \$0.80 an hour, over the maximum of \$0.40"):
         resume()
     assert account.pods[pod].status == "EXITED" and "stopping" in resume.said.err
 
 
-def test_price_that_nobody_noted_is_the_one_of_the_catalogue(stopped, resume):
-    stopped(env={})
-    resume(dry_run=True)
-    assert "$0.40" in resume.said.out
+@pytest.mark.parametrize("noted", ["", "9", "nan", "inf", "-1"])
+def test_what_its_environment_says_of_a_price_is_no_maximum(account, stopped, resume, noted):
+    account.price_factor = 2
+    stopped(env={"HOURLY_COST_USD": noted})
+    with pytest.raises(UserError, match=r"over the maximum of \$0.40"):
+        resume()
+
+
+def test_training_pod_has_the_maximum_of_its_purpose(stopped, resume):
+    stopped("musicgen-train-1", gpu="NVIDIA GeForce RTX 4090")
+    assert "runs again, at $0.44 an hour" in resume()
 
 
 # --- no GPU
