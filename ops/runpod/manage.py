@@ -105,7 +105,8 @@ def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) 
         raise BadInput(
             f"{pod.id} costs {usd(listed)} an hour, over the maximum of {usd(cap)}; give --max-price"
         )
-    return resume.Plan(pod, _now() + lifetime, cap, listed)
+    own = settings.hourly_cost_usd
+    return resume.Plan(pod, _now() + lifetime, cap, listed, report_usd=listed if own is None else own)
 
 
 def _list_price(runpod: RunPod, pod: Pod) -> float | None:

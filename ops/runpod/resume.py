@@ -36,12 +36,13 @@ class NotStarted(UserError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a resume will do. `per_hour_usd`: RunPod's list price, if known."""
+    """What a resume will do. `per_hour_usd`: the list price, if known; `report_usd`: what reports count."""
 
     pod: Pod
     ends_at: datetime
     cap_usd: float
     per_hour_usd: float | None
+    report_usd: float | None = None
 
     def rows(self) -> list[dict[str, object]]:
         """For the user."""
@@ -78,12 +79,14 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
 
 
 def give_new_end(runpod: RunPod, plan: Plan) -> None:
-    """Move the end of the stopped pod's lifetime: a pod that started with the old one would soon stop itself.
+    """Move the end of the stopped pod's lifetime: with the old one it would soon stop itself again.
 
     While it is stopped: a change restarts a container that runs.
     """
     refusals.refuse_wrong_clock(runpod.http.clock_ahead_s)
     env = {**plan.pod.env, pods.END: str(int(plan.ends_at.timestamp()))}
+    if plan.report_usd is not None:
+        env["HOURLY_COST_USD"] = f"{plan.report_usd:g}"
     runpod.change_pod(plan.pod.id, {"env": env})
 
 

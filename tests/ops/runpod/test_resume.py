@@ -170,6 +170,18 @@ def test_what_its_environment_says_of_a_price_is_no_maximum(account, stopped, re
         resume()
 
 
+@pytest.mark.parametrize(("own", "counted"), [({}, "0.45"), ({"HOURLY_COST_USD": "0.1"}, "0.1")])
+def test_reports_count_with_the_price_of_now_or_the_user_s_own(
+    account, stopped, resume, monkeypatch, own, counted
+):
+    pod = stopped()
+    account.gpus["NVIDIA A40"]["price"]["secure"] = 0.45
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    resume(max_price_usd=0.50)
+    assert account.pods[pod].request["env"]["HOURLY_COST_USD"] == counted
+
+
 def test_training_pod_has_the_maximum_of_its_purpose(stopped, resume):
     stopped("musicgen-train-1", gpu="NVIDIA GeForce RTX 4090")
     assert "runs again, at $0.44 an hour" in resume()
