@@ -224,10 +224,10 @@ def _end(
 
 def _short(pod: Pod) -> dict[str, Any]:
     """A pod in a question."""
-    lost = f"a disk of {pod.host_disk_gb} GB" if pod.host_disk_gb else ""
     found = pods.row(pod, None, _now())
     names = ("id", "name", "gpu", "where", "state", "age_s", "per_hour_usd", "volume")
-    return {name: getattr(found, name) for name in names} | {"has": lost}
+    disk = {"disk": f"{pod.host_disk_gb} GB on its machine"} if pod.host_disk_gb else {}
+    return {name: getattr(found, name) for name in names} | disk
 
 
 def box_of(settings: Settings, named: str) -> Known:

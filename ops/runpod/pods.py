@@ -119,7 +119,7 @@ def row(pod: Pod, billed: Sequence[PodBill] | None, now: datetime) -> PodRow:
         per_hour_usd=pod.usd_per_hour if pod.alive else None,
         cost_usd=cost.usd,
         billed_usd=cost.billed_usd,
-        ends_at=stamp(end) if end else None,
+        ends_at=stamp(end) if end and pod.alive else None,
         volume=pod.volume_id,
         remark=_remark(pod, end, now),
         overdue=is_overdue(pod, now),

@@ -122,7 +122,9 @@ def test_pod_that_outlived_its_end_is_overdue(inv, running, hours, code):
 def test_stopped_pod_is_not_overdue(inv, us, running):
     (pod,) = running("musicgen-1", **end_in(-5))
     us.stop(pod)
-    assert inv("status").code == 0
+    done = inv("status", "--json")
+    (row,) = json.loads(done.out)
+    assert (done.code, row["state"], row["ends_at"]) == (0, "exited", None)
 
 
 def test_pod_without_an_end_says_so(inv, running):

@@ -230,6 +230,11 @@ def test_one_and_all_is_refused(inv, account, running):
     assert done.code == 2 and states(account) == {"musicgen-1": "RUNNING"}
 
 
+def test_disk_that_goes_with_the_pod_is_in_the_question(inv, running):
+    running("musicgen-1", **disk(50))
+    assert "50 GB on its machine" in inv("pod.terminate", "--dry-run").out
+
+
 # --- reap
 
 
