@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fabfile
+import tasks
 from tests.listing import ARGUMENTS, TASKS, commands
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,12 @@ def test_listing_is_the_one_of_the_readme_and_loads_nothing_slow(program):
 def test_page_names_all_commands_of_fab():
     page = (ROOT / "docs" / "ssh.md").read_text("utf-8")
     assert {name for program, name, _ in commands(page) if program == "fab"} == set(fabfile.ns.tasks)
+
+
+def test_page_names_all_commands_for_pods():
+    page = (ROOT / "docs" / "runpod.md").read_text("utf-8")
+    named = {name for program, name, _ in commands(page) if program == "inv" and name.startswith("pod.")}
+    assert named == {name for name in tasks.ns.task_names if name.startswith("pod.")}
 
 
 def test_first_docstring_lines_fit_the_listing():

@@ -21,8 +21,8 @@ class Pods:
     has_regions = False
 
     def owns(self, text: str) -> bool:
-        """True for 14 small letters and digits with both among them, so not for most names of hosts."""
-        return re.fullmatch(r"(?=.*[a-z])(?=.*[0-9])[a-z0-9]{14}", text) is not None
+        """True for 14 small letters and digits, a digit before a letter: few hosts have such names."""
+        return re.fullmatch(r"(?=.*[0-9][a-z])[a-z0-9]{14}", text) is not None
 
     def locate(self, settings: Settings, machine: str, region: str | None = None) -> Located | None:
         """The pod of this id."""

@@ -69,6 +69,7 @@ def test_terminated_pod_is_none_also_while_runpod_knows_it(us, running, account)
         ("i-0123456789abcdef0", False),
         ("gpu-server", False),
         ("workstationone", False),
+        ("myworkstation1", False),
         ("12345678901234", False),
         ("203.0.113.7", False),
     ],
