@@ -118,7 +118,8 @@ def _made(made: Created, pod: Pod, *, json: bool) -> None:
         f"when nothing runs on it, and by {stamp(end) if end else '?'} at the latest\n"
         "  make songs  fab up logs\n"
         "  see it      inv status\n"
-        "  log in      fab shell"
+        "  log in      fab shell\n"
+        "  end it now  inv pod.stop"
     )
 
 

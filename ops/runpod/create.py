@@ -27,7 +27,7 @@ from worker.errors import UserError
 # Each is paid for until it is given up; what stops so many is probably the image or the settings.
 MOST_PODS = 3
 _FAULTS = 2
-_SENT_IN_VAIN = ("entrypoint", "cmd")
+_EXEC_FORM = ("entrypoint", "cmd")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def carry_out(
     creation = _Creation(runpod, plan, tell, now)
     terms = Terms(plan.cap_usd, plan.key_file)
     with interrupts.terminate_as_interrupt(), creation.undone_on_error():
-        there = running(runpod)
-        if there and not another:
+        if not another and (there := running(runpod)):
             return Created(there=there)
         for offer in plan.candidates:
             pod = creation.ask(offer)
@@ -145,7 +144,7 @@ class _Creation:
             with interrupts.held(self._tell, "RunPod's answer"):
                 pod = self._asked(name, request)
         except ApiError as error:
-            refused = error.status == 422 and any(field in error.detail for field in _SENT_IN_VAIN)
+            refused = error.status == 422 and any(field in error.detail for field in _EXEC_FORM)
             if not (refused and self._exec_form):
                 raise
             self._tell("RunPod's API knows no entrypoint and cmd; sending the same as args")
@@ -233,6 +232,7 @@ class _Creation:
                 )
                 raise
             self._pods.clear()
+            self._tell("nothing of it is running")
 
     def _find_lost(self) -> ApiError | None:
         """Give a pod whose answer was lost time to be listed. -> why it is not known whether it is there."""

@@ -475,3 +475,60 @@ def test_price_that_differs_from_the_list_is_said(made, account, told):
 def test_key_is_in_no_line(made, account, told, tmp_path):
     made()
     assert account.key not in str(told) + (tmp_path / "audit.jsonl").read_text("utf-8")
+
+
+# --- as the user sees it
+
+VOLUME = "RUNPOD_NETWORK_VOLUME_ID"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "env", "code", "words"),
+    [
+        ({}, {"RUNPOD_API_KEY": ""}, 2, "RUNPOD_API_KEY is not set"),
+        ({}, {"RUNPOD_API_KEY": "rpa_OF_NOBODY"}, 2, "RunPod does not know this API key"),
+        ({"read_only": True}, {}, 1, "does not allow this API key to create a pod"),
+        ({"balance_usd": 0}, {}, 1, "has no money left to create a pod"),
+        ({}, {VOLUME: "vol9"}, 2, "no network volume vol9"),
+        ({}, {VOLUME: "US-TX-3"}, 1, "no offer will do for musicgen at $0.40 an hour or less"),
+        ({"clock_ahead": timedelta(hours=1)}, {}, 2, "this machine's clock is 60 min behind RunPod's"),
+        ({"life": ["PROVISIONING"]}, {}, 1, "it is still PROVISIONING after 15 min 0 s (NVIDIA A40"),
+        ({"has_address": False}, {}, 1, "it has had no SSH address for 2 min 0 s (NVIDIA A40"),
+        ({"life": ["STARTING", "EXITED"]}, {}, 1, "nothing is running: RunPod reports EXITED (NVIDIA A40"),
+        ({"full": {"NVIDIA A40"}}, {}, 1, "nothing is running: There are no longer any instances"),
+    ],
+)
+def test_fault_is_one_line_with_its_exit_code_and_nothing_left(
+    inv, account, listening, ssh_key, monkeypatch, knobs, env, code, words
+):
+    if env.get(VOLUME) == "US-TX-3":
+        env = {VOLUME: account.add_volume(data_center="US-TX-3")}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for name, value in knobs.items():
+        setattr(account, name, value)
+    done = inv("pod.create", "--yes")
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert done.code == code and len(errors) == 1 and words in errors[0], done.err
+    assert alive(account) == [] and boxes.current() is None
+
+
+def test_answers_that_break_off_end_it_before_anything_is_created(inv, account, ssh_key):
+    account.fault("GET", PODS, kind="cut", times=99)
+    done = inv("pod.create", "--yes")
+    assert done.code == 1 and "broke off" in done.err and account.sent("POST", PODS) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
+def test_interrupt_is_75_and_says_that_nothing_runs(inv, account, ssh_key):
+    account.life = ["PROVISIONING"]
+
+    def respond(call, *rest, before=account.respond):
+        if call.path.endswith("/logs") and not pressed:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+        return before(call, *rest)
+
+    pressed, account.respond = [], respond
+    done = inv("pod.create", "--yes")
+    assert done.code == 75 and alive(account) == []
+    assert "ending pod0000000" in done.err and "nothing of it is running" in done.err

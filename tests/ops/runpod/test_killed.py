@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from ops.runpod.api import PREFIX
+from ops.runpod import pods
 from ops.runpod.pods import END
 from tests.fakes.pod_start import Containers
 from tests.remote.boxes import until
@@ -57,8 +58,10 @@ def test_pod_ends_itself_wherever_its_creator_was_killed(account, us, killed, tm
     account.containers = containers
     assert killed(*MOMENTS[moment]).returncode == -signal.SIGKILL
     (pod,) = account.billed()
-    assert pod.name.startswith(PREFIX)  # by which inv pod.reap finds it
-    assert began + 3500 < int(pod.request["env"][END]) < time.time() + 3700
+    end_s = int(pod.request["env"][END])
+    assert began + 3500 < end_s < time.time() + 3700
+    seen = us.pod(pod.id)  # inv pod.reap finds it, should all else fail
+    assert pods.is_ours(seen) and pods.is_overdue(seen, datetime.fromtimestamp(end_s + 601, UTC))
     while us.pod(pod.id).status != "RUNNING":  # a look takes it one step on
         pass
     (start,) = containers.starts

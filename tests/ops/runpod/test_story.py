@@ -23,7 +23,9 @@ def user(account, commands, ssh_key, tmp_path, tmp_path_factory, monkeypatch):
     account.user = getpass.getuser()
     # What runs in the pod has this machine's memory, which may be less than a pod's.
     folder = tmp_path_factory.mktemp("p")  # the path of tmux's socket has at most 107 characters
-    account.containers = containers(account, folder, fake_box.FakeBox.bring_torch, MUSICGEN_FLOORS_GB="")
+    # The pod does not stop itself before it is looked at.
+    more = {"MUSICGEN_FLOORS_GB": "", "MUSICGEN_STOP_GRACE_S": "600"}
+    account.containers = containers(account, folder, fake_box.FakeBox.bring_torch, **more)
     here = tmp_path / "user"
     here.mkdir()
     monkeypatch.chdir(here)
