@@ -418,11 +418,14 @@ def test_another_is_created_beside_it(made, account, us, request_of):
     assert sorted(alive(account)) == [there.id, created.pod.id]
 
 
-def test_younger_of_two_is_terminated(made, account, told, us, request_of):
+@pytest.mark.parametrize("lag", [0, 6], ids=["at once", "although lists lag behind"])
+def test_younger_of_two_is_terminated(made, account, told, us, request_of, lag):
     def somebody_else(line):
         if line.startswith("created pod0000000"):
             us.create_pod(request_of("musicgen-other"))
             account.pods["pod0000001"].created_at -= timedelta(seconds=1)
+            account.pods["pod0000001"].lists_hidden = lag
+            account.pods["pod0000000"].lists_hidden = lag + 1 if lag else 0
 
     told.on_line = somebody_else
     created = made()
