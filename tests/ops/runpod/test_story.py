@@ -61,21 +61,3 @@ def test_songs_are_made_on_a_pod_that_is_created_and_stopped(user, account):
     assert account.billed() == []
     assert "none of which runs" in user("inv", "status")
     assert len(account.sent("POST", "/v2/pods")) == 1
-
-
-def test_pod_without_a_free_gpu_at_its_resume_is_replaced_on_the_same_volume(
-    inv, account, ssh_key, tmp_path, monkeypatch
-):
-    need("OpenSSH's server", fake_box.SSHD is not None)
-    account.user = getpass.getuser()
-    account.containers = containers(account, tmp_path / "pods")
-    volume = account.add_volume()
-    monkeypatch.setenv("RUNPOD_NETWORK_VOLUME_ID", volume)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for arguments in (["pod.create", "--yes"], ["pod.stop", "--yes"], ["pod.resume", "--yes"]):
-        account.host_is_full = True  # from the stop on
-        done = inv(*arguments)
-        assert done.code == 0, done.err
-    (pod,) = account.billed()
-    assert (pod.id, pod.volume) == ("pod0000001", volume) == (boxes.current().id, boxes.current().volume)
-    assert account.pods["pod0000000"].status == "TERMINATED"
