@@ -423,7 +423,7 @@ def test_younger_of_two_is_terminated(made, account, told, us, request_of, lag):
     def somebody_else(line):
         if line.startswith("created pod0000000"):
             us.create_pod(request_of("musicgen-other"))
-            account.pods["pod0000001"].created_at -= timedelta(seconds=1)
+            account.pods["pod0000001"].created_at -= timedelta(seconds=5)
             account.pods["pod0000001"].lists_hidden = lag
             account.pods["pod0000000"].lists_hidden = lag + 1 if lag else 0
 
