@@ -1,6 +1,7 @@
 """From an API key to songs: a pod is created, makes the list and is stopped, as a user does it."""
 
 import getpass
+import json
 import os
 import re
 import shutil
@@ -61,3 +62,14 @@ def test_songs_are_made_on_a_pod_that_is_created_and_stopped(user, account):
     assert account.billed() == []
     assert "none of which runs" in user("inv", "status")
     assert len(account.sent("POST", "/v2/pods")) == 1
+
+
+def test_json_of_a_new_pod_is_all_of_stdout(inv, account, ssh_key, tmp_path, monkeypatch):
+    need("OpenSSH's server", fake_box.SSHD is not None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    account.user = getpass.getuser()
+    account.containers = containers(account, tmp_path / "pods")
+    (made,) = json.loads(inv("pod.create", "--yes", "--json").out)
+    box = boxes.current()
+    assert (made["id"], made["gpu"], made["per_hour_usd"]) == (box.id, "NVIDIA A40", 0.40)
+    assert (made["box"]["host"], made["box"]["port"]) == (box.host, box.port)
