@@ -208,7 +208,7 @@ class _Creation:
     def end(self) -> None:
         """Terminate whatever was or may have been created. A Ctrl-C waits for it.
 
-        Raises UserError, after a warning that names it, if something may be left.
+        Raises an error, usually UserError, after a warning that names it, if something may be left.
         """
         if not self._pods and not self._lost:
             return
@@ -216,15 +216,13 @@ class _Creation:
             try:
                 unseen = self._find_lost()
                 if there := list(self._pods.values()):
-                    for pod in there:
-                        boxes.forget(pod.id)
                     age_s = pods.youngest_s(there, self._now())
                     ending = pods.terminate(self._runpod, [pod.id for pod in there], self._tell, age_s)
                     if failures := ending.failures():
                         raise UserError("; ".join(failures))
                 if unseen:
                     raise unseen
-            except UserError as error:
+            except Exception as error:
                 names = ", ".join([*(pod.id for pod in self._pods.values()), *self._lost])
                 self._tell(
                     f"WARNING: {names} may still be running, and STILL BILLING ({error}); it stops itself "
@@ -233,6 +231,9 @@ class _Creation:
                 raise
             self._pods.clear()
             self._tell("nothing of it is running")
+            for pod in there:
+                with suppress(Exception):  # a convenience, and no reason to raise another error
+                    boxes.forget(pod.id)
 
     def _find_lost(self) -> ApiError | None:
         """Give a pod whose answer was lost time to be listed. -> why it is not known whether it is there."""
@@ -260,6 +261,6 @@ class _Creation:
         try:
             yield
         except BaseException:
-            with suppress(KeyboardInterrupt, UserError):  # the block's own error is raised
+            with suppress(KeyboardInterrupt, Exception):  # the block's own error is raised
                 self.end()
             raise

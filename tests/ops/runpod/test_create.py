@@ -398,6 +398,26 @@ def test_folder_that_cannot_be_written_leaves_nothing(made, account, tmp_path):
     assert len(account.pods) == 1 and alive(account) == []
 
 
+def test_pointer_that_cannot_be_read_keeps_no_pod_running(made, account, tmp_path):
+    def login(box):
+        (tmp_path / ".boxes" / "current").write_text("pod0000000", "utf-16")
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        made(login)
+    assert len(account.pods) == 1 and alive(account) == []
+
+
+def test_error_of_ours_in_the_clean_up_names_the_pod(made, account, told, us, monkeypatch):
+    def login(box):
+        monkeypatch.setattr(us, "terminate", lambda pod_id: (_ for _ in ()).throw(OSError("a bug")))
+        raise RuntimeError("another bug")
+
+    with pytest.raises(RuntimeError):
+        made(login)
+    assert "WARNING: pod0000000 may still be running, and STILL BILLING" in str(told)
+
+
 # --- several
 
 
