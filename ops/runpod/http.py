@@ -4,6 +4,7 @@ The key goes to RUNPOD_API_URL in a header and nowhere else: no redirect is foll
 only to this machine. Knows no paths and no fields.
 """
 
+import io
 import json
 import time
 import urllib.parse
@@ -136,12 +137,15 @@ class Http:
         stream_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        with _explained(what):
+        sent = None if body is None else _Body(body)
+        # With its length it is sent as it is, and not in chunks, which a reader of bytes would be.
+        length = {} if body is None else {"Content-Length": str(len(body))}
+        with _explained(what, sent):
             answer = self._pool.urlopen(
                 method,
                 url,
-                body=body,
-                headers=dict(headers),
+                body=sent,
+                headers={**headers, **length},
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=stream_s or READ_S),
                 retries=False,
                 redirect=False,
@@ -184,23 +188,37 @@ class _Limited(Exception):
         self.error, self.pause_s = error, pause_s
 
 
+class _Body(io.BytesIO):
+    """A request's body that knows whether sending it has begun: before, RunPod cannot have acted.
+
+    An error's type does not tell: TLS, and behind a proxy any connection, may also fail after the request.
+    """
+
+    begun = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.begun = True
+        return super().read(size)
+
+
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Raise urllib3's errors in the block as ApiError."""
+def _explained(what: str, body: _Body | None) -> Iterator[None]:
+    """Raise urllib3's errors in the block as ApiError. `body`: None where the request has none."""
     try:
         yield
     except HTTPError as error:
-        unsent = isinstance(error, NewConnectionError | ConnectTimeoutError | SSLError | ProxyError)
-        raise errors.silent(_reason(error), what, sent=not unsent) from None
+        never = isinstance(error, NewConnectionError | ConnectTimeoutError | SSLError | ProxyError)
+        sent = body.begun if body else not never
+        raise errors.silent(_reason(error, sent), what, sent=sent) from None
 
 
-def _reason(error: HTTPError) -> str:
+def _reason(error: HTTPError, sent: bool) -> str:
     reasons: list[tuple[type[HTTPError], str]] = [
         (NewConnectionError, "no connection"),  # a subclass of the next
         (ConnectTimeoutError, f"no connection within {CONNECT_S:g} s"),
         (ReadTimeoutError, f"nothing came within {READ_S:g} s"),
-        (SSLError, "its certificate is not accepted"),
-        (ProxyError, "the proxy refuses"),
+        (SSLError, "the encryption failed" if sent else "its certificate is not accepted"),
+        (ProxyError, "the connection to the proxy broke off" if sent else "the proxy refuses"),
         (ProtocolError, "the connection broke off"),
     ]
     return next((text for kind, text in reasons if isinstance(error, kind)), type(error).__name__)

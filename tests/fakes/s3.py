@@ -115,7 +115,7 @@ def refusing(status: int, code: str) -> Iterator[str]:
         def answer(self, body: bytes) -> None:
             self.refuse(status, code)
 
-    with _http(Refusal) as url:
+    with over_http(Refusal) as url:
         yield url
 
 
@@ -127,7 +127,7 @@ def answering(page: bytes) -> Iterator[str]:
         def answer(self, body: bytes) -> None:
             self.reply(200, page)
 
-    with _http(Page) as url:
+    with over_http(Page) as url:
         yield url
 
 
@@ -156,7 +156,7 @@ def failing_once(url: str, method: str, refusal: tuple[int, str] | None = None) 
             if not (spoil and method == "PUT"):
                 self.reply(status, content, headers, len(content) // 2 if spoil else None)
 
-    with _http(Relay) as relay_url:
+    with over_http(Relay) as relay_url:
         yield relay_url
 
 
@@ -187,7 +187,7 @@ def gated(url: str) -> Iterator[Gate]:
             else:
                 self.reply(status, content, headers)
 
-    with _http(Relay) as gate.url:
+    with over_http(Relay) as gate.url:
         yield gate
 
 
@@ -200,7 +200,7 @@ def ignoring_conditions(url: str, ignored: Collection[str] = ("If-None-Match", "
             kept = {name: value for name, value in self.headers.items() if name not in ignored}
             self.reply(*self.ask(url, body, kept))
 
-    with _http(Relay) as relay_url:
+    with over_http(Relay) as relay_url:
         yield relay_url
 
 
@@ -217,7 +217,7 @@ def backblaze(url: str) -> Iterator[str]:
                 return 501, "NotImplemented", text
         return None
 
-    with _http(_strict(url, refuse)) as relay_url:
+    with over_http(_strict(url, refuse)) as relay_url:
         yield relay_url
 
 
@@ -238,7 +238,7 @@ def cloudflare(url: str, *, knows_checksums: bool, certificate: Path) -> Iterato
                 return 501, "NotImplemented", text
         return None
 
-    with _http(_strict(url, refuse), certificate) as relay_url:
+    with over_http(_strict(url, refuse), certificate) as relay_url:
         yield relay_url
 
 
@@ -300,7 +300,8 @@ def _strict(url: str, refuse: Refuse) -> type[_Quiet]:
 
 
 @contextmanager
-def _http(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
+def over_http(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
+    """An address on loopback; with a file for its own certificate, over TLS."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if certificate:
         _make_certificate(certificate)

@@ -1,15 +1,20 @@
 """ops/runpod/http.py: one request to RunPod's API, its key, its retries and its clock."""
 
 import logging
+import os
 import time
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.runpod import http
+from ops.runpod.errors import ApiError
 from ops.runpod.http import Clock, Http
+from tests.fakes.s3 import over_http
 from worker.errors import BadInput, UserError
 
 PODS = "/v2/pods"
@@ -65,6 +70,41 @@ def test_refusal_is_not_asked_again(account, us, status):
 
 def test_looks_are_five_seconds_apart_and_end_at_the_limit(clock):
     assert list(clock.looks(12)) == [0, 5, 10, 12]
+
+
+# --- what may have been done without an answer
+
+
+class BreaksTls(BaseHTTPRequestHandler):
+    """Takes a whole request, and answers with what is no TLS."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        os.write(self.connection.fileno(), b"HTTP/1.1 200 OK\r\n" * 10)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("trusted", "words"), [(True, "the encryption failed"), (False, "certificate is not accepted")]
+)
+def test_tls_fault_may_have_acted_only_after_the_request(tmp_path, monkeypatch, trusted, words):
+    certificate = tmp_path / "here.pem"
+    with over_http(BreaksTls, certificate) as url:
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with pytest.raises(ApiError, match=words) as caught:
+            Http("key", url).json("POST", PODS, "create a pod", body={"name": "x"}, again=False)
+    assert caught.value.may_have_acted is trusted
+
+
+def test_answer_that_a_proxy_loses_makes_no_second_pod(account, us, request_of):
+    us.http._pool = urllib3.ProxyManager(account.url)
+    account.fault("POST", PODS, kind="drop", acts=True)
+    assert us.create_pod(request_of()).id == "pod0000000"
+    assert len(account.sent("POST", PODS)) == 1 and len(account.pods) == 1
 
 
 # --- the key
