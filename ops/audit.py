@@ -20,7 +20,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -111,8 +111,9 @@ class AuditLog:
             result("done", {})
 
     def _say(self, entry: Mapping[str, Any], error: OSError) -> None:
-        ui.say(f"warning: cannot write the audit log {self.path} ({error.strerror}); its line is:")
-        ui.say(self._line(entry))
+        with suppress(OSError, ValueError):  # stderr, too, may be closed
+            ui.say(f"warning: cannot write the audit log {self.path} ({error.strerror}); its line is:")
+            ui.say(self._line(entry))
 
     def _line(self, entry: Mapping[str, Any]) -> str:
         line = json.dumps({"ts": timestamps.now()} | redacted(entry), ensure_ascii=True, default=str)

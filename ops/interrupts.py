@@ -5,15 +5,26 @@
     # ... and raised here
 
 SIGTERM counts as Ctrl-C. Outside of the main thread, which alone receives signals, nothing changes.
+What is told meanwhile is told `quietly`: nor must a closed stderr stop what saves money.
 """
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def quietly(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, where nobody may be listening any more."""
+
+    def told(text: str) -> None:
+        with suppress(OSError, ValueError):  # a broken pipe, a closed stream
+            tell(text)
+
+    return told
 
 
 @contextmanager
@@ -27,7 +38,7 @@ def held(tell: Callable[[str], None], waiting_for: str) -> Iterator[None]:
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        tell(f"stopping as soon as {waiting_for} is done; nothing will be left running")
+        quietly(tell)(f"stopping as soon as {waiting_for} is done; nothing will be left running")
 
     before = {number: signal.signal(number, remember) for number in _SIGNALS}
     try:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from ops import interrupts
 from ops.audit import AuditLog
 from ops.runpod import errors
 from ops.runpod.errors import ApiError
@@ -100,8 +101,9 @@ class RunPod:
 
     def _made(self, name: str, look: Callable[[], list[T]], error: ApiError) -> T:
         """What a request made whose answer was lost: the first that a look finds. Raises ApiError."""
-        self._tell(f"{error}")
-        self._tell(f"looking for {name}, which may have been created all the same ...")
+        tell = interrupts.quietly(self._tell)
+        tell(f"{error}")
+        tell(f"looking for {name}, which may have been created all the same ...")
         unseen: ApiError | None = error
         for _ in self.http.clock.looks(LIST_LAG_S):
             try:

@@ -161,13 +161,15 @@ class _Creation:
         return pod
 
     def _asked(self, name: str, request: dict[str, Any]) -> Pod:
+        self._lost.append(name)  # whatever error it is that hides the answer
         try:
             pod = self._runpod.create_pod(request)
-        except ApiError as error:
-            if error.may_have_acted:
-                self._lost.append(name)
+        except UserError as error:
+            if not (isinstance(error, ApiError) and error.may_have_acted):
+                self._lost.remove(name)
             raise
         self._pods[name] = pod
+        self._lost.remove(name)
         self._n_pods += 1
         return pod
 
@@ -212,7 +214,8 @@ class _Creation:
         """
         if not self._pods and not self._lost:
             return
-        with interrupts.held(self._tell, "the end of the pod"):
+        tell = interrupts.quietly(self._tell)
+        with interrupts.held(tell, "the end of the pod"):
             try:
                 unseen = self._find_lost()
                 if there := list(self._pods.values()):
@@ -224,13 +227,13 @@ class _Creation:
                     raise unseen
             except Exception as error:
                 names = ", ".join([*(pod.id for pod in self._pods.values()), *self._lost])
-                self._tell(
+                tell(
                     f"WARNING: {names} may still be running, and STILL BILLING ({error}); it stops itself "
                     "at its deadline; end it now: inv pod.terminate"
                 )
                 raise
             self._pods.clear()
-            self._tell("nothing of it is running")
+            tell("nothing of it is running")
             for pod in there:
                 with suppress(Exception):  # a convenience, and no reason to raise another error
                     boxes.forget(pod.id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from ops import interrupts
 from ops.boxes import Known
 from ops.runpod import bills, errors
 from ops.runpod.api import LIST_LAG_S, PREFIX, RunPod, Tell
@@ -226,7 +227,7 @@ class _Terminating:
     """What one `terminate` has ended and said so far."""
 
     def __init__(self, runpod: RunPod, tell: Tell) -> None:
-        self._runpod, self._tell, self._warned = runpod, tell, set[str]()
+        self._runpod, self._tell, self._warned = runpod, interrupts.quietly(tell), set[str]()
         self.ending = Ending()
 
     def end(self, pod_id: str) -> None:

@@ -69,6 +69,7 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, NotStarted) or (isinstance(error, NoFreeGpu) and not error.started):
             raise
+        tell = interrupts.quietly(tell)
         with interrupts.held(tell, f"the stop of {pod.id}"):
             try:
                 tell(f"stopping {pod.id} again ...")

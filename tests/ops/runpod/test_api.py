@@ -155,8 +155,11 @@ def test_change_is_in_the_audit_log_before_and_after_without_scripts_and_secrets
     assert "PLANTED" not in text and account.key not in text
 
 
-def test_end_of_a_pod_does_not_wait_for_the_audit_log(us, request_of, tmp_path):
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_end_of_a_pod_does_not_wait_for_the_audit_log(us, request_of, tmp_path, monkeypatch, is_heard):
     made = us.create_pod(request_of())
+    if not is_heard:
+        monkeypatch.setattr("ops.ui.say", lambda text: (_ for _ in ()).throw(BrokenPipeError()))
     (tmp_path / "audit.jsonl").unlink()
     (tmp_path / "audit.jsonl").mkdir()
     us.terminate(made.id)

@@ -323,6 +323,51 @@ def test_pod_that_is_seen_only_later_is_terminated(made, account, told, fails_un
     assert len(account.pods) == 1 and alive(account) == [] and "WARNING" not in str(told)
 
 
+# --- nobody listens any more
+
+
+@pytest.fixture
+def closed(told):
+    """From this call on, telling fails."""
+
+    def close():
+        told.on_line = lambda line: (_ for _ in ()).throw(BrokenPipeError())
+
+    return close
+
+
+def test_lost_answer_that_cannot_be_told_leaves_nothing(made, account, closed):
+    def respond(call, *rest, before=account.respond):
+        if (call.method, call.path) == ("POST", PODS):
+            closed()
+        return before(call, *rest)
+
+    account.respond = respond
+    account.fault("POST", PODS, 502, acts=True)
+    with pytest.raises(BrokenPipeError):
+        made()
+    assert len(account.pods) == 1 and alive(account) == []
+
+
+def test_error_of_ours_after_the_request_leaves_nothing(made, account, us, monkeypatch):
+    monkeypatch.setattr(us, "_made", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    account.fault("POST", PODS, 502, acts=True)
+    with pytest.raises(RuntimeError):
+        made()
+    assert len(account.pods) == 1 and alive(account) == []
+
+
+def test_end_that_fails_at_first_and_cannot_be_told_is_asked_again(made, account, closed):
+    def login(box):
+        closed()
+        account.fault("DELETE", f"{PODS}/pod0000000", 503, times=4)
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        made(login)
+    assert len(account.pods) == 1 and alive(account) == []
+
+
 # --- interrupts
 
 

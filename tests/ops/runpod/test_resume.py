@@ -230,6 +230,21 @@ def test_full_machine_without_a_volume_is_an_error_that_loses_nothing(account, u
 # --- whatever goes wrong after the start stops it again
 
 
+def test_pod_is_stopped_again_although_that_cannot_be_told(account, stopped, resume, monkeypatch):
+    def say(line):
+        if line.startswith("stopping"):
+            raise BrokenPipeError
+
+    def login(box):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("ops.ui.say", say)
+    keys(account, stopped())
+    with pytest.raises(RuntimeError):
+        resume(login=login)
+    assert account.billed() == []
+
+
 @pytest.mark.parametrize("fault", ["no answer", UserError(), KeyboardInterrupt(), ZeroDivisionError()])
 def test_pod_whose_login_fails_is_stopped_again(account, stopped, resume, fault):
     pod = stopped()
