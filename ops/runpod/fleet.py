@@ -91,7 +91,7 @@ def storage_line(there: Sequence[Pod], volumes: Sequence[Volume]) -> str:
 
 def doomed(runpod: RunPod, volume_id: str | None) -> Doomed:
     """What `kill-all` would end."""
-    there = pods.ours(runpod)
+    there = pods.all_ours(runpod)
     return Doomed(
         rows=[
             {

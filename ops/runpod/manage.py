@@ -177,7 +177,7 @@ def terminate_pods(
     if named and everything:
         raise BadInput("--pod is one pod and --all is every one; give one of them")
     runpod = _account(settings, "pod.terminate")
-    there = pods.ours(runpod)
+    there = pods.all_ours(runpod) if everything else pods.ours(runpod)
     if everything and not there:
         ui.say(fleet.nothing_left(runpod, settings.runpod_volume_id))
         return

@@ -6,6 +6,7 @@ They are known by their names (ops/runpod/api.py: PREFIX), never by what this ma
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from ops import interrupts
 from ops.boxes import Known
@@ -32,6 +33,14 @@ def ours(runpod: RunPod) -> list[Pod]:
     """This project's pods, stopped ones, too; the oldest first."""
     found = [pod for pod in runpod.pods() if is_ours(pod) and pod.status != "TERMINATED"]
     return sorted(found, key=lambda pod: (pod.created_at, pod.id))
+
+
+def all_ours(runpod: RunPod) -> list[Pod]:
+    """As `ours`; none only if several lists in a row have none, as a list lags behind."""
+    for _ in islice(runpod.http.clock.looks(END_LIMIT_S), _LISTS_WITHOUT):
+        if there := ours(runpod):
+            return there
+    return []
 
 
 def is_ours(pod: Pod) -> bool:

@@ -223,6 +223,12 @@ def test_kill_all_lists_until_none_is_left_three_times(inv, account, running, cl
     assert len([pause for pause in clock.slept if pause == POLL_S]) >= 4 + 2
 
 
+def test_kill_all_believes_no_list_that_lacks_a_new_pod(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].lists_hidden = 2
+    assert inv("kill-all", "--yes").code == 0 and account.billed() == []
+
+
 def test_pod_that_does_not_end_is_said_with_its_id(inv, account, running):
     (pod,) = running("musicgen-1")
     account.deaf = True

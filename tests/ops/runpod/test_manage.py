@@ -201,6 +201,13 @@ def test_all_lists_until_none_is_left_three_times(inv, account, running, clock):
     assert len(lists) == 1 + 1 + 3  # the plan, the one whose pod is ended, three with none
 
 
+def test_all_believes_no_list_that_lacks_a_new_pod(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].lists_hidden = 2
+    assert inv("pod.terminate", "--all", "--yes").code == 0
+    assert states(account) == {"musicgen-1": "TERMINATED"}
+
+
 def test_pod_that_appears_between_two_lists_is_ended_too(inv, account, running, request_of):
     running("musicgen-1")
     really = account._delete
