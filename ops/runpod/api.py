@@ -159,7 +159,7 @@ class RunPod:
         """The last lines of a log (container, system), or all after the line with that id; at most 5000."""
         query = {"source": source, "tail": str(min(tail, 5000))}
         path, what = f"{_at('pods', pod_id)}/logs", f"show the log of pod {pod_id}"
-        return list(_log_lines(self.http.events(path, what, query, after)))
+        return list(_log_lines(self.http.events(path, what, query, after), self.http.hide))
 
     # --- volumes and bills
 
@@ -258,11 +258,11 @@ def _read(of: Callable[[Any], T], answer: Any, what: str) -> T:
         raise errors.broken(lacking, what) from None
 
 
-def _log_lines(events: Iterator[tuple[str, str]]) -> Iterator[LogLine]:
+def _log_lines(events: Iterator[tuple[str, str]], hide: Callable[[str], str]) -> Iterator[LogLine]:
     for event_id, data in events:
         try:
             found = json.loads(data)
-            yield LogLine(event_id or str(found["ts"]), str(found["source"]), str(found["line"]))
+            yield LogLine(event_id or str(found["ts"]), str(found["source"]), hide(str(found["line"])))
         except (KeyError, TypeError, ValueError):
             continue  # a comment or half a line is no reason to lose the others
 

@@ -6,7 +6,7 @@ text: a lack of machines and a wrong request are both 400, and differ in RunPod'
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.errors import BadInput, UserError
@@ -63,13 +63,15 @@ class ApiError(UserError):
         self.may_have_acted = may_have_acted
 
 
-def refused(status: int, content_type: str, body: bytes, what: str) -> ApiError:
-    """The error of an answer that is not a success. Its own words come from the body."""
+def refused(
+    status: int, content_type: str, body: bytes, what: str, hide: Callable[[str], str] = str
+) -> ApiError:
+    """The error of an answer that is not a success. Its own words come from the body, by way of `hide`."""
     if 300 <= status < 400:
         return ApiError(_REDIRECT.format(status=status), status, code=BadInput.code)
     if "html" in content_type.lower() and status < 500 and status not in (410, 429):
         return ApiError(_HTML.format(status=status), status)
-    detail = words(body)
+    detail = words(body, hide)
     if status in ERRORS:
         code, text = ERRORS[status]
         return ApiError(text.format(what=what, detail=detail), status, detail, code=code)
@@ -94,8 +96,11 @@ def broken(reason: str, what: str) -> ApiError:
     return ApiError(text, NO_ANSWER, reason, may_have_acted=True)
 
 
-def words(body: bytes) -> str:
-    """RunPod's own words in an error's body, on one line: detail and each violation of a request."""
+def words(body: bytes, hide: Callable[[str], str] = str) -> str:
+    """RunPod's own words in an error's body, on one line: detail and each violation of a request.
+
+    `hide` takes secrets out of them, before they are shortened.
+    """
     try:
         found: Any = json.loads(body)
     except ValueError:
@@ -107,7 +112,7 @@ def words(body: bytes) -> str:
     more = found.get("errors")
     if isinstance(more, list) and more:
         text = f"{text.rstrip('.')}: {', '.join(map(str, more))}"
-    return one_line(text).rstrip(". ")
+    return one_line(hide(text)).rstrip(". ")
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,7 @@ only to this machine. Knows no paths and no fields.
 
 import io
 import json
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -41,6 +42,7 @@ _PAUSES_S = (2.0, 4.0, 8.0)
 _LONGEST_PAUSE_S = 90.0
 # Without one, or with a library's, Cloudflare answers 403 (error 1010).
 _USER_AGENT = "musicgen-batch-worker"
+_ANY_KEY = re.compile(r"rpa_[A-Za-z0-9_]{16,}")  # each pod has one, and may print it
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,17 @@ class Http:
         self.clock_ahead_s: float | None = None
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise BadInput(f"RUNPOD_API_KEY has characters that no key has; copy it again ({errors.KEYS})")
+        self._key = key
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": _USER_AGENT}
         self._pool = _pool(self.url)
 
     def __repr__(self) -> str:
         return f"Http({self.url})"  # not the key
+
+    def hide(self, text: str) -> str:
+        """RunPod's words without this key, and without any that is known by its form."""
+        text = text.replace(self._key, "***") if len(self._key) > 3 else text
+        return _ANY_KEY.sub("***", text)
 
     def json(
         self,
@@ -113,10 +121,10 @@ class Http:
         answer = self._request(method, path, what, query, headers, sent)
         content_type, content = answer.headers.get("Content-Type", ""), answer.data
         if answer.status == 429:
-            error = errors.refused(answer.status, content_type, content, what)
+            error = errors.refused(answer.status, content_type, content, what, self.hide)
             raise _Limited(error, _retry_after(answer.headers))
         if not 200 <= answer.status < 300:
-            raise errors.refused(answer.status, content_type, content, what)
+            raise errors.refused(answer.status, content_type, content, what, self.hide)
         if not content:
             return None
         if "html" in content_type.lower():
@@ -165,7 +173,8 @@ class Http:
         answer = self._request("GET", path, what, query, headers, stream_s=_QUIET_S)
         try:
             if answer.status != 200:
-                raise errors.refused(answer.status, answer.headers.get("Content-Type", ""), answer.data, what)
+                content_type = answer.headers.get("Content-Type", "")
+                raise errors.refused(answer.status, content_type, answer.data, what, self.hide)
             yield from _events(self._lines(answer))
         finally:
             answer.close()

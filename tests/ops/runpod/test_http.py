@@ -119,6 +119,38 @@ def test_key_is_in_no_repr_error_or_log(account, us, caplog, request_of):
     assert account.key not in shown
 
 
+KEY_OF_ANY_FORM = "PLANTED0KEY1OF2NO3FORM"
+
+
+@pytest.fixture(params=["rpa_PLANTED0KEY0OF0THE0USUAL0FORM", KEY_OF_ANY_FORM])
+def key(account, request, monkeypatch):
+    """The account's key, of the usual form and of none."""
+    account.key = request.param
+    monkeypatch.setenv("RUNPOD_API_KEY", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("before", ["", "x" * 580], ids=["short", "shortened"])
+def test_key_that_an_answer_repeats_is_not_shown(account, key, us, before):
+    account.fault("GET", PODS, 403, f"{before} key {key} lacks rights")
+    with pytest.raises(ApiError) as caught:
+        us.pods()
+    assert "PLANTED" not in f"{caught.value} {caught.value.detail}" and "key ***" in caught.value.detail
+
+
+@pytest.mark.parametrize("source", ["system", "container"])
+def test_key_that_a_log_repeats_is_not_shown(account, key, us, request_of, source):
+    pod = us.create_pod(request_of())
+    account.pods[pod.id].log(source, f"RUNPOD_API_KEY={key} is set")
+    assert us.log(pod.id, source)[-1].text == "RUNPOD_API_KEY=*** is set"
+
+
+def test_key_of_a_pod_in_its_log_is_not_shown(account, us, request_of):
+    pod = us.create_pod(request_of())
+    account.pods[pod.id].log("container", "rpa_PLANTED0KEY0OF0THE0POD")
+    assert us.log(pod.id, "container")[-1].text == "***"
+
+
 def test_key_is_not_sent_along_a_redirect(account, us):
     account.fault("GET", PODS, 307, Location=f"{account.url}/elsewhere")
     with pytest.raises(UserError, match="leads elsewhere") as caught:
