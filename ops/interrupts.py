@@ -9,6 +9,7 @@ What is told meanwhile is told `quietly`: nor must a closed stderr stop what sav
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -76,12 +77,24 @@ def remembered() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that the same clean-up runs."""
+    """Within the block SIGTERM raises KeyboardInterrupt, so that the same clean-up runs.
+
+    While one is handled, a further Ctrl-C or SIGTERM raises none: there is a moment before a clean-up can
+    hold it back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise KeyboardInterrupt
+
+    # Who ignores Ctrl-C, as in the background, goes on doing so.
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS[0 if usual else 1 :]}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

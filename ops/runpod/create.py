@@ -265,5 +265,8 @@ class _Creation:
             yield
         except BaseException:
             with suppress(KeyboardInterrupt, Exception):  # the block's own error is raised
-                self.end()
+                try:
+                    self.end()
+                except KeyboardInterrupt:  # it may have come before it could be held
+                    self.end()
             raise

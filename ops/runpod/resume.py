@@ -63,20 +63,20 @@ class Plan:
 @contextmanager
 def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
     """Stop the pod if the block fails, or is interrupted: what it was started for is not done."""
-    try:
-        with interrupts.terminate_as_interrupt():
+    with interrupts.terminate_as_interrupt():
+        try:
             yield
-    except BaseException as error:
-        if isinstance(error, NotStarted) or (isinstance(error, NoFreeGpu) and not error.started):
+        except BaseException as error:
+            if isinstance(error, NotStarted) or (isinstance(error, NoFreeGpu) and not error.started):
+                raise
+            tell = interrupts.quietly(tell)
+            with interrupts.held(tell, f"the stop of {pod.id}"):
+                try:
+                    tell(f"stopping {pod.id} again ...")
+                    pods.stop(runpod, pod)
+                except UserError as error:
+                    tell(f"STILL BILLING: {error}; run: inv pod.stop --pod {pod.id}")
             raise
-        tell = interrupts.quietly(tell)
-        with interrupts.held(tell, f"the stop of {pod.id}"):
-            try:
-                tell(f"stopping {pod.id} again ...")
-                pods.stop(runpod, pod)
-            except UserError as error:
-                tell(f"STILL BILLING: {error}; run: inv pod.stop --pod {pod.id}")
-        raise
 
 
 def give_new_end(runpod: RunPod, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ops import boxes
+from ops import boxes, interrupts
 from ops.runpod import create
 from ops.runpod.api import RunPod
 from ops.runpod.create import carry_out
@@ -403,6 +403,27 @@ def test_interrupt_at_any_moment_leaves_nothing(made, account, moment, number):
         made(login)
     assert pressed and len(account.pods) == 1 and alive(account) == []
     assert boxes.current() is None and boxes.load("pod0000000") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to this process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupt_just_before_the_end_holds_it_leaves_nothing(made, account, monkeypatch, error, number):
+    def login(box):
+        raise error
+
+    pressed = []
+
+    def held(tell, waiting_for, held=interrupts.held):
+        if waiting_for == "the end of the pod" and not pressed:
+            pressed.append(True)
+            os.kill(os.getpid(), number)
+        return held(tell, waiting_for)
+
+    monkeypatch.setattr(interrupts, "held", held)
+    with pytest.raises(error):
+        made(login)
+    assert pressed and len(account.pods) == 1 and alive(account) == []
 
 
 def test_any_error_after_the_creation_leaves_nothing(made, account):
