@@ -129,6 +129,13 @@ why_on() {
   fi
 }
 
+# --- is_kept_alive RUN_ID: this box is to stay on after its runs, or after this one. A run of another box on the same
+# network volume says nothing of this one.
+is_kept_alive() {
+  [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] && return 0
+  [ -n "$1" ] && [ -e "$state_root/$1/keep_alive" ] && [ "$(first_line "$state_root/$1/box")" = "$box_id" ]
+}
+
 # --- status_json [MORE]: the newest run as one line; MORE is appended to the object
 status_json() {
   local id state pid=null running=false code bytes=0 keep=false
@@ -140,7 +147,7 @@ status_json() {
   fi
   code=$([ -z "$id" ] || first_line "$state/exit_code")
   if [ -n "$id" ] && [ -r "$state/log" ]; then bytes=$(stat -c %s "$state/log"); fi
-  if [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] || { [ -n "$id" ] && [ -e "$state/keep_alive" ]; }; then keep=true; fi
+  if is_kept_alive "$id"; then keep=true; fi
   printf '{"run_id":%s,"running":%s,"pid":%s,"exit_code":%s,"log_bytes":%s,"release":%s,"state_dir":%s,' \
     "$(json_string "$id")" "$running" "${pid:-null}" "${code:-null}" "$bytes" \
     "$(json_string "$([ -z "$id" ] || first_line "$state/release")")" "$(json_string "${id:+$state}")"

@@ -43,8 +43,7 @@ settings() (
   echo "${MUSICGEN_WATCHDOG_POLL_S:-15}"
   echo "${MUSICGEN_WATCHDOG_WARN_S:-600 120}"
   echo "${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}"
-  id=$(newest_run)
-  if [ "${MUSICGEN_KEEP_ALIVE:-}" = 1 ] || { [ -n "$id" ] && [ -e "$state_root/$id/keep_alive" ]; }; then echo 1; fi
+  if is_kept_alive "$(newest_run)"; then echo 1; fi
 )
 
 read_settings() {

@@ -183,6 +183,15 @@ def test_stuck_worker_of_a_kept_alive_box_is_stopped_and_the_box_stays(guarded, 
     assert acted(box)["action"] is None and box.calls("off") == []
 
 
+def test_keep_alive_of_another_box_on_the_volume_does_not_keep_this_one_on(guarded, box):
+    box.start("exit", "0", options=("--keep-alive",))
+    until(lambda: box.status()["exit_code"] == 0)
+    (box.root / "state" / box.status()["run_id"] / "box").write_text("another\n", "utf-8")
+    assert box.status()["keep_alive"] is False
+    guarded(MUSICGEN_IDLE_LIMIT_S="1")
+    until(lambda: "idle" in box.calls("off"))
+
+
 def test_keep_alive_ends_with_the_lifetime(guarded, box):
     arm(box, 1)
     guarded(MUSICGEN_KEEP_ALIVE="1")
