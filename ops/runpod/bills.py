@@ -29,7 +29,7 @@ def cost(pod: Pod, bills: Sequence[PodBill] | None, now: datetime) -> Cost:
     """What the pod has cost until now; bills of other pods are left out."""
     own = [bill for bill in bills or () if bill.pod_id == pod.id]
     since = max([pod.started_at or pod.created_at, *(bill.end for bill in own)])
-    unbilled_s = max((now - since).total_seconds(), 0.0) if pod.alive else 0.0
+    unbilled_s = max((now - since).total_seconds(), 0.0) if pod.may_bill else 0.0
     billed = sum(bill.total_usd for bill in own)
     return Cost(billed + unbilled_s / 3600 * pod.usd_per_hour, None if bills is None else billed)
 

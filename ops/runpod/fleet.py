@@ -41,7 +41,7 @@ def inventory(runpod: RunPod, volume_id: str | None, now: datetime) -> Inventory
         tables=[table for table in ([asdict(row) for row in rows], kept) if table],
         closing=_closing(there, billed, volumes, now),
         warnings=warnings,
-        wrong=bool(unseen) or any(row.overdue for row in rows),
+        wrong=bool(unseen) or any(row.overdue for row in rows) or any(pod.status == "ERROR" for pod in there),
     )
 
 
@@ -67,13 +67,13 @@ def volume_row(volume: Volume, there: Sequence[Pod]) -> dict[str, Any]:
 def _closing(
     there: Sequence[Pod], billed: Sequence[PodBill] | None, volumes: Sequence[Volume], now: datetime
 ) -> str:
-    alive = [pod for pod in there if pod.alive]
-    hourly = sum(pod.usd_per_hour for pod in alive)
+    billing = [pod for pod in there if pod.may_bill]
+    hourly = sum(pod.usd_per_hour for pod in billing)
     spent = sum(bills.cost(pod, billed, now).usd for pod in there)
     storage = storage_line(there, volumes)
     if not there:
         return f"no pod of this project{storage}"
-    if not alive:
+    if not billing:
         return f"{count(len(there), 'pod')}, none of which runs, {usd(spent)} so far{storage}"
     return f"{count(len(there), 'pod')}, {usd(hourly)} per hour, {usd(spent)} so far{storage}"
 
@@ -81,8 +81,8 @@ def _closing(
 def storage_line(there: Sequence[Pod], volumes: Sequence[Volume]) -> str:
     """`; storage costs $7.00 a month whether or not a pod runs (inv pod.volume-list)`, or nothing."""
     month = sum(map(bills.month_usd, volumes))
-    month += sum(bills.stopped_month_usd(pod) for pod in there if not pod.alive)
-    runs = any(pod.alive for pod in there)
+    month += sum(bills.stopped_month_usd(pod) for pod in there if not pod.may_bill)
+    runs = any(pod.may_bill for pod in there)
     if not month:
         return ""
     also = "also when no pod runs" if runs else "although no pod runs"

@@ -155,13 +155,13 @@ def stop_pod(settings: Settings, named: str, *, yes: bool, dry_run: bool, json: 
     settings.check()
     runpod = _account(settings, "pod.stop")
     there = pods.ours(runpod)
-    running = [pod for pod in there if pod.alive]
+    running = [pod for pod in there if pod.may_bill]
     if not named and not running:
         kept = fleet.storage_line(there, _volumes(runpod, there, settings))
         ui.say(f"no pod of this project runs{kept}")
         return
     pod = pods.named(there if named else running, named)
-    if pod.alive:
+    if pod.may_bill:
         question = "Stop it? Its container's disk is emptied."
         if not ui.agreed([_short(pod)], question, yes=yes, dry_run=dry_run, json=json):
             return

@@ -23,6 +23,7 @@ KIND = "runpod"
 END = "MUSICGEN_LIFETIME_END"
 END_LIMIT_S = 300.0
 STOP_LIMIT_S = 120.0
+# That many looks in a row without a pod prove that it is gone; one 404 proves nothing.
 _LISTS_WITHOUT = 3
 # Its own stop hook takes up to five minutes.
 _LATE = timedelta(minutes=10)
@@ -92,7 +93,7 @@ def ends_at(pod: Pod) -> datetime | None:
 def is_overdue(pod: Pod, now: datetime) -> bool:
     """True if it is paid for although it should have stopped itself."""
     end = ends_at(pod)
-    return pod.alive and end is not None and now > end + _LATE
+    return pod.may_bill and end is not None and now > end + _LATE
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,10 @@ def row(pod: Pod, billed: Sequence[PodBill] | None, now: datetime) -> PodRow:
         state=pod.status.lower(),
         address=f"{pod.address.host}:{pod.address.port}" if pod.address else None,
         age_s=max((now - pod.created_at).total_seconds(), 0.0),
-        per_hour_usd=pod.usd_per_hour if pod.alive else None,
+        per_hour_usd=pod.usd_per_hour if pod.may_bill else None,
         cost_usd=cost.usd,
         billed_usd=cost.billed_usd,
-        ends_at=stamp(end) if end and pod.alive else None,
+        ends_at=stamp(end) if end and pod.may_bill else None,
         volume=pod.volume_id,
         remark=_remark(pod, end, now),
         overdue=is_overdue(pod, now),
@@ -145,7 +146,7 @@ def _remark(pod: Pod, end: datetime | None, now: datetime) -> str:
         return f"stopped; its disk costs {usd(disk)} a month" if disk else "stopped"
     if pod.status == "ERROR":
         again = "inv pod.resume may start it, " if "start" in pod.actions else ""
-        return f"failed; {again}inv pod.terminate ends it"
+        return f"failed, and may be billed; {again}inv pod.terminate ends it"
     if pod.status != "RUNNING":
         late = f"; its log: inv logs --console {pod.id}" if since > _SLOW else ""
         return f"for {duration(since.total_seconds())} now{late}"
@@ -160,7 +161,7 @@ def _remark(pod: Pod, end: datetime | None, now: datetime) -> str:
 
 
 def stop(runpod: RunPod, pod: Pod) -> None:
-    """Stop a pod, and see that it is. Raises UserError if that cannot be seen: it may be billed."""
+    """Stop a pod, and see that it is, or that it is gone. Raises UserError: it may be billed."""
     if pod.locked:
         raise UserError(f"{pod.id} is locked, so RunPod does not stop it; unlock it in RunPod's console")
     try:
@@ -168,12 +169,13 @@ def stop(runpod: RunPod, pod: Pod) -> None:
     except ApiError as error:
         if error.status not in (404, 409):  # it may have stopped itself meanwhile
             raise
-    state = pod.status
+    state, without = pod.status, 0
     for _ in runpod.http.clock.looks(STOP_LIMIT_S):
-        now = runpod.pod(pod.id)
-        if now is None or not now.alive:
+        now = runpod.pod(pod.id) or next(iter(ours_or(runpod, [pod.id])), None)
+        without = without + 1 if now is None else 0
+        if without >= _LISTS_WITHOUT or (now and not now.may_bill):
             return
-        state = now.status
+        state = now.status if now else state
     raise UserError(
         f"{pod.id} is still {state} {duration(STOP_LIMIT_S)} after its stop, and STILL BILLING; "
         f"run it again, or: inv pod.terminate --pod {pod.id}"

@@ -13,6 +13,7 @@ Json = Mapping[str, Any]
 
 # Of a pod that RunPod will start, or whose container runs: they cost the GPU's price.
 ALIVE = ("PROVISIONING", "STARTING", "RUNNING")
+ENDED = ("EXITED", "TERMINATED")
 LEVELS = ("NONE", "LOW", "MEDIUM", "HIGH")
 
 
@@ -58,6 +59,11 @@ class Pod:
     def alive(self) -> bool:
         """True if its GPU is paid for."""
         return self.status in ALIVE
+
+    @property
+    def may_bill(self) -> bool:
+        """True unless its GPU is surely not paid for: a failed pod, or a state that is new, may be."""
+        return self.status not in ENDED
 
     @classmethod
     def of(cls, found: Json) -> "Pod":

@@ -123,6 +123,28 @@ def test_pod_that_stopped_itself_meanwhile_is_no_error(inv, account, running):
     assert done.code == 0 and f"{pod} is stopped" in done.err
 
 
+def test_404_alone_is_no_stop(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.fault("POST", f"/v2/pods/{pod}/action", 404)
+    account.fault("GET", f"/v2/pods/{pod}", 404, times=2)
+    done = inv("pod.stop", "--yes")
+    assert done.code == 1 and "is still RUNNING" in done.err and "STILL BILLING" in done.err
+
+
+def test_pod_that_failed_is_not_taken_for_stopped(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].life = ["ERROR"]
+    done = inv("pod.stop", "--yes")
+    assert done.code == 1 and f"{pod} is still ERROR" in done.err and "inv pod.terminate" in done.err
+
+
+def test_pod_that_failed_may_be_billed_and_is_1(inv, account, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].life = ["ERROR"]
+    done = inv("pod.list")
+    assert done.code == 1 and "none of which runs" not in done.err
+
+
 def test_stop_that_is_accepted_and_not_done_is_1_and_still_billing(inv, account, running):
     (pod,) = running("musicgen-1")
     account.deaf = True
@@ -270,6 +292,12 @@ def test_reap_without_an_age_ends_what_outlived_its_end(inv, account, us, runnin
         "musicgen-2": "EXITED",
         "musicgen-3": "RUNNING",
     }
+
+
+def test_reap_ends_a_failed_pod_past_its_end(inv, account, running):
+    (pod,) = running("musicgen-1", env={"MUSICGEN_LIFETIME_END": "1700000000"})
+    account.pods[pod].life = ["ERROR"]
+    assert inv("pod.reap", "--yes").code == 0 and states(account) == {"musicgen-1": "TERMINATED"}
 
 
 def test_reap_of_nothing_succeeds_and_json_is_empty(inv, running):
