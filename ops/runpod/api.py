@@ -39,7 +39,7 @@ class RunPod:
     """One account. Not safe to share between threads."""
 
     def __init__(self, http: Http, audit: AuditLog, tell: Tell) -> None:
-        self.http, self._audit, self._tell = http, audit, tell
+        self.http, self._audit, self._tell, self._warned = http, audit, tell, set[str]()
 
     @classmethod
     def of(cls, settings: Settings, task: str, tell: Tell, clock: Clock | None = None) -> "RunPod":
@@ -66,13 +66,28 @@ class RunPod:
     # --- pods
 
     def pods(self) -> list[Pod]:
-        """Every pod of the account, also those of others. A new one may be missing for a while."""
-        return self._listed("/v2/pods", "pods", "list pods", Pod.of)
+        """Every pod of the account, also those of others. A new one may be missing for a while.
 
-    def pod(self, pod_id: str) -> Pod | None:
-        """The pod; None if RunPod does not know it, which soon after its creation proves nothing."""
+        One that cannot be read hides no other; if it is this project's, that is said.
+        """
+        found = self._listed("/v2/pods", "pods", "list pods", Pod.readable)
+        for pod in found:
+            if pod.unread and pod.name.startswith(PREFIX) and pod.id not in self._warned:
+                self._warned.add(pod.id)
+                self._tell(
+                    f"warning: what RunPod says of pod {pod.id} ({errors.one_line(pod.name)}) cannot be read "
+                    f"({', '.join(pod.unread)}); it may be billed until: inv pod.terminate --pod {pod.id}"
+                )
+        return found
+
+    def pod(self, pod_id: str, *, whole: bool = True) -> Pod | None:
+        """The pod; None if RunPod does not know it, which soon after its creation proves nothing.
+
+        `whole`: raise ApiError where a part of it cannot be read.
+        """
+        of = Pod.of if whole else Pod.readable
         try:
-            return self._one("GET", _at("pods", pod_id), f"show pod {pod_id}", Pod.of)
+            return self._one("GET", _at("pods", pod_id), f"show pod {pod_id}", of)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -143,8 +158,9 @@ class RunPod:
 
     def _act(self, pod_id: str, action: str, *, again: bool = True, ends: bool = False) -> Pod:
         path = f"{_at('pods', pod_id)}/action"
+        what, of = f"{action} pod {pod_id}", Pod.readable if ends else Pod.of
         with self._audit.action(f"runpod.{action}_pod", {"id": pod_id}, ends=ends) as done:
-            pod = self._one("POST", path, f"{action} pod {pod_id}", Pod.of, {"action": action}, again=again)
+            pod = self._one("POST", path, what, of, {"action": action}, again=again)
             done(_brief(pod))
         return pod
 

@@ -171,7 +171,7 @@ def stop(runpod: RunPod, pod: Pod) -> None:
             raise
     state, without = pod.status, 0
     for _ in runpod.http.clock.looks(STOP_LIMIT_S):
-        now = runpod.pod(pod.id) or next(iter(ours_or(runpod, [pod.id])), None)
+        now = runpod.pod(pod.id, whole=False) or next(iter(ours_or(runpod, [pod.id])), None)
         without = without + 1 if now is None else 0
         if without >= _LISTS_WITHOUT or (now and not now.may_bill):
             return

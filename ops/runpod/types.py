@@ -5,8 +5,8 @@ what this program needs; what it does not need may be missing or new. Source: th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -14,7 +14,10 @@ Json = Mapping[str, Any]
 # Of a pod that RunPod will start, or whose container runs: they cost the GPU's price.
 ALIVE = ("PROVISIONING", "STARTING", "RUNNING")
 ENDED = ("EXITED", "TERMINATED")
+UNREAD = "UNREAD"
 LEVELS = ("NONE", "LOW", "MEDIUM", "HIGH")
+
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Pod:
     created_at: datetime
     started_at: datetime | None
     env: Mapping[str, str] = field(repr=False, default_factory=dict)
+    unread: tuple[str, ...] = ()  # parts of RunPod's answer that `readable` left out
 
     @property
     def alive(self) -> bool:
@@ -95,6 +99,28 @@ class Pod:
             started_at=_moment(started) if started else None,
             env=dict(found.get("env") or {}),
         )
+
+
+    @classmethod
+    def readable(cls, found: Json) -> "Pod":
+        """As `of`, without what cannot be read: a pod that costs money has to be seen, and can be ended.
+
+        Instead of its state there is UNREAD, of its price 0, of its creation now. Raises as `of` where it is
+        not known which pod it is.
+        """
+        try:
+            return cls.of(found)
+        except _UNREADABLE:
+            now = datetime.now(UTC).isoformat()
+            read = {"id": found["id"], "name": found["name"], "status": UNREAD, "cost": 0, "createdAt": now}
+            unread = [name for name in read if name not in found]
+        for name, value in found.items():
+            try:
+                cls.of(read | {name: value})
+                read[name] = value
+            except _UNREADABLE:
+                unread.append(name)
+        return replace(cls.of(read), unread=tuple(unread))
 
 
 def _address(found: Json, runtime: Json) -> Address | None:

@@ -75,7 +75,7 @@ def test_answer_that_is_none_is_one_line(account, us, kind, status, words):
 def test_answer_without_a_part_is_one_line(account, us, request_of, monkeypatch):
     us.create_pod(request_of())
     described = type(account)._described
-    monkeypatch.setattr(type(account), "_described", lambda *a: described(*a) | {"createdAt": None})
+    monkeypatch.setattr(type(account), "_described", lambda *a: described(*a) | {"id": None})
     with pytest.raises(UserError, match="lacks a part"):
         us.pods()
     account.violations.clear()

@@ -264,6 +264,45 @@ def test_disk_that_goes_with_the_pod_is_in_the_question(inv, running):
     assert "50 GB on its machine" in inv("pod.terminate", "--dry-run").out
 
 
+# --- pods that cannot be read
+
+
+@pytest.fixture
+def unreadable(account, monkeypatch):
+    """RunPod shows the pods of this name without the time of their creation."""
+
+    def hide(name):
+        described = type(account)._described
+
+        def without(self, pod):
+            found = described(self, pod)
+            return found | {"createdAt": None} if pod.name == name else found
+
+        monkeypatch.setattr(type(account), "_described", without)
+
+    yield hide
+    account.violations.clear()
+
+
+@pytest.mark.parametrize(
+    "task", [["pod.list"], ["pod.stop", "--yes"], ["pod.terminate", "--all", "--yes"]], ids=lambda task: task[0]
+)
+def test_pod_of_somebody_else_that_cannot_be_read_is_in_nobody_s_way(inv, running, unreadable, task):
+    running("musicgen-1", "of-somebody-else")
+    unreadable("of-somebody-else")
+    done = inv(*task)
+    assert done.code == 0 and "of-somebody-else" not in done.out + done.err
+
+
+@pytest.mark.parametrize(("task", "state"), [("pod.stop", "EXITED"), ("pod.terminate", "TERMINATED")])
+def test_pod_of_ours_that_cannot_be_read_is_named_and_ended(inv, account, running, unreadable, task, state):
+    (pod,) = running("musicgen-1")
+    unreadable("musicgen-1")
+    done = inv(task, "--yes")
+    assert done.code == 0 and states(account) == {"musicgen-1": state}
+    assert f"warning: what RunPod says of pod {pod} (musicgen-1) cannot be read (createdAt)" in done.err
+
+
 # --- reap
 
 
