@@ -496,6 +496,24 @@ def test_list_that_is_refused_or_half_is_one_line_and_ends_nothing(inv, account,
     assert states(account) == {"musicgen-1": "RUNNING"}
 
 
+@pytest.mark.parametrize(
+    ("task", "state"),
+    [
+        (["pod.stop"], "EXITED"),
+        (["pod.terminate"], "TERMINATED"),
+        (["pod.reap", "--older-than", "24h"], "TERMINATED"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_malformed_setting_of_another_task_keeps_no_pod_billing(
+    inv, account, running, monkeypatch, task, state
+):
+    (pod,) = running("musicgen-1")
+    aged(account, pod, 30)
+    monkeypatch.setenv("MUSICGEN_SLOTS", "abc")
+    assert inv(*task, "--yes").code == 0 and states(account) == {"musicgen-1": state}
+
+
 def test_key_that_may_only_look_stops_nothing_and_says_which_right_is_missing(inv, account, running):
     running("musicgen-1")
     account.read_only = True
