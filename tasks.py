@@ -643,7 +643,7 @@ def pod_terminate(
 @task(
     name="reap",
     help={
-        "older_than": "Duration like 24h since it was made, stopped or not (default: what is past its end)",
+        "older_than": "Duration like 24h since it was made, stopped or not (default: a day past its end)",
         "dry_run": _DRY_RUN,
         "yes": _YES,
         "json": _JSON,
@@ -653,8 +653,9 @@ def pod_terminate(
 def pod_reap(
     c: Context, older_than: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
 ) -> None:
-    """Delete forgotten pods: too old, or past their end.
+    """Delete forgotten pods: too old, or a day past their end.
 
+    The end is that of its creation or resume: only the pod knows a later one (`fab status --extend`).
     Example: inv pod.reap --older-than 24h
     """
     from ops import durations

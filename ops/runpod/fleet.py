@@ -41,7 +41,7 @@ def inventory(runpod: RunPod, volume_id: str | None, now: datetime) -> Inventory
         tables=[table for table in ([asdict(row) for row in rows], kept) if table],
         closing=_closing(there, billed, volumes, now),
         warnings=warnings,
-        wrong=bool(unseen) or any(row.overdue for row in rows) or any(pod.status == "ERROR" or pod.unread for pod in there),
+        wrong=bool(unseen) or any(row.overdue for row in rows) or any(map(pods.is_broken, there)),
     )
 
 

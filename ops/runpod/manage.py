@@ -23,6 +23,8 @@ from worker.errors import BadInput, UserError
 # Makes a new pod like the plan's on the same network volume, with its own question. -> the new one.
 Recreate = Callable[[resume.Plan], Pod]
 
+_LONG_OVERDUE = f"is {duration(pods.FORGOTTEN.total_seconds())} past the end it was made with"
+
 
 def show_pods(settings: Settings, *, json: bool) -> bool:
     """Show what this project has on RunPod, and what it costs; True if nothing is wrong."""
@@ -186,12 +188,16 @@ def terminate_pods(
 
 
 def reap(settings: Settings, age: timedelta | None, *, yes: bool, dry_run: bool, json: bool) -> None:
-    """Terminate what was forgotten: pods made longer ago than this; without it, those past their end."""
+    """Terminate what was forgotten: pods made longer ago than this; without it, those long past their end."""
     runpod = _account(settings, "pod.reap")
-    wanted = pods.older_than(age, _now())
-    chosen = [pod for pod in pods.ours(runpod) if wanted(pod)]
+    now = _now()
+    wanted, there = pods.older_than(age, now), pods.ours(runpod)
+    chosen = [pod for pod in there if wanted(pod)]
+    for pod in there:
+        if pod not in chosen and (late := pods.overdue_line(pod, now)):
+            ui.say(f"warning: {pod.id} is left: {late}; if not: inv pod.terminate --pod {pod.id}")
     if not chosen:
-        than = f"is older than {duration(age.total_seconds())}" if age else "has outlived its end"
+        than = f"is older than {duration(age.total_seconds())}" if age else _LONG_OVERDUE
         ui.show([], json=True) if json else None
         ui.say(f"no pod of this project {than}")
         return
@@ -223,8 +229,10 @@ def _short(pod: Pod) -> dict[str, Any]:
     """A pod in a question."""
     found = pods.row(pod, None, _now())
     names = ("id", "name", "gpu", "where", "state", "age_s", "per_hour_usd", "volume")
-    disk = {"disk": f"{pod.host_disk_gb} GB on its machine"} if pod.host_disk_gb else {}
-    return {name: getattr(found, name) for name in names} | disk
+    more = {"disk": f"{pod.host_disk_gb} GB on its machine"} if pod.host_disk_gb else {}
+    if late := pods.overdue_line(pod, _now()):
+        more["end"] = late
+    return {name: getattr(found, name) for name in names} | more
 
 
 def box_of(settings: Settings, named: str) -> Known:

@@ -28,6 +28,9 @@ _LISTS_WITHOUT = 3
 # Its own stop hook takes up to five minutes.
 _LATE = timedelta(minutes=10)
 _SLOW = timedelta(minutes=15)
+# So long after the end it was made with, `pod.reap` takes a pod that runs for a forgotten one: only the pod knows
+# a later end that it was given since (fab status --extend), and its watchdog keeps that.
+FORGOTTEN = timedelta(hours=24)
 
 
 def ours(runpod: RunPod) -> list[Pod]:
@@ -83,7 +86,10 @@ def known(pod: Pod, key_file: str | None) -> Known | None:
 
 
 def ends_at(pod: Pod) -> datetime | None:
-    """The end of its lifetime, as it was given at its start; None: it was given none."""
+    """The end of its lifetime, as it was given at its start; None: it was given none.
+
+    One that was given since (`fab status --extend`, `fab run`) is known to the pod alone.
+    """
     try:
         return datetime.fromtimestamp(int(pod.env.get(END, "")), UTC)
     except (ValueError, OverflowError, OSError):
@@ -91,9 +97,26 @@ def ends_at(pod: Pod) -> datetime | None:
 
 
 def is_overdue(pod: Pod, now: datetime) -> bool:
-    """True if it is paid for although it should have stopped itself."""
+    """True if it is paid for although it should have stopped itself, if it was given no later end since."""
+    return _is_past_end(pod, now, _LATE)
+
+
+def _is_past_end(pod: Pod, now: datetime, margin: timedelta) -> bool:
     end = ends_at(pod)
-    return pod.may_bill and end is not None and now > end + _LATE
+    return pod.may_bill and end is not None and now > end + margin
+
+
+def is_broken(pod: Pod) -> bool:
+    """True if it failed, or RunPod's answer about it cannot be read: it may be billed."""
+    return pod.status == "ERROR" or bool(pod.unread)
+
+
+def overdue_line(pod: Pod, now: datetime) -> str:
+    """`OVERDUE by 2 h, unless it was given a later end since`, or nothing."""
+    end = ends_at(pod)
+    if end is None or not is_overdue(pod, now):
+        return ""
+    return f"OVERDUE by {duration((now - end).total_seconds())}, unless it was given a later end since"
 
 
 @dataclass(frozen=True)
@@ -139,8 +162,10 @@ def row(pod: Pod, billed: Sequence[PodBill] | None, now: datetime) -> PodRow:
 
 def _remark(pod: Pod, end: datetime | None, now: datetime) -> str:
     since = now - (pod.started_at or pod.created_at)
-    if end and is_overdue(pod, now):
-        return f"OVERDUE by {duration((now - end).total_seconds())}; run: inv pod.stop --pod {pod.id}"
+    if pod.unread:
+        return f"RunPod's answer lacks {', '.join(pod.unread)}; it may be billed until: inv pod.terminate"
+    if pod.status != "ERROR" and (late := overdue_line(pod, now)):
+        return f"{late}; run: inv pod.stop --pod {pod.id}"
     if pod.status == "EXITED":
         disk = bills.stopped_month_usd(pod)
         return f"stopped; its disk costs {usd(disk)} a month" if disk else "stopped"
@@ -148,8 +173,8 @@ def _remark(pod: Pod, end: datetime | None, now: datetime) -> str:
         again = "inv pod.resume may start it, " if "start" in pod.actions else ""
         return f"failed, and may be billed; {again}inv pod.terminate ends it"
     if pod.status != "RUNNING":
-        late = f"; its log: inv logs --console {pod.id}" if since > _SLOW else ""
-        return f"for {duration(since.total_seconds())} now{late}"
+        log = f"; its log: inv logs --console {pod.id}" if since > _SLOW else ""
+        return f"for {duration(since.total_seconds())} now{log}"
     if pod.address is None and since > _SLOW:
         return f"no address for {duration(since.total_seconds())}; run: inv pod.stop --pod {pod.id}"
     if not pod.has_running_gpu and since > _SLOW:
@@ -260,7 +285,7 @@ def youngest_s(there: Sequence[Pod], now: datetime) -> float:
 
 
 def older_than(age: timedelta | None, now: datetime) -> Callable[[Pod], bool]:
-    """Which pods `pod.reap` ends: made so long ago, stopped ones, too; else paid for after their end."""
+    """Which pods `pod.reap` ends: made so long ago, stopped ones, too; else long overdue ones."""
     if age is None:
-        return lambda pod: is_overdue(pod, now)
+        return lambda pod: _is_past_end(pod, now, FORGOTTEN)
     return lambda pod: now - pod.created_at > age

@@ -285,7 +285,9 @@ def unreadable(account, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "task", [["pod.list"], ["pod.stop", "--yes"], ["pod.terminate", "--all", "--yes"]], ids=lambda task: task[0]
+    "task",
+    [["pod.list"], ["pod.stop", "--yes"], ["pod.terminate", "--all", "--yes"]],
+    ids=lambda task: task[0],
 )
 def test_pod_of_somebody_else_that_cannot_be_read_is_in_nobody_s_way(inv, running, unreadable, task):
     running("musicgen-1", "of-somebody-else")
@@ -301,6 +303,12 @@ def test_pod_of_ours_that_cannot_be_read_is_named_and_ended(inv, account, runnin
     done = inv(task, "--yes")
     assert done.code == 0 and states(account) == {"musicgen-1": state}
     assert f"warning: what RunPod says of pod {pod} (musicgen-1) cannot be read (createdAt)" in done.err
+
+
+def test_list_with_a_pod_of_ours_that_cannot_be_read_is_1(inv, running, unreadable):
+    running("musicgen-1")
+    unreadable("musicgen-1")
+    assert inv("pod.list").code == 1
 
 
 # --- reap
@@ -331,6 +339,21 @@ def test_reap_without_an_age_ends_what_outlived_its_end(inv, account, us, runnin
         "musicgen-2": "EXITED",
         "musicgen-3": "RUNNING",
     }
+
+
+def test_reap_leaves_and_names_a_pod_that_may_have_been_given_a_later_end(inv, account, running):
+    end = int((datetime.now(UTC) - timedelta(hours=5)).timestamp())
+    (pod,) = running("musicgen-1", env={"MUSICGEN_LIFETIME_END": str(end)})
+    done = inv("pod.reap", "--yes")
+    assert done.code == 0 and states(account) == {"musicgen-1": "RUNNING"}
+    assert f"warning: {pod} is left: OVERDUE by 5 h" in done.err and "later end" in done.err
+    assert f"inv pod.terminate --pod {pod}" in done.err
+
+
+def test_reap_s_question_says_that_the_end_is_the_one_it_was_made_with(inv, running):
+    running("musicgen-1", env={"MUSICGEN_LIFETIME_END": "1700000000"})
+    (row,) = json.loads(inv("pod.reap", "--dry-run", "--json").out)
+    assert row["end"].endswith("unless it was given a later end since")
 
 
 def test_reap_ends_a_failed_pod_past_its_end(inv, account, running):
