@@ -109,7 +109,8 @@ def by_api(pod: Pod, limit_s: float) -> Tried:
 
 
 def by_runpodctl(pod: Pod, limit_s: float) -> Tried:
-    """Ask RunPod's own program, in each form that it has had."""
+    """Ask RunPod's own program, in each form that it has had; all of them within the limit."""
+    end = time.monotonic() + limit_s
     program = shutil.which("runpodctl")
     if program is None:
         return Tried(False, "runpodctl: not installed")
@@ -123,7 +124,7 @@ def by_runpodctl(pod: Pod, limit_s: float) -> Tried:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # it might print the key
                 stderr=subprocess.DEVNULL,
-                timeout=max(1.0, min(_ANSWER_S, limit_s)),
+                timeout=max(1.0, min(_ANSWER_S, end - time.monotonic())),
             )
         except (OSError, subprocess.SubprocessError) as error:
             ends.append(type(error).__name__)

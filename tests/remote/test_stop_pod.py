@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -213,6 +214,26 @@ def test_limit_is_kept_although_nobody_answers(hook):
     hook.variables["RUNPOD_API_URL"] = "http://127.0.0.1:1"
     assert hook("--limit-s", "0.5").returncode == 1
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("limit_s", [30.0, 280.0])
+def test_limit_is_kept_although_every_form_of_runpodctl_hangs(monkeypatch, limit_s):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import stop_pod
+
+    passed = []
+    clock = {"monotonic": lambda: sum(passed), "sleep": passed.append}
+    monkeypatch.setattr(stop_pod, "time", SimpleNamespace(**vars(time) | clock))
+
+    def hang(arguments, *, timeout, **_):
+        passed.append(timeout)
+        raise subprocess.TimeoutExpired(arguments, timeout)
+
+    monkeypatch.setattr(stop_pod, "subprocess", SimpleNamespace(**vars(subprocess) | {"run": hang}))
+    monkeypatch.setattr(stop_pod, "shutil", SimpleNamespace(which=str))
+    unencrypted = stop_pod.Pod("pod0000000", "key", "http://api.example.com")  # refused without a request
+    assert "TimeoutExpired" in stop_pod.stop(unencrypted, limit_s, 45.0, 15.0)
+    assert sum(passed) <= limit_s + 3  # stop_hook.sh ends it 20 s after the default limit
 
 
 def test_default_limit_is_within_that_of_the_stop_hook(monkeypatch):
