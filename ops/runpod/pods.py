@@ -28,8 +28,8 @@ _LISTS_WITHOUT = 3
 # Its own stop hook takes up to five minutes.
 _LATE = timedelta(minutes=10)
 _SLOW = timedelta(minutes=15)
-# So long after the end it was made with, `pod.reap` takes a pod that runs for a forgotten one: only the pod knows
-# a later end that it was given since (fab status --extend), and its watchdog keeps that.
+# So long after the end it was made with, `pod.reap` takes a pod that runs for a forgotten one: only the pod
+# knows a later end that it was given since (fab status --extend), and its watchdog keeps that.
 FORGOTTEN = timedelta(hours=24)
 
 

@@ -100,7 +100,6 @@ class Pod:
             env=dict(found.get("env") or {}),
         )
 
-
     @classmethod
     def readable(cls, found: Json) -> "Pod":
         """As `of`, without what cannot be read: a pod that costs money has to be seen, and can be ended.
