@@ -201,7 +201,7 @@ def test_table_may_name_audio(album):
 def test_audio_outside_the_list_s_folder_is_refused(album, path):
     (problem,) = wrong_in_album(album, f"a ; 60 ; x ; continue={path}")
     assert problem == (
-        f"prompts.txt:1: continue={path} is outside the list's folder; copy the file beside the list"
+        f"prompts.txt:1: continue={path} must be a path below the list's folder, without `..` and `:`"
     )
 
 
