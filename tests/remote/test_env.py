@@ -176,7 +176,7 @@ def test_service_without_home_has_one(platform):
 @pytest.mark.parametrize("script", sorted((REPOSITORY / "remote").glob("*.sh")), ids=lambda path: path.name)
 def test_script_says_what_it_is_for_and_has_unix_line_ends(script):
     content = script.read_bytes()
-    assert b"\r" not in content and content.startswith(b"#!/usr/bin/env bash\n# ")
+    assert b"\r" not in content and content.startswith((b"#!/usr/bin/env bash\n# ", b"#!/bin/sh\n# "))
     assert re.search(rb"^# .{20,}", content, re.M)
 
 
