@@ -8,12 +8,12 @@ from pathlib import Path
 from invoke import Collection, Exit
 
 from ops import sampling, ui
+from ops.flags import JSON
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
-_JSON = "Print rows as JSON"
 _FORCE = "Also while a worker runs, which keeps its release"
 _OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
 _KEEP = "Leave the box on after the run, until its deadline"
@@ -51,7 +51,7 @@ def install(box: Box, use_my_keys: bool = False, renew: bool = False) -> None:
         ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
 
 
-@box_task(help={"json": _JSON})
+@box_task(help={"json": JSON})
 def validate(box: Box, json: bool = False) -> None:
     """Phase 3: check everything that the run will need.
 
@@ -184,7 +184,7 @@ def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool =
 
 
 @box_task(
-    help={"json": _JSON, "extend": "Move the box's deadline by this much, like 2h (default: not at all)"}
+    help={"json": JSON, "extend": "Move the box's deadline by this much, like 2h (default: not at all)"}
 )
 def status(box: Box, json: bool = False, extend: str = "") -> None:
     """Show the run, its speed and cost, GPU, disk, deadline.
@@ -211,7 +211,7 @@ def stop(box: Box, grace: str = "60s") -> None:
     ui.say(f"run {stopped.run_id}: {needed}" if stopped.run_id else str(needed))
 
 
-@box_task(help={"json": _JSON, "watch": _WATCH})
+@box_task(help={"json": JSON, "watch": _WATCH})
 def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
     """Show what the GPUs do.
 
@@ -224,7 +224,7 @@ def gpu(box: Box, json: bool = False, watch: bool = False) -> None:
 
 @box_task(
     help={
-        "json": _JSON,
+        "json": JSON,
         "watch": _WATCH,
         "follow": "Follow the logs of the kernel and the watchdog, from the newest run's start, until Ctrl-C",
     }
@@ -260,7 +260,7 @@ def shell(box: Box) -> None:
         raise Exit(code=code)
 
 
-@box_task(help={"to": "Folder to fetch into (default: out/fetched)", "json": _JSON})
+@box_task(help={"to": "Folder to fetch into (default: out/fetched)", "json": JSON})
 def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
     """Bring songs from the box itself, without a bucket.
 

@@ -1,20 +1,15 @@
 """Tasks on this machine and on AWS: generate, check, fetch, rent, end. `inv --list` shows every task."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
-import invoke
 from invoke import Collection, Context, Exit
 from invoke.main import program
 
-from ops import mistyped, sampling, ui
-from ops.boxes import Known
+from ops import mistyped, pod_tasks, sampling, ui
+from ops.flags import DRY_RUN, JSON, YES, task
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 
-# No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
-task = functools.partial(invoke.task, auto_shortflags=False)
 mistyped.explain(program, "inv")
 ui.quiet_libraries()
 
@@ -195,8 +190,6 @@ def fetch(c: Context, source: str = "", to: str = "out/fetched", json: bool = Fa
 
 
 _TYPES = "EC2 instance types, separated by commas (default: MUSICGEN_INSTANCE_TYPES)"
-_JSON = "Print rows as JSON"
-_YES = "Do not ask"
 _REGION = "Regions, separated by commas, or `all`"
 
 
@@ -206,7 +199,7 @@ _REGION = "Regions, separated by commas, or `all`"
         "instance_types": _TYPES,
         "region": f"{_REGION} (default: AWS_DEFAULT_REGION)",
         "history": "Summary of the prices of a duration like 7d, at most 90d (default: prices now)",
-        "json": _JSON,
+        "json": JSON,
     },
 )
 @ui.one_line_errors
@@ -236,7 +229,7 @@ def spot_price(
         "another": "Launch although there is a machine already",
         **sampling.HELP,
         "dry_run": "Check everything, ask EC2 whether it would do it, and stop",
-        "yes": _YES,
+        "yes": YES,
         "json": "Print the new machine as JSON",
     },
     iterable=["only"],
@@ -282,7 +275,7 @@ def launch(
     cli.launch_machine(Settings.load(spends=True), options, dry_run=dry_run, yes=yes, json=json)
 
 
-@task(help={"region": f"{_REGION} (default: all)", "json": _JSON})
+@task(help={"region": f"{_REGION} (default: all)", "json": JSON})
 @ui.one_line_errors
 def status(c: Context, region: str = "", json: bool = False) -> None:
     """Show this project's machines and costs.
@@ -320,8 +313,8 @@ def logs(c: Context, run: str = "", console: str = "", lines: int = 0) -> None:
     help={
         "region": f"{_REGION} (default: all)",
         "dry_run": "Show what would be ended, and stop",
-        "yes": _YES,
-        "json": _JSON,
+        "yes": YES,
+        "json": JSON,
     },
 )
 @ui.one_line_errors
@@ -343,9 +336,9 @@ def kill_all(
     help={
         "ssh_from": "IP address or network for SSH, or `none` (default: from .env, else yours)",
         "remove": "Remove what setup created; a bucket with content stays",
-        "yes": _YES,
-        "dry_run": "Show the plan and stop",
-        "json": _JSON,
+        "yes": YES,
+        "dry_run": DRY_RUN,
+        "json": JSON,
     }
 )
 @ui.one_line_errors
@@ -375,9 +368,9 @@ def setup(
         "list": "Show this project's images",
         "bases": "Show the images of AWS that one can be built on",
         "remove": "Remove this image with its snapshots (repeat for more; `old`: all but the newest)",
-        "yes": _YES,
+        "yes": YES,
         "dry_run": "Show the plan, check permissions and stop",
-        "json": _JSON,
+        "json": JSON,
     },
     iterable=["remove"],
 )
@@ -457,311 +450,8 @@ def bench(c: Context, gpu: bool = False, pretend: bool = False, args: str = "") 
         raise Exit(code=code)
 
 
-_OF_POD = {
-    "for_": "What the pod is for: musicgen, heartmula or train (default: musicgen)",
-    "cloud": "secure, community or any (default: RUNPOD_CLOUD)",
-    "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE, else 0.50 to train)",
-}
-
-
-@task(name="offers", help={**_OF_POD, "json": _JSON})
-@ui.one_line_errors
-def pod_offers(
-    c: Context, for_: str = "musicgen", cloud: str = "", max_price: str = "", json: bool = False
-) -> None:
-    """Show RunPod's GPUs, and why others will not do.
-
-    Live prices and stock; the cheapest that will do comes first.
-    Example: inv pod.offers --for heartmula --max-price 0.60
-    """
-    from ops import money
-    from ops.runpod import cli
-
-    cap = money.amount_usd(max_price, "--max-price")
-    cli.show_offers(Settings.load(), for_, cloud, cap, json=json)
-
-
-@task(
-    name="create",
-    help={
-        **_OF_POD,
-        "lifetime": "Duration like 8h after which the pod stops itself (default: MUSICGEN_LIFETIME_H)",
-        "disk_gb": "Disk of the container in GB (default: 100, 80 for heartmula, 50 to train)",
-        "another": "Create one although there is one already",
-        "spot": "Refused: RunPod has no spot pods",
-        "bid": "Refused: RunPod takes no bids (default: none)",
-        "dry_run": "Show the plan and stop",
-        "yes": _YES,
-        "json": "Print the new pod as JSON",
-    },
-)
-@ui.one_line_errors
-def pod_create(
-    c: Context,
-    for_: str = "musicgen",
-    cloud: str = "",
-    max_price: str = "",
-    lifetime: str = "",
-    disk_gb: int = 0,
-    another: bool = False,
-    spot: bool = False,
-    bid: str = "",
-    dry_run: bool = False,
-    yes: bool = False,
-    json: bool = False,
-) -> None:
-    """Create the cheapest RunPod pod that will do.
-
-    Waits until it takes a login; `fab` then uses it. It stops itself.
-    Example: inv pod.create --dry-run
-    """
-    from ops import durations, money
-    from ops.runpod import cli
-    from ops.runpod.prepare import PodOptions
-    from ops.ssh import ready
-    from ops.ssh.tasks import box_of
-
-    options = PodOptions(
-        purpose=for_,
-        cloud=cloud,
-        max_price_usd=money.amount_usd(max_price, "--max-price"),
-        lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
-        disk_gb=disk_gb or None,
-        spot=spot,
-        bid=bid,
-        another=another,
-    )
-    settings = Settings.load(spends=True)
-    ready.refuse_unusable_key(box_of(Known("new", "runpod", "192.0.2.1"), settings))
-    cli.create_pod(settings, options, _why_not(settings), dry_run=dry_run, yes=yes, json=json)
-
-
-def _why_not(settings: Settings) -> Callable[[Known], str]:
-    """Why a pod that was just created does not take a login yet; empty if it does."""
-
-    def why_not(known: Known) -> str:
-        from ops.ssh import ready
-        from ops.ssh.tasks import box_of
-
-        return ready.why_not(box_of(known, settings))
-
-    return why_not
-
-
-_POD = "Id or name of the pod (default: the only one)"
-_DRY_RUN = "Show the plan and stop"
-
-
-@task(name="list", help={"json": _JSON})
-@ui.one_line_errors
-def pod_list(c: Context, json: bool = False) -> None:
-    """Show this project's pods and volumes, and their cost.
-
-    The cost so far is RunPod's bills, and the clock since the last one. Exit code 1 when one is past its end.
-    Example: inv pod.list
-    """
-    from ops.runpod import manage
-
-    if not manage.show_pods(Settings.load(), json=json):
-        raise Exit(code=1)
-
-
-@task(
-    name="resume",
-    help={
-        "pod": "Id or name of the pod (default: the only stopped one)",
-        "max_price": _OF_POD["max_price"],
-        "lifetime": "Duration like 8h after which the pod ends (default: MUSICGEN_LIFETIME_H)",
-        "dry_run": _DRY_RUN,
-        "yes": _YES,
-        "json": "Print the pod as JSON",
-    },
-)
-@ui.one_line_errors
-def pod_resume(
-    c: Context,
-    pod: str = "",
-    max_price: str = "",
-    lifetime: str = "",
-    dry_run: bool = False,
-    yes: bool = False,
-    json: bool = False,
-) -> None:
-    """Start a stopped pod, with a new deadline.
-
-    Its container's disk is empty then: `fab up` goes on.
-    Example: inv pod.resume --lifetime 6h
-    """
-    from ops import durations, money
-    from ops.runpod import cli, manage, resume
-    from ops.runpod.types import Pod
-
-    options = manage.ResumeOptions(
-        pod=pod,
-        max_price_usd=money.amount_usd(max_price, "--max-price"),
-        lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
-    )
-    settings = Settings.load(spends=True)
-
-    def recreate(plan: resume.Plan) -> Pod:
-        return cli.replacement(settings, plan.pod, plan.ends_at, plan.cap_usd, _why_not(settings), yes=yes)
-
-    manage.resume_pod(settings, options, _why_not(settings), recreate, yes=yes, dry_run=dry_run, json=json)
-
-
-@task(name="stop", help={"pod": _POD, "dry_run": _DRY_RUN, "yes": _YES, "json": _JSON})
-@ui.one_line_errors
-def pod_stop(c: Context, pod: str = "", dry_run: bool = False, yes: bool = False, json: bool = False) -> None:
-    """Stop a pod, and say what is still billed.
-
-    Its container's disk is emptied; `inv pod.resume` starts it again.
-    Example: inv pod.stop --yes
-    """
-    from ops.runpod import manage
-
-    manage.stop_pod(Settings.load(), pod, yes=yes, dry_run=dry_run, json=json)
-
-
-@task(
-    name="terminate",
-    help={"pod": _POD, "all": "Every pod of this project", "dry_run": _DRY_RUN, "yes": _YES, "json": _JSON},
-)
-@ui.one_line_errors
-def pod_terminate(
-    c: Context, pod: str = "", all: bool = False, dry_run: bool = False, yes: bool = False, json: bool = False
-) -> None:
-    """Delete a pod, or all; network volumes stay.
-
-    Lists them again until none is left; exit code 1 if one stays.
-    Example: inv pod.terminate --all --dry-run
-    """
-    from ops.runpod import manage
-
-    manage.terminate_pods(Settings.load(), pod, everything=all, yes=yes, dry_run=dry_run, json=json)
-
-
-@task(
-    name="reap",
-    help={
-        "older_than": "Duration like 24h since it was made, stopped or not (default: a day past its end)",
-        "dry_run": _DRY_RUN,
-        "yes": _YES,
-        "json": _JSON,
-    },
-)
-@ui.one_line_errors
-def pod_reap(
-    c: Context, older_than: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
-) -> None:
-    """Delete forgotten pods: too old, or a day past their end.
-
-    The end is that of its creation or resume: only the pod knows a later one (`fab status --extend`).
-    Example: inv pod.reap --older-than 24h
-    """
-    from ops import durations
-    from ops.runpod import manage
-
-    age = durations.parse(older_than, "--older-than") if older_than else None
-    manage.reap(Settings.load(), age, yes=yes, dry_run=dry_run, json=json)
-
-
-@task(name="ssh", help={"pod": _POD, "show": "Print the ssh command line instead"})
-@ui.one_line_errors
-def pod_ssh(c: Context, pod: str = "", show: bool = False) -> None:
-    """Open a shell on a pod.
-
-    Only the pinned host key is trusted.
-    Example: inv pod.ssh --show
-    """
-    import shlex
-
-    from ops.runpod import manage
-    from ops.ssh import terminal
-    from ops.ssh.tasks import box_of
-
-    settings = Settings.load()
-    box = box_of(manage.box_of(settings, pod), settings)
-    try:
-        if show:
-            _ = box.transport  # pins the host key, or refuses it
-            ui.write(shlex.join(terminal.ssh_command(box)))
-        elif code := terminal.shell(box):
-            raise Exit(code=code)
-    finally:
-        box.close()
-
-
-@task(name="volume-list", help={"json": _JSON})
-@ui.one_line_errors
-def pod_volume_list(c: Context, json: bool = False) -> None:
-    """Show RunPod's network volumes and what they cost.
-
-    Example: inv pod.volume-list
-    """
-    from ops.runpod import manage
-
-    manage.show_volumes(Settings.load(), json=json)
-
-
-@task(
-    name="volume-create",
-    help={
-        "name": "Its name (default: musicgen-songs)",
-        "size": "GB; it can only grow (default: 100)",
-        "data_center": "Where it, and so its pods, will be (default: none, shows which there are)",
-        "dry_run": _DRY_RUN,
-        "yes": _YES,
-        "json": "Print the volume as JSON",
-    },
-)
-@ui.one_line_errors
-def pod_volume_create(
-    c: Context,
-    name: str = "musicgen-songs",
-    size: int = 100,
-    data_center: str = "",
-    dry_run: bool = False,
-    yes: bool = False,
-    json: bool = False,
-) -> None:
-    """Make a network volume, which outlives its pods.
-
-    Example: inv pod.volume-create --size 100 --data-center EU-RO-1
-    """
-    from ops.runpod import manage
-
-    settings = Settings.load(spends=True)
-    manage.create_volume(settings, name, size, data_center, yes=yes, dry_run=dry_run, json=json)
-
-
-@task(
-    name="volume-delete",
-    help={
-        "volume": "Its id (default: none, it has to be named)",
-        "dry_run": _DRY_RUN,
-        "yes": _YES,
-        "json": _JSON,
-    },
-)
-@ui.one_line_errors
-def pod_volume_delete(
-    c: Context, volume: str = "", dry_run: bool = False, yes: bool = False, json: bool = False
-) -> None:
-    """Delete a network volume that no pod has.
-
-    Example: inv pod.volume-delete --volume abc123
-    """
-    from ops.runpod import manage
-
-    manage.delete_volume(Settings.load(), volume, yes=yes, dry_run=dry_run, json=json)
-
-
 ns = Collection(
     *(bench, check, decode, demo, fetch, generate, image, kill_all, launch, lint, logs, setup, spot_price),
     *(status, test),
-    Collection(
-        "pod",
-        *(pod_create, pod_list, pod_offers, pod_reap, pod_resume, pod_ssh, pod_stop, pod_terminate),
-        *(pod_volume_create, pod_volume_delete, pod_volume_list),
-    ),
+    pod_tasks.ns,
 )

@@ -48,7 +48,7 @@ class CpuStep:
     ):
         flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
         self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
-        self._shape, self._eps = shape, norm.eps
+        self._eps = norm.eps
         self._kept = (layers, norm, heads)  # their memory is read by address
         self._layers = (_Layer * len(layers))()
         for into, layer in zip(self._layers, layers, strict=True):
@@ -56,11 +56,15 @@ class CpuStep:
                 setattr(into, name, _norm(getattr(layer, name)))
             for name in _LINEAR:
                 setattr(into, name, _compiled(getattr(layer, name)).panels.data_ptr())
-        self._ffn, last = _compiled(layers[0].up).n_out, _compiled(heads)
+        last = _compiled(heads)
         self._model = _Model(
-            n_layers=len(layers), n_heads=shape.n_heads, ffn=self._ffn, n_logits=last.n_out,
-            norm=_norm(norm), heads=last.panels.data_ptr(),
-        )  # fmt: skip
+            n_layers=len(layers),
+            n_heads=shape.n_heads,
+            ffn=_compiled(layers[0].up).n_out,
+            n_logits=last.n_out,
+            norm=_norm(norm),
+            heads=last.panels.data_ptr(),
+        )
 
     def __call__(self, x: Tensor, columns: Tensor, cache: "Cache") -> Tensor:
         """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.
@@ -73,12 +77,13 @@ class CpuStep:
         for i, into in enumerate(self._layers):
             into.keys, into.values = (kept.data_ptr() for kept in cache.own[i])
             into.text_keys, into.text_values = (kept.data_ptr() for kept in cache.text[:, i])
-        rows = torch.cat([x, x])
+        rows = x.new_empty(2 * slots, hidden)
+        rows[:slots] = x
         logits = torch.empty(2, slots, model.n_logits)
         buffers = {
             "normed": torch.empty(threads, 2 * slots, hidden),
             "attended": torch.empty(2 * slots, hidden),
-            "up": torch.empty(2 * slots, self._ffn),
+            "up": torch.empty(2 * slots, model.ffn),
             "products": torch.empty(2 * slots, 3 * hidden),
             "scores": torch.empty(threads, max(model.capacity, model.n_text)),
         }

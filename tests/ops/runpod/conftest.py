@@ -103,6 +103,19 @@ def request_of():
 
 
 @pytest.fixture
+def running(us, request_of):
+    """Create pods of these names; each runs."""
+
+    def create(*names, **more):
+        made = [us.create_pod(request_of(name, **more)) for name in names]
+        for _ in range(2):
+            us.pods()
+        return [pod.id for pod in made]
+
+    return create
+
+
+@pytest.fixture
 def ssh_key(tmp_path, monkeypatch):
     """The user's SSH key, which the settings name."""
     file = tmp_path / "id_ed25519"

@@ -18,19 +18,6 @@ def only_runpod(monkeypatch):
     monkeypatch.setattr(clouds, "CLOUDS", (Pods(),))
 
 
-@pytest.fixture
-def running(us, request_of):
-    """Create pods of these names; each runs."""
-
-    def create(*names, **more):
-        made = [us.create_pod(request_of(name, **more)) for name in names]
-        for _ in range(2):
-            us.pods()
-        return [pod.id for pod in made]
-
-    return create
-
-
 def end_in(hours):
     moment = datetime.now(UTC) + timedelta(hours=hours)
     return {"env": {"MUSICGEN_LIFETIME_END": str(int(moment.timestamp()))}}

@@ -9,19 +9,6 @@ from ops import boxes
 from tests.fakes.runpod import Call
 
 
-@pytest.fixture
-def running(us, request_of):
-    """Create pods of these names; each runs."""
-
-    def create(*names, **more):
-        made = [us.create_pod(request_of(name, **more)) for name in names]
-        for _ in range(2):
-            us.pods()
-        return [pod.id for pod in made]
-
-    return create
-
-
 def on(volume):
     return {"mounts": {"network": [{"volumeId": volume, "path": "/workspace"}]}}
 
