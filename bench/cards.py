@@ -9,7 +9,7 @@ import torch
 from bench import models
 from bench.memory import Needs, module_bytes
 from worker.musicgen import device, windows
-from worker.musicgen.model import Shape
+from worker.musicgen.layers import Shape
 
 # What CUDA, cuBLAS and cuDNN themselves take.
 CONTEXT_BYTES = 700_000_000

@@ -17,7 +17,7 @@ from ops.repository import ROOT
 from worker.engine import Sampling, Song, longest_first
 from worker.musicgen import Engine
 from worker.musicgen.device import HALF_CACHE
-from worker.musicgen.model import Shape
+from worker.musicgen.layers import Shape
 from worker.musicgen.stepper import Stepper
 
 GREEDY = Sampling(greedy=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.musicgen.model import Cache, Shape
+from worker.musicgen.cache import Cache
+from worker.musicgen.layers import Shape
 from worker.musicgen.stepper import TEXT_ROOM
 
 

@@ -14,7 +14,7 @@ from ops import models
 from ops.settings import Settings, child_env
 from worker.amounts import count, duration, size, usd
 from worker.songs import jobs, maker, records
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.store.base import Missing, Store
 from worker.store.open import open_store
 

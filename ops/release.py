@@ -21,7 +21,7 @@ from ops.repository import git
 from worker import amounts
 from worker.errors import BadInput
 from worker.songs import jobs
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 
 MAX_BYTES = 50_000_000
 MAX_AUDIO_BYTES = 100_000_000  # of all audio files that a list continues

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from worker.songs import jobs, records
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.records import Record
 from worker.store.base import Store
 

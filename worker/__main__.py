@@ -56,7 +56,7 @@ from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
 from worker.songs import jobs
 from worker.songs.checkpoint_file import tokens_key
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.maker import STRIDE_S, checked_sampling, model_name
 from worker.songs.summary import Price, Summary
 from worker.store.base import Store

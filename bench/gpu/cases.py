@@ -20,7 +20,8 @@ from bench.timing import Spread, rates, seconds
 from worker.amounts import count
 from worker.engine import Abandoned, Sampling, Tokens
 from worker.musicgen import Engine, codec, device
-from worker.musicgen.model import Cache, Shape
+from worker.musicgen.cache import Cache
+from worker.musicgen.layers import Shape
 from worker.musicgen.pretrained import Pretrained
 
 CASES = ("parity", "speed", "memory", "bound", "host", "decode", "tokens")

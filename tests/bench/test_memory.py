@@ -18,7 +18,8 @@ from bench import cards, models
 from bench.memory import module_bytes
 from worker.musicgen import codec, device, windows
 from worker.musicgen.attention import Sdpa
-from worker.musicgen.model import Model, Placement
+from worker.musicgen.layers import Placement
+from worker.musicgen.model import Model
 from worker.musicgen.stepper import Stepper
 
 pytestmark = pytest.mark.xdist_group("engine")

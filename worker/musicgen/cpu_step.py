@@ -7,16 +7,14 @@ A slot's logits do not depend on the other slots, their number or the threads.
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from worker.musicgen.cache import Cache
 from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
+from worker.musicgen.layers import Layer, Norm, Shape
 from worker.musicgen.linear import CompiledLinear, Linear
-
-if TYPE_CHECKING:
-    from worker.musicgen.model import Cache, Layer, Norm, Shape
 
 _NORMS = ("norm", "text_norm", "mlp_norm")
 _LINEAR = ("qkv", "out", "text_query", "text_out", "up", "down")
@@ -44,7 +42,7 @@ class CpuStep:
     """All layers, for one column of some slots. Raises NoCompiler where it cannot be built."""
 
     def __init__(
-        self, shape: "Shape", layers: Sequence["Layer"], norm: "Norm", heads: Linear, cache_dtype: torch.dtype
+        self, shape: Shape, layers: Sequence[Layer], norm: Norm, heads: Linear, cache_dtype: torch.dtype
     ):
         flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
         self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
@@ -66,7 +64,7 @@ class CpuStep:
             heads=last.panels.data_ptr(),
         )
 
-    def __call__(self, x: Tensor, columns: Tensor, cache: "Cache") -> Tensor:
+    def __call__(self, x: Tensor, columns: Tensor, cache: Cache) -> Tensor:
         """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.
 
         Writes each slot's keys and values of its column into the cache.
@@ -103,7 +101,7 @@ class CpuStep:
         return logits
 
 
-def _norm(norm: "Norm") -> _Norm:
+def _norm(norm: Norm) -> _Norm:
     return _Norm(norm.weight.data_ptr(), norm.bias.data_ptr())
 
 

@@ -38,7 +38,9 @@ from worker.errors import BadInput, UserError
 from worker.musicgen import codec, device, pretrained, windows
 from worker.musicgen.attention import best
 from worker.musicgen.beside import beside
-from worker.musicgen.model import Cache, Model, Placement, Shape
+from worker.musicgen.cache import Cache
+from worker.musicgen.layers import Placement, Shape
+from worker.musicgen.model import Model
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Windowing, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper

@@ -13,170 +13,20 @@ Of a slot's two rows the first is the conditional one. A step computes the first
 """
 
 import logging
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import MusicgenForCausalLM
-from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
 
 from worker.errors import BadInput
 from worker.musicgen.attention import Attention, Compiled, New, Sdpa
+from worker.musicgen.cache import Cache, rows_of
 from worker.musicgen.cpu_step import CpuStep
 from worker.musicgen.kernels import NoCompiler
-from worker.musicgen.linear import Linear, pack
+from worker.musicgen.layers import Layer, Norm, Placement, Shape
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The decoder's dimensions."""
-
-    n_layers: int
-    n_heads: int
-    head: int
-    n_codebooks: int
-    vocabulary: int
-    channels: int = 1  # their codebooks alternate
-
-    @property
-    def hidden(self) -> int:
-        """Width of the residual stream."""
-        return self.n_heads * self.head
-
-    @classmethod
-    def of(cls, decoder: MusicgenForCausalLM) -> "Shape":
-        """The shape of transformers' MusicgenForCausalLM."""
-        c = decoder.config
-        head = c.hidden_size // c.num_attention_heads
-        return cls(
-            c.num_hidden_layers, c.num_attention_heads, head, c.num_codebooks, c.vocab_size, c.audio_channels
-        )
-
-
-class Norm:
-    """Layer normalisation over the last dimension."""
-
-    def __init__(self, module: torch.nn.LayerNorm, placement: "Placement"):
-        self.weight, self.bias = placement.put(module.weight), placement.put(module.bias)
-        self.eps = module.eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., hidden] -> [..., hidden]."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-class Layer:
-    """One decoder layer's fused weights."""
-
-    def __init__(self, layer: MusicgenDecoderLayer, placement: "Placement"):
-        own, text = layer.self_attn, layer.encoder_attn
-        self.norm = Norm(layer.self_attn_layer_norm, placement)
-        self.qkv = placement.pack(own.q_proj.weight, own.k_proj.weight, own.v_proj.weight)
-        self.out = placement.pack(own.out_proj.weight)
-        self.text_norm = Norm(layer.encoder_attn_layer_norm, placement)
-        self.text_query, self.text_out = (
-            placement.pack(text.q_proj.weight),
-            placement.pack(text.out_proj.weight),
-        )
-        self.text_kv = placement.pack(text.k_proj.weight, text.v_proj.weight)
-        self.mlp_norm = Norm(layer.final_layer_norm, placement)
-        self.up, self.down = placement.pack(layer.fc1.weight, gelu=True), placement.pack(layer.fc2.weight)
-
-    def mlp(self, x: Tensor) -> None:
-        """Add the feed-forward network's output to x [rows, hidden], in place."""
-        self.down.add(self.up(self.mlp_norm(x)), to=x)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Device and precision of the weights and the cache."""
-
-    device: torch.device
-    dtype: torch.dtype
-    half_cache: bool = False  # keys and values in bf16, whatever the weights are
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """Precision of keys and values."""
-        return torch.bfloat16 if self.half_cache else self.dtype
-
-    def put(self, *weights: Tensor) -> Tensor:
-        """The weights stacked along their first dimension, on the device."""
-        return torch.cat([weight.detach() for weight in weights]).to(self.device, self.dtype)
-
-    def pack(self, *weights: Tensor, gelu: bool = False) -> Linear:
-        """The stacked weights as one linear layer."""
-        return pack(self.put(*weights), gelu)
-
-
-@dataclass(frozen=True)
-class CacheSize:
-    """How much a cache holds at first; texts may grow beyond `n_text`."""
-
-    slots: int
-    n_columns: int
-    n_text: int  # tokens
-
-
-class Cache:
-    """Keys and values of every slot: of the song so far, and of its text; keys first where both are.
-
-    own[layer]  [2, rows, heads, n_columns, head]; a slot has one row in layer 0, else two
-    text        [2, layers, slots, heads, n_text, head]; text_lengths [slots]
-    row         0, 1, ... for each row
-
-    The order of the dimensions in memory is the attention's.
-    """
-
-    def __init__(self, shape: Shape, size: CacheSize, placement: Placement, attention: Attention):
-        self._attention, self._placement = attention, placement
-        self.slots, layers = size.slots, range(shape.n_layers)
-        rows = [self.slots if i == 0 else 2 * self.slots for i in layers]
-        self.own = [self._blank((2, n, shape.n_heads, size.n_columns, shape.head)) for n in rows]
-        if attention.reads_masked:
-            for kv in self.own:
-                kv.zero_()  # else it takes no memory of a CPU until it is written
-        text = (2, shape.n_layers, self.slots, shape.n_heads, size.n_text, shape.head)
-        self.text = self._blank(text).zero_()
-        self.text_lengths = torch.ones(self.slots, dtype=torch.int64, device=placement.device)
-        self.row = torch.arange(2 * self.slots, device=placement.device)
-
-    def _blank(self, size: tuple[int, ...]) -> Tensor:
-        return self._attention.blank(size, self._placement.cache_dtype, self._placement.device)
-
-    @staticmethod
-    def n_bytes(shape: Shape, n_columns: int, n_text: int, dtype: torch.dtype) -> int:
-        """Bytes of cache per slot."""
-        columns = (2 * shape.n_layers - 1) * n_columns + shape.n_layers * n_text
-        return 2 * columns * shape.hidden * int(dtype.itemsize)
-
-    @property
-    def n_text(self) -> int:
-        """The longest text that fits, in tokens."""
-        return self.text.shape[4]
-
-    def move(self, source: int, target: int, n_columns: int) -> None:
-        """Copy what a slot holds, in its first `n_columns`, to another slot."""
-        for i, kv in enumerate(self.own):
-            kv[:, _rows(target, i), :, :n_columns] = kv[:, _rows(source, i), :, :n_columns]
-        self.text[:, :, target] = self.text[:, :, source]
-        self.text_lengths[target] = self.text_lengths[source]
-
-    def resize_text(self, n_text: int) -> None:
-        """Make room for longer texts, or give it back, and keep the texts that fit."""
-        *leading, old, head = self.text.shape
-        kept, there = min(old, n_text), self.text
-        self.text = self._blank((*leading, n_text, head)).zero_()
-        self.text[..., :kept, :] = there[..., :kept, :]
-        self.text_lengths.clamp_(max=n_text)
-
-
-def _rows(slot: int, layer: int) -> slice:
-    """A slot's rows in the cache of a layer."""
-    return slice(slot, slot + 1) if layer == 0 else slice(2 * slot, 2 * slot + 2)
 
 
 class Model:
@@ -256,7 +106,7 @@ class Model:
         text_reach = self._mask_attention.reach(cache.text_lengths[slot : slot + 1], cache.n_text)
         for i, layer in enumerate(self._layers):
             halves = x.shape[0]
-            rows = _rows(slot, i)
+            rows = rows_of(slot, i)
             qkv = layer.qkv(layer.norm(x).view(halves * n, shape.hidden))
             qkv = qkv.view(halves, n, 3, shape.n_heads, shape.head).permute(2, 0, 3, 1, 4)
             kv = cache.own[i][:, rows, :, :end]

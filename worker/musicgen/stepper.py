@@ -19,8 +19,9 @@ from worker.amounts import count
 from worker.engine import TO_GENERATE, Sampling
 from worker.errors import BadInput
 from worker.musicgen import device, graphs
+from worker.musicgen.cache import Cache, CacheSize
 from worker.musicgen.graphs import Graphs
-from worker.musicgen.model import Cache, CacheSize, Model
+from worker.musicgen.model import Model
 from worker.musicgen.sampling import guide, pick
 
 # Masked attention reads a whole bucket. Smaller buckets read less but need more CUDA graphs.

@@ -23,7 +23,7 @@ from worker.run.context import RunContext
 from worker.run.observer import Begun
 from worker.run.publication import Publication
 from worker.songs import maker
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.maker import Maker
 from worker.songs.records import Record
 from worker.store.files import disk_errors

@@ -22,7 +22,7 @@ from worker.run.context import RunContext
 from worker.run.continued_audio import encoded
 from worker.run.observer import Begun
 from worker.songs.checkpoint_file import OtherSettings, Unusable
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.store.retry import Retry, TimedOut, answer
 
 # How often to look whether the songs that others have in progress are done.

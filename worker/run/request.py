@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worker.engine import Sampling
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.summary import Price
 
 

@@ -18,7 +18,7 @@ from worker.run.context import RunContext
 from worker.run.finisher import Finisher, Tune
 from worker.run.ledger import RunLedger
 from worker.run.queue import SongQueue
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 
 # Finished songs that may wait for their audio before generation waits for them: bounds memory.
 _MAX_FINISHING = 32

@@ -8,23 +8,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worker.errors import BadInput
 from worker.songs import audio_file
-
-if TYPE_CHECKING:
-    from worker.songs.jobs import Job
+from worker.songs.job import Job
 
 _STEM = re.compile(r"[A-Za-z0-9_.-]+_[0-9a-f]{8}")
 
 
-def _named(job: "Job") -> str:
+def _named(job: Job) -> str:
     """The line's name that a job may continue."""
     return job.options.get("continue", "").removesuffix(".wav")
 
 
-def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tuple[int, str]]]:
+def resolve(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[tuple[int, str]]]:
     """The jobs, each with what it continues; and what is wrong with whose line.
 
     `folder`: where the paths of audio files start.
@@ -34,7 +31,7 @@ def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tupl
     problems: list[tuple[int, str]] = []
     look = functools.cache(audio_file.look)  # a file may begin many songs
 
-    def found(job: "Job") -> "Job":
+    def found(job: Job) -> Job:
         """Raises BadInput."""
         written = job.options.get("continue")
         if written is None:
@@ -64,7 +61,7 @@ def resolve(jobs: Sequence["Job"], folder: Path) -> tuple[list["Job"], list[tupl
             f"the NAME_HASH of a finished song, or a file ({', '.join(audio_file.SUFFIXES)})"
         )
 
-    def once(job: "Job") -> "Job | None":
+    def once(job: Job) -> Job | None:
         chain = {job.name: job}  # one after the other, not by recursion: a chain may have thousands of songs
         while job.name not in known and (job := by_name.get(_named(job), job)).name not in chain:
             chain[job.name] = job

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.store.base import Missing, Store, json_bytes
 
 SCHEMA = 1

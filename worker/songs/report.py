@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.records import Record, survey
 from worker.store.base import Missing, Store
 

@@ -5,7 +5,9 @@ import torch
 
 from tests.parts import need
 from worker.musicgen.attention import best
-from worker.musicgen.model import Cache, CacheSize, Model, Placement
+from worker.musicgen.cache import Cache, CacheSize
+from worker.musicgen.layers import Placement
+from worker.musicgen.model import Model
 
 pytestmark = pytest.mark.xdist_group("engine")
 

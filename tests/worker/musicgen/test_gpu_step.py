@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
 from worker.musicgen.attention import Sdpa, Varlen
-from worker.musicgen.model import Model, Placement
+from worker.musicgen.layers import Placement
+from worker.musicgen.model import Model
 from worker.musicgen.stepper import Stepper
 
 pytestmark = pytest.mark.xdist_group("engine")

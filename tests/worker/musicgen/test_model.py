@@ -6,7 +6,9 @@ import torch
 from tests.worker.musicgen import flash
 from worker.musicgen import attention
 from worker.musicgen.attention import Sdpa, Varlen
-from worker.musicgen.model import Cache, CacheSize, Model, Placement, Shape
+from worker.musicgen.cache import Cache, CacheSize
+from worker.musicgen.layers import Placement, Shape
+from worker.musicgen.model import Model
 
 pytestmark = pytest.mark.xdist_group("engine")
 

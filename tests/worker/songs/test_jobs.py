@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.songs import wav_bytes
 from worker.errors import BadInput
 from worker.songs import audio_file, jobs
-from worker.songs.jobs import BadPrompts, Job
+from worker.songs.job import Job, song_hash
+from worker.songs.jobs import BadPrompts
 
 
 def parse_one(line: str) -> Job:
@@ -48,9 +49,7 @@ def test_song_names_never_change(line, song):
 
 def test_hash_is_sha256_of_the_fields_joined_by_the_unit_separator():
     joined = "a b\x1f12.5\x1fname\x1fseed=7"
-    assert (
-        jobs.song_hash("a b", 12.5, "name", {"seed": "7"}) == hashlib.sha256(joined.encode()).hexdigest()[:8]
-    )
+    assert song_hash("a b", 12.5, "name", {"seed": "7"}) == hashlib.sha256(joined.encode()).hexdigest()[:8]
 
 
 def test_default_seed_is_the_hash_in_the_name():
@@ -158,7 +157,7 @@ def wrong_in_album(album, *lines):
 def test_audio_that_is_continued_is_named_by_its_content(album):
     (job,) = in_album(album, "epic ; 60 ; more ; continue=take.wav")
     digest = hashlib.sha256(wav_bytes(2)).hexdigest()
-    assert job.hash8 == jobs.song_hash("epic", 60, "more", {"continue": digest})
+    assert job.hash8 == song_hash("epic", 60, "more", {"continue": digest})
     assert (job.continued_file.path, job.continues) == (album / "take.wav", None)
     (album / "take.wav").rename(album / "other.wav")
     assert in_album(album, "epic ; 60 ; more ; continue=other.wav")[0].song == job.song

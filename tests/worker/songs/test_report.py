@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.songs import Recording, finish, listed, record_of
 from worker.songs import records, report
-from worker.songs.jobs import Job
+from worker.songs.job import Job
 from worker.songs.report import REPORT_KEY
 
 RAIN, SUN = listed("rain on a window ; 12.5 ; rain", "sun ; 3 ; sun")
