@@ -22,7 +22,7 @@ from invoke.exceptions import Exit
 
 from ops import hints
 from worker import amounts
-from worker.errors import Refused, UserError
+from worker.errors import BadInput, Refused, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -188,6 +188,20 @@ def agreed(
     if not answered_yes(question):
         raise Refused("nothing was changed; answer y, or give --yes, to continue")
     return True
+
+
+def agreed_for_json(rows: Sequence[Any], question: str, *, yes: bool, dry_run: bool, json: bool) -> bool:
+    """As `agreed`, where JSON is that of what is made: it is all of stdout, and nothing is asked."""
+    if not json or dry_run:
+        return agreed(rows, question, yes=yes, dry_run=dry_run, json=json)
+    refuse_json_that_asks(yes=yes, dry_run=dry_run, json=json)
+    return True
+
+
+def refuse_json_that_asks(*, yes: bool, dry_run: bool, json: bool) -> None:
+    """Raises BadInput for --json without --yes, before anything is looked up."""
+    if json and not (yes or dry_run):
+        raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
 
 
 def answered_yes(question: str) -> bool:

@@ -14,7 +14,7 @@ from ops.runpod.ready import Login
 from ops.runpod.types import Pod
 from ops.settings import Settings
 from worker.amounts import count, usd
-from worker.errors import BadInput, UserError
+from worker.errors import UserError
 from worker.timestamps import stamp
 
 
@@ -47,8 +47,7 @@ def create_pod(
 ) -> None:
     """Check, show, ask, create, wait for the login, and say what is next and how to end it."""
     asked = prepare.checked(settings, options)
-    if json and not (yes or dry_run):
-        raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
+    ui.refuse_json_that_asks(yes=yes, dry_run=dry_run, json=json)
     runpod = RunPod.of(settings, "pod.create", ui.say)
     there = create.running(runpod)
     if there and not options.another:
@@ -58,10 +57,9 @@ def create_pod(
     plan, found = prepare.prepare(runpod, settings, asked)
     if not json:
         ui.show(found)
-    if dry_run or not json:
-        question = f"Create it, for at most {usd(plan.worst_case_usd)}?"
-        if not ui.agreed(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):
-            return
+    question = f"Create it, for at most {usd(plan.worst_case_usd)}?"
+    if not ui.agreed_for_json(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):
+        return
     if settings.runpod_host:
         ui.say("warning: RUNPOD_HOST is set, so fab takes that box; remove it from .env to use the new pod")
     made = create.carry_out(runpod, plan, login, ui.say, another=options.another)

@@ -75,7 +75,9 @@ def resume_pod(
         raise UserError(f"{pod.id} is {pod.status} and cannot be started; run: inv pod.terminate")
     plan = _plan(runpod, settings, pod, options)
     most = plan.cap_usd * (plan.ends_at - _now()).total_seconds() / 3600
-    if not _agreed(plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json):
+    if not ui.agreed_for_json(
+        plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json
+    ):
         return
     resume.give_new_end(runpod, plan)
     try:
@@ -271,7 +273,7 @@ def create_volume(
     runpod = _account(settings, "pod.volume-create")
     plan = volumes.checked(runpod, name, size_gb, data_center)
     question = f"Make it, for {usd(plan['per_month_usd'])} a month until it is deleted?"
-    if not _agreed([plan], question, yes=yes, dry_run=dry_run, json=json):
+    if not ui.agreed_for_json([plan], question, yes=yes, dry_run=dry_run, json=json):
         return
     made = runpod.create_volume(name, size_gb, data_center)
     if json:
@@ -306,15 +308,6 @@ def _account(settings: Settings, task: str) -> RunPod:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _agreed(rows: Sequence[Any], question: str, *, yes: bool, dry_run: bool, json: bool) -> bool:
-    """As ui.agreed, where the JSON is that of what was made: it is all of stdout, and nothing is asked."""
-    if not json or dry_run:
-        return ui.agreed(rows, question, yes=yes, dry_run=dry_run, json=json)
-    if not yes:
-        raise BadInput("--json cannot ask; give --yes, or --dry-run for the plan")
-    return True
 
 
 def _volumes_by_id(runpod: RunPod) -> Mapping[str, Volume] | None:

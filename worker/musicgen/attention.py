@@ -179,8 +179,8 @@ def best(head: int, dtype: torch.dtype, device: torch.device) -> Attention:
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         try:
             return Compiled(head, dtype)
-        except NoCompiler as error:
-            log.info("attention without a compiled kernel (%s): slower, same songs", error)
+        except NoCompiler:
+            pass
     return Varlen() if _has_flash(head, dtype, device) else Sdpa(dtype)
 
 

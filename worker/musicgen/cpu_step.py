@@ -44,8 +44,6 @@ class CpuStep:
     def __init__(
         self, shape: Shape, layers: Sequence[Layer], norm: Norm, heads: Linear, cache_dtype: torch.dtype
     ):
-        flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
-        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
         self._eps = norm.eps
         self._kept = (layers, norm, heads)  # their memory is read by address
         self._layers = (_Layer * len(layers))()
@@ -63,6 +61,8 @@ class CpuStep:
             norm=_norm(norm),
             heads=last.panels.data_ptr(),
         )
+        flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
+        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
 
     def __call__(self, x: Tensor, columns: Tensor, cache: Cache) -> Tensor:
         """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.

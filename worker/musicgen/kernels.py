@@ -8,12 +8,15 @@ is no compiler or it fails; torch then computes the same, more slowly.
 
 import ctypes
 import functools
+import logging
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 POINTER, SIZE, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -37,6 +40,13 @@ def build(
 
 @functools.cache  # failures are cached too: a model has hundreds of layers
 def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
+    built = _compiled(source, name, flags)
+    if isinstance(built, NoCompiler):
+        log.warning("%s is not compiled (%s): slower, same songs", source, built)
+    return built
+
+
+def _compiled(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler or os.name == "nt":
         return NoCompiler("no C compiler")

@@ -7,7 +7,6 @@ pack a weight, the layers are plain.
 """
 
 import contextlib
-import logging
 import mmap
 from collections.abc import Callable
 from typing import Protocol
@@ -17,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
-
-log = logging.getLogger(__name__)
 
 # The number of rows that oneDNN packs for. Any number of rows works; it is fastest near this one.
 _TYPICAL_ROWS = 32
@@ -119,8 +116,7 @@ def has_kernel() -> bool:
         return False
     try:
         _kernel()
-    except NoCompiler as error:
-        log.warning("no compiled kernel for this CPU (%s): slower, same songs", error)
+    except NoCompiler:
         return False
     return True
 

@@ -89,8 +89,7 @@ class Model:
             return None
         try:
             return CpuStep(self.shape, self._layers, self._norm, self._heads, self.placement.cache_dtype)
-        except NoCompiler as error:
-            log.info("steps of single operations (%s): slower, same songs", error)
+        except NoCompiler:
             return None
 
     def fill(self, tokens: Tensor, start: int, slot: int, cache: Cache) -> None:

@@ -5,7 +5,7 @@ are in use. On CUDA it is replayed as a graph, and nothing in it waits for the d
 each power of two of slots; where the attention reads masked columns, for each bucket of columns too.
 
 All graphs are captured in `reset`, before the songs start. They read the text cache, so they are captured
-again when its room changes, which is at the begin or the end of a song with a long prompt.
+again when its room changes, which is when a song with a long prompt begins or the last such song ends.
 """
 
 from collections.abc import Callable
@@ -111,8 +111,9 @@ class Stepper:
     def _fit_text(self, n_text: int) -> None:
         """Make room for a text of this length, or give back what is over TEXT_ROOM if it is 0."""
         room = max(TEXT_ROOM, 1 << max(n_text - 1, 0).bit_length(), self._cache.n_text if n_text else 0)
-        if room != self._cache.n_text:
+        if room > self._cache.n_text:
             self._check_room(room, n_text)
+        if room != self._cache.n_text:
             self._captured = None
             self._cache.resize_text(room)
         if self._graphs and self._captured != (self._sampling, room):
@@ -124,7 +125,7 @@ class Stepper:
         """Raises BadInput if memory has no room for texts of this length in all slots."""
         needed = self._cache.text.nbytes // self._cache.n_text * room
         free = device.free_bytes(self._model.placement.device)
-        if room > self._cache.n_text and free is not None and needed > free:
+        if free is not None and needed > free:
             raise BadInput(
                 f"its prompt has {n_text} tokens: with {count(self.slots, 'slot')} that takes "
                 f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free; shorten it, or use fewer slots"

@@ -147,6 +147,15 @@ def test_without_a_compiler_it_is_onednns(unbuilt, vectors, monkeypatch):
     assert isinstance(pack(torch.zeros(8, 8)), PackedLinear)
 
 
+def test_lack_of_a_compiler_is_said_once_for_all_layers(unbuilt, vectors, monkeypatch, caplog):
+    vectors("AVX2")
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    for _ in range(3):
+        pack(torch.zeros(8, 8))
+    (said,) = caplog.messages
+    assert said.startswith("linear.c is not compiled (/no/such/compiler")
+
+
 def test_compiler_that_fails_is_asked_once(unbuilt, vectors, monkeypatch, tmp_path):
     vectors("AVX2")
     compiler = tmp_path / "cc"
