@@ -1,4 +1,4 @@
-"""The tasks of `inv pod.*`: RunPod. Above ops/runpod and ops/ssh, which do not know each other."""
+"""The tasks named `pod.…`: RunPod. Above ops/runpod and ops/ssh, which do not know each other."""
 
 from collections.abc import Callable
 

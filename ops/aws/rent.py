@@ -233,15 +233,16 @@ class Rental:
         """
         if not self._asked:
             return
-        with interrupts.held(self._tell, "ending the machine"):
+        tell = interrupts.quietly(self._tell)
+        with interrupts.held(tell, "ending the machine"):
             names = ", ".join(self._started) or "what EC2 may have rented"
-            self._tell(f"ending {names} ...")
+            tell(f"ending {names} ...")
             try:
                 self._end_all()
-            except UserError as error:
-                self._tell(f"WARNING: {names} may still be running ({error}); run: inv kill-all")
+            except Exception as error:
+                tell(f"WARNING: {names} may still be running ({error}); run: inv kill-all")
                 raise
-            self._tell("nothing of it is running")
+            tell("nothing of it is running")
             self._asked = False
 
     def _end_all(self) -> None:
@@ -251,10 +252,11 @@ class Rental:
         to_end = set(self._started)
         looks = 0  # however slow AWS is
         while True:
+            looked_s = time.monotonic()  # what is rented after that is not in the answer, however late it comes
             found = machines.in_region(self._aws, self._aws.region, RunId=self._run_id)
             to_end |= {machine.id for machine in found}
             to_end = {instance for instance in to_end if not self._terminate(instance)}
-            if not to_end and not found and time.monotonic() >= settled_s:
+            if not to_end and not found and looked_s >= settled_s:
                 break
             looks += 1
             if looks > 3 and time.monotonic() > began_s + self._timeouts.visible:

@@ -46,7 +46,7 @@ def test_every_command_that_a_text_of_the_program_names_exists():
     named = {
         (name, *found)
         for name, text in texts
-        for found in re.findall(r"(?<![\w./-])(inv|fab) ([a-z][a-z-]*)", text)
+        for found in re.findall(r"(?<![\w./-])(inv|fab) ([a-z][a-z-]*(?:\.[a-z-]+)?)", text)
     }
     assert len(named) > 20
     assert [one for one in named if one[1:] not in TASKS.keys() | ALIASES.keys()] == []

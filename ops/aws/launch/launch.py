@@ -252,6 +252,6 @@ class _Launch:
         try:
             yield
         except BaseException:
-            with suppress(KeyboardInterrupt, UserError):  # the block's own error is raised
+            with suppress(KeyboardInterrupt, Exception):  # the block's own error is raised
                 self._rental.end()
             raise

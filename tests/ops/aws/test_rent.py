@@ -1,11 +1,14 @@
 """ops/aws/rent.py: what holds for every machine, whether `inv launch` or `inv image` rents it."""
 
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import boto3
 import pytest
 
+from ops.aws import machines, rent
 from ops.aws.images import registry
 from ops.aws.images.plan import plan_image
 from ops.aws.launch import prepare
@@ -140,3 +143,37 @@ def test_a_machine_that_cannot_be_ended_is_named_and_an_error(account, us, machi
     with pytest.raises(UserError, match=f"{rented} does not end"):
         rental.end()
     assert f"WARNING: {rented} may still be running" in str(told)
+
+
+def test_a_look_before_ec2_shows_a_machine_settles_nothing_however_late_its_answer(
+    account, us, machine, told, monkeypatch
+):
+    account.lag_s = 60
+    account.lose_answers["RunInstances"] = 99
+    limits = Timeouts(poll=0.02, busy=0.1, visible=5, strays=0.6)
+    looks = []
+
+    def slow(*args, really=machines.in_region, **filters):
+        answer = really(*args, **filters)
+        if not looks:
+            time.sleep(0.7)
+        looks.append(answer)
+        return answer
+
+    rental = Rental(us, machine.run_id, told, limits)
+    with pytest.raises(Exception, match="Connection"):
+        rental.rent(machine)
+    monkeypatch.setattr(rent.machines, "in_region", slow)
+    threading.Timer(0.3, setattr, (account, "lag_s", 0)).start()
+    rental.end()
+    assert (looks[0], account.alive()) == ([], [])
+
+
+def test_a_machine_is_ended_though_nobody_can_be_told(account, us, machine):
+    def closed(text):
+        raise BrokenPipeError
+
+    rental = Rental(us, machine.run_id, closed, QUICK)
+    rental.rent(machine)
+    rental.end()
+    assert account.alive() == []

@@ -350,7 +350,7 @@ def test_without_tokens_nothing_is_decoded(workers, place, tmp_path):
     prompts = listed(tmp_path, "long ; 12 ; long")
     worker = workers.start(*arguments(prompts, place), "--from-tokens", **WINDOWS)
     assert worker.wait(60) == 2
-    assert "keeps no tokens of these songs; leave --from-tokens out to make them" in worker.said
+    assert "keeps no tokens of these songs; make them with `inv generate`" in worker.said
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
