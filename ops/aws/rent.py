@@ -252,7 +252,7 @@ class Rental:
         to_end = set(self._started)
         looks = 0  # however slow AWS is
         while True:
-            looked_s = time.monotonic()  # what is rented after that is not in the answer, however late it comes
+            looked_s = time.monotonic()  # not when the answer came: it is of this moment
             found = machines.in_region(self._aws, self._aws.region, RunId=self._run_id)
             to_end |= {machine.id for machine in found}
             to_end = {instance for instance in to_end if not self._terminate(instance)}

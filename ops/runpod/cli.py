@@ -61,7 +61,7 @@ def create_pod(
     if not ui.agreed_for_json(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):
         return
     if settings.runpod_host:
-        ui.say("warning: RUNPOD_HOST is set, so Fabric goes to that box; remove it from .env to use the new pod")
+        ui.say("warning: RUNPOD_HOST is set, so Fabric goes there; remove it from .env to use the new pod")
     made = create.carry_out(runpod, plan, login, ui.say, another=options.another)
     if made.pod is None:
         _already(made.there, json=json)
