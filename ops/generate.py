@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops import models
 from ops.repository import ROOT
 from ops.settings import child_env
 from worker.errors import Interrupted, UserError
@@ -44,8 +45,9 @@ def run_worker(
 
     `flags`: further ones of the worker, such as `--verify`. Relative paths count from the user's folder.
     The terminal sends Ctrl-C to the worker, too: this waits while the worker saves its checkpoints and
-    reports.
+    reports. Raises BadInput at once for a model that is known not to run.
     """
+    models.refuse_unsupported(model, child_env())
     here = Path.cwd()
     argv = [
         sys.executable,

@@ -13,7 +13,7 @@ import pytest
 
 from ops import generate
 from tests.songs import finish, listed
-from worker.errors import UserError
+from worker.errors import BadInput, UserError
 from worker.store.open import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,12 @@ def test_settings_of_the_env_file_reach_the_worker(here):
     (here / ".env").write_text("HOURLY_COST_USD=0.75\nRUN_ID=from-the-file\n")
     assert run_worker() == 0
     assert (summary(here)["run_id"], summary(here)["price"]["hourly_usd"]) == ("from-the-file", 0.75)
+
+
+def test_model_that_is_known_not_to_run_starts_no_worker(here, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(BadInput, match="melody"):
+        run_worker(model="facebook/musicgen-melody")
 
 
 def test_exit_code_and_errors_pass_through(here, capfd):
