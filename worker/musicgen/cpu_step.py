@@ -14,7 +14,7 @@ from torch import Tensor
 from worker.musicgen.cache import Cache
 from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
 from worker.musicgen.layers import Layer, Norm, Shape
-from worker.musicgen.linear import CompiledLinear, Linear
+from worker.musicgen.linear import CompiledLinear, Linear, layout_flags
 
 _NORMS = ("norm", "text_norm", "mlp_norm")
 _LINEAR = ("qkv", "out", "text_query", "text_out", "up", "down")
@@ -61,8 +61,8 @@ class CpuStep:
             norm=_norm(norm),
             heads=last.panels.data_ptr(),
         )
-        flags = ("-ffast-math", f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}")
-        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), flags)
+        flags = (f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}", *layout_flags())
+        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), ("-ffast-math", *flags))
 
     def __call__(self, x: Tensor, columns: Tensor, cache: Cache) -> Tensor:
         """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.

@@ -1,6 +1,6 @@
-/* Panels of x @ weight.T for the few rows of a decoding step, on CPUs with AVX2.
+/* Panels of x @ weight.T for the few rows of a decoding step, on CPUs with AVX2 or AVX-512.
  *
- * A weight is stored as panels [ceil(n_out / PANEL), n_in, PANEL]: PANEL outputs side by side, padded with
+ * -DLANES=8 -DVECTORS=3 fills the 16 registers of AVX2, -DLANES=16 -DVECTORS=4 the 32 of AVX-512. A weight is stored as panels [ceil(n_out / PANEL), n_in, PANEL]: PANEL outputs side by side, padded with
  * zeros. Each weight is read from memory once and used for all rows while it is cached: a block of DEPTH
  * inputs of a panel stays in the L1 cache, the sums of TILE rows in registers. Memory latency is the limit,
  * so each tile prefetches its share of the next block.
@@ -11,11 +11,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifndef __AVX2__
-#error "this kernel is written for the registers of AVX2"
+#if LANES == 16 ? !defined __AVX512F__ : !defined __AVX2__
+#error "this kernel is written for the registers of AVX2 or AVX-512"
 #endif
 
-enum { LANES = 8, VECTORS = 3, PANEL = LANES * VECTORS, TILE = 4, DEPTH = 256, GROUP = 64, LINE = 16 };
+enum { PANEL = LANES * VECTORS, TILE = 4, DEPTH = 6144 / PANEL, GROUP = 64, LINE = 16 };
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
@@ -27,12 +27,12 @@ static inline void add_tile(const float *const rows[TILE], const float *block, i
     memcpy(sum, sums, sizeof sum);
     for (int64_t k = 0; k < depth; k++) {
         vec weight[VECTORS];
-        __builtin_prefetch(next + k * step, 0, 2);
-        if (step > LINE) __builtin_prefetch(next + k * step + LINE, 0, 2); /* a lone tile's share is two lines */
+        /* A lone tile's share is several lines. */
+        for (int64_t i = 0; i < step; i += LINE) __builtin_prefetch(next + k * step + i, 0, 2);
         for (int v = 0; v < VECTORS; v++) {
             weight[v] = *(const vec *)(block + k * PANEL + v * LANES);
             /* Keep it in a register: GCC would load it again for each of the four rows. */
-            __asm__("" : "+x"(weight[v]));
+            __asm__("" : "+v"(weight[v]));
         }
         for (int v = 0; v < VECTORS; v++) sum[0][v] += row0[k] * weight[v];
         for (int v = 0; v < VECTORS; v++) sum[1][v] += row1[k] * weight[v];

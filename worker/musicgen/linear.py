@@ -19,8 +19,8 @@ from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
 
 # The number of rows that oneDNN packs for. Any number of rows works; it is fastest near this one.
 _TYPICAL_ROWS = 32
-# Outputs that are stored side by side: PANEL in linear.h.
-_PANEL = 24
+# Floats of a vector register, and registers side by side, for linear.h.
+_VECTORS = {"AVX2": (8, 3), "AVX512": (16, 4)}
 
 
 class Linear(Protocol):
@@ -72,9 +72,11 @@ class CompiledLinear(Linear):
     def __init__(self, weight: Tensor, gelu: bool = False, threads: int | None = None):
         self._multiply = _kernel()
         self.n_out, self._n_in = weight.shape
-        n_panels = -(-self.n_out // _PANEL)
-        padded = F.pad(weight, (0, 0, 0, n_panels * _PANEL - self.n_out))
-        self.panels = _in_huge_pages(padded.view(n_panels, _PANEL, self._n_in).transpose(1, 2))
+        lanes, vectors = _layout()
+        panel = lanes * vectors  # outputs that are stored side by side
+        n_panels = -(-self.n_out // panel)
+        padded = F.pad(weight, (0, 0, 0, n_panels * panel - self.n_out))
+        self.panels = _in_huge_pages(padded.view(n_panels, panel, self._n_in).transpose(1, 2))
         self._gelu, self._threads = gelu, threads
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -112,8 +114,6 @@ def pack(weight: Tensor, gelu: bool = False) -> Linear:
 
 def has_kernel() -> bool:
     """True if this machine can build the C kernel."""
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return False
     try:
         _kernel()
     except NoCompiler:
@@ -121,8 +121,22 @@ def has_kernel() -> bool:
     return True
 
 
+def _layout() -> tuple[int, int]:
+    """Raises NoCompiler where the kernel has none."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in _VECTORS:
+        raise NoCompiler(f"no AVX2, but {capability}")
+    return _VECTORS[capability]
+
+
+def layout_flags() -> tuple[str, ...]:
+    """The compiler's flags that say to linear.h how weights are packed here. Raises NoCompiler."""
+    lanes, vectors = _layout()
+    return f"-DLANES={lanes}", f"-DVECTORS={vectors}"
+
+
 def _kernel() -> Callable[..., None]:
-    return build("linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 5), ("-ffast-math",))
+    return build("linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 5), ("-ffast-math", *layout_flags()))
 
 
 def _packs(dtype: torch.dtype) -> bool:

@@ -13,6 +13,8 @@ N_IN, N_OUT = 96, 160
 packs_bf16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN packs no bf16 on this CPU"
 )
+# What this CPU has of the kernel's layouts.
+HAVE = ["AVX2", "AVX512"][: 2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 1]
 ROWS = [1, 2, 3, 8, 16, 31, 32, 33, 64, 130]
 
 
@@ -35,6 +37,12 @@ def compiled():
     return build
 
 
+@pytest.fixture
+def vectors(monkeypatch):
+    """Pretend that torch found these vector instructions."""
+    return lambda name: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+
+
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("n_rows", ROWS)
 def test_packed_equals_plain(n_rows, gelu):
@@ -49,9 +57,11 @@ def test_compiled_equals_plain(compiled, n_rows, gelu):
     assert torch.allclose(compiled(weight, gelu)(x), PlainLinear(weight, gelu)(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("n_in", [1, 255, 256, 257, 1024])
-@pytest.mark.parametrize("n_out", [1, 23, 24, 25, 1024])
-def test_compiled_equals_plain_where_blocks_and_panels_are_not_full(compiled, n_out, n_in):
+@pytest.mark.parametrize("layout", HAVE)
+@pytest.mark.parametrize("n_in", [1, 95, 96, 97, 255, 256, 257, 1024])
+@pytest.mark.parametrize("n_out", [1, 23, 24, 25, 63, 64, 65, 1024])
+def test_compiled_equals_plain_where_blocks_and_panels_are_not_full(compiled, vectors, n_out, n_in, layout):
+    vectors(layout)
     weight, x = weight_and_rows(7, torch.float32, n_out, n_in)
     assert torch.allclose(compiled(weight)(x), PlainLinear(weight)(x), atol=1e-5)
 
@@ -121,12 +131,6 @@ def test_bf16_works_on_a_cpu_that_has_no_packed_bf16(monkeypatch):
 
 
 @pytest.fixture
-def vectors(monkeypatch):
-    """Pretend that torch found these vector instructions."""
-    return lambda name: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
-
-
-@pytest.fixture
 def unbuilt():
     """No kernel is built yet, nor afterwards."""
     kernels._built.cache_clear()
@@ -134,7 +138,7 @@ def unbuilt():
     kernels._built.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("name", HAVE)
 def test_with_vectors_it_is_compiled(compiled, vectors, name):
     vectors(name)
     compiled(torch.zeros(8, 8))

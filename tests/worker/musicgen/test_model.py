@@ -86,12 +86,19 @@ def test_step_after_filling_gives_the_logits_of_stepping(model, columns):
         assert (ours - theirs).abs().max() < 1e-4
 
 
+def same_bytes(a, b):
+    """Also of memory that nothing has been written to, which may hold NaN."""
+    return a.shape == b.shape and torch.equal(
+        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
+    )
+
+
 def test_filling_a_slot_leaves_the_others_alone(model, columns):
     cache, _ = stepped(model, columns, 10)
     before = [row.clone() for slot in (0, 2) for row in rows_of(cache, slot, N_COLUMNS)]
     model.fill(columns[1][:20], 0, 1, cache)
     after = [row for slot in (0, 2) for row in rows_of(cache, slot, N_COLUMNS)]
-    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert all(same_bytes(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_step_of_the_first_slots_gives_their_logits_and_leaves_the_others_alone(model, columns):
@@ -100,7 +107,7 @@ def test_step_of_the_first_slots_gives_their_logits_and_leaves_the_others_alone(
     again = model.step(torch.stack([c[4] for c in columns[:2]]), torch.full((2,), 4), N_COLUMNS, cache)
     for few, all_slots in zip(again, expected, strict=True):
         assert (few - all_slots[:2]).abs().max() < 1e-5
-    assert all(torch.equal(*pair) for pair in zip(before, rows_of(cache, 2, N_COLUMNS), strict=True))
+    assert all(same_bytes(*pair) for pair in zip(before, rows_of(cache, 2, N_COLUMNS), strict=True))
 
 
 def test_song_that_was_moved_to_another_slot_continues_as_in_its_own(model, columns):
