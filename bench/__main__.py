@@ -6,6 +6,7 @@ docs/benchmarks.md is written from all of them.
 
 import argparse
 
+import torch
 import transformers
 
 from bench import figures
@@ -32,8 +33,9 @@ def main() -> None:
         for figure in getattr(bench, name)():
             made.append(figure)
             print(figure.line(), flush=True)
-    path = figures.FOLDER / f"{arguments.size}-{bench.device.type}.json"
-    kept = figures.Kept(path, f"musicgen-{arguments.size}", CASES)
+    kind = bench.device.type if bench.device.type != "cpu" else torch.backends.cpu.get_cpu_capability()
+    path = figures.FOLDER / f"{arguments.size}-{kind.lower()}.json"
+    kept = figures.Kept(path, f"musicgen-{arguments.size}, {kind}", CASES)
     kept.replace(arguments.only, made, figures.machine(bench.device, "python -m bench"))
     write_report()
 

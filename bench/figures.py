@@ -1,4 +1,5 @@
-"""Figures, and the files in bench/results/ that keep them: one for each model and device."""
+"""Figures, and the files in bench/results/ that keep them: one for each model and kind of device
+(a CPU's kind is its vector instructions)."""
 
 import json
 import platform
