@@ -8,7 +8,8 @@ import torch
 
 from bench import models
 from bench.memory import Needs, module_bytes
-from worker.musicgen import device, windows
+from worker.decoding import device
+from worker.musicgen import windows
 from worker.musicgen.layers import Shape
 
 # What CUDA, cuBLAS and cuDNN themselves take.

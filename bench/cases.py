@@ -14,9 +14,9 @@ from bench.figures import Figure
 from bench.models import PROMPT_TOKENS, SIZES, build
 from bench.timing import Spread, interleaved, rates, ratios, seconds
 from ops.repository import ROOT
+from worker.decoding.device import HALF_CACHE
 from worker.engine import Sampling, Song, longest_first
 from worker.musicgen import Engine
-from worker.musicgen.device import HALF_CACHE
 from worker.musicgen.layers import Shape
 from worker.musicgen.stepper import Stepper
 

@@ -3,8 +3,8 @@
 import torch
 
 from bench.timing import seconds
+from worker.decoding.linear import pack
 from worker.musicgen.layers import Shape
-from worker.musicgen.linear import pack
 
 
 def gemm_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:

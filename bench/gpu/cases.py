@@ -18,8 +18,9 @@ from bench.memory import Needs, module_bytes
 from bench.models import PROMPT_TOKENS
 from bench.timing import Spread, rates, seconds
 from worker.amounts import count
+from worker.decoding import device
 from worker.engine import Abandoned, Sampling, Tokens
-from worker.musicgen import Engine, codec, device
+from worker.musicgen import Engine, codec
 from worker.musicgen.cache import Cache
 from worker.musicgen.layers import Shape
 from worker.musicgen.pretrained import Pretrained

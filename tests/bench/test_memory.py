@@ -16,7 +16,8 @@ from transformers import (
 
 from bench import cards, models
 from bench.memory import module_bytes
-from worker.musicgen import codec, device, windows
+from worker.decoding import device
+from worker.musicgen import codec, windows
 from worker.musicgen.attention import Sdpa
 from worker.musicgen.layers import Placement
 from worker.musicgen.model import Model

@@ -9,6 +9,7 @@ Three variants with one interface. All can be captured in a CUDA graph, which ne
 """
 
 import logging
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn_out
 
-from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
+from worker.decoding.kernels import POINTER, SIZE, NoCompiler, build
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Compiled(Attention):
     def __init__(self, head: int, dtype: torch.dtype):
         flags = ("-ffast-math", f"-DHEAD={head}", f"-DKV_BF16={int(dtype == torch.bfloat16)}")
         takes = (*[POINTER] * 3, SIZE, *[POINTER] * 3, *[SIZE] * 3, *[POINTER] * 2)
-        self._attend = build("attention.c", "attend", takes, flags)
+        self._attend = build(Path(__file__).with_name("attention.c"), "attend", takes, flags)
         self._scores = torch.empty(0)
 
     def reach(self, lengths: Tensor, bucket: int) -> Tensor:

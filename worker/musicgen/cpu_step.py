@@ -7,14 +7,15 @@ A slot's logits do not depend on the other slots, their number or the threads.
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from worker.decoding.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
+from worker.decoding.linear import CompiledLinear, Linear, layout_flags
 from worker.musicgen.cache import Cache
-from worker.musicgen.kernels import NUMBER, POINTER, SIZE, NoCompiler, build
 from worker.musicgen.layers import Layer, Norm, Shape
-from worker.musicgen.linear import CompiledLinear, Linear, layout_flags
 
 _NORMS = ("norm", "text_norm", "mlp_norm")
 _LINEAR = ("qkv", "out", "text_query", "text_out", "up", "down")
@@ -62,7 +63,12 @@ class CpuStep:
             heads=last.panels.data_ptr(),
         )
         flags = (f"-DHEAD={shape.head}", f"-DKV_BF16={int(cache_dtype == torch.bfloat16)}", *layout_flags())
-        self._step = build("step.c", "step", (*[POINTER] * 7, SIZE, NUMBER), ("-ffast-math", *flags))
+        self._step = build(
+            Path(__file__).with_name("step.c"),
+            "step",
+            (*[POINTER] * 7, SIZE, NUMBER),
+            ("-ffast-math", *flags),
+        )
 
     def __call__(self, x: Tensor, columns: Tensor, cache: Cache) -> Tensor:
         """Embeddings [slots, hidden], columns [slots] -> logits [2, slots, n_logits], conditional ones first.

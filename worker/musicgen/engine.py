@@ -22,6 +22,8 @@ from typing import TypeVar
 import torch
 
 from worker.amounts import count
+from worker.decoding import device
+from worker.decoding.beside import beside
 from worker.engine import (
     TO_GENERATE,
     Audio,
@@ -35,9 +37,8 @@ from worker.engine import (
     longest_first,
 )
 from worker.errors import BadInput, UserError
-from worker.musicgen import codec, device, pretrained, windows
+from worker.musicgen import codec, pretrained, windows
 from worker.musicgen.attention import best
-from worker.musicgen.beside import beside
 from worker.musicgen.cache import Cache
 from worker.musicgen.layers import Placement, Shape
 from worker.musicgen.model import Model

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoderLayer
 
-from worker.musicgen.linear import Linear, pack
+from worker.decoding.linear import Linear, pack
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import MusicgenForCausalLM
 
+from worker.decoding.kernels import NoCompiler
 from worker.errors import BadInput
 from worker.musicgen.attention import Attention, Compiled, New, Sdpa
 from worker.musicgen.cache import Cache, rows_of
 from worker.musicgen.cpu_step import CpuStep
-from worker.musicgen.kernels import NoCompiler
 from worker.musicgen.layers import Layer, Norm, Placement, Shape
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.decoding.device import is_out_of_memory
+from worker.decoding.sampling import draws
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song, Tokens
 from worker.errors import UserError
 from worker.musicgen import windows
-from worker.musicgen.device import is_out_of_memory
-from worker.musicgen.sampling import draws
 from worker.musicgen.stepper import Stepper
 from worker.musicgen.windows import Window
 

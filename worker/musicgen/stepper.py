@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.amounts import count
+from worker.decoding import device
+from worker.decoding.sampling import guide, pick
 from worker.engine import TO_GENERATE, Sampling
 from worker.errors import BadInput
-from worker.musicgen import device, graphs
+from worker.musicgen import graphs
 from worker.musicgen.cache import Cache, CacheSize
 from worker.musicgen.graphs import Graphs
 from worker.musicgen.model import Model
-from worker.musicgen.sampling import guide, pick
 
 # Masked attention reads a whole bucket. Smaller buckets read less but need more CUDA graphs.
 _BUCKET = 256

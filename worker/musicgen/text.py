@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from worker.decoding.beside import beside
+from worker.decoding.linear import CompiledLinear, has_kernel
 from worker.engine import Song
 from worker.errors import BadInput
-from worker.musicgen.beside import beside
-from worker.musicgen.linear import CompiledLinear, has_kernel
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.scheduler import Work
 

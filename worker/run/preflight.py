@@ -5,7 +5,7 @@
 Raises UserError only for what is certain: songs that cannot fit, a clock that was never set. What
 may go well is a warning, one line. Checked elsewhere, before the first song: the store's
 permissions (worker/run/claims.py), the model's files (worker/musicgen/pretrained.py), the device
-and its memory (worker/musicgen/device.py).
+and its memory (worker/decoding/device.py).
 """
 
 import shutil

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from worker.decoding.sampling import draws, guide, pick
 from worker.engine import TO_GENERATE, Audio, Event, Failed, Finished, Progress, Sampling, Song, Tokens
 from worker.musicgen import codec, windows
 from worker.musicgen.pretrained import Pretrained, load
-from worker.musicgen.sampling import draws, guide, pick
 from worker.musicgen.windows import Window
 
 # Steps between two progress events: about a second of music.

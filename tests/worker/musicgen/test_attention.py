@@ -5,9 +5,10 @@ import torch
 
 from tests.parts import need
 from tests.worker.musicgen import flash
-from worker.musicgen import attention, kernels
+from worker.decoding import kernels
+from worker.decoding.kernels import NoCompiler
+from worker.musicgen import attention
 from worker.musicgen.attention import Compiled, New, Sdpa, Varlen
-from worker.musicgen.kernels import NoCompiler
 
 pytestmark = pytest.mark.xdist_group("engine")
 

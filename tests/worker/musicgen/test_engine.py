@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from tests.parts import need
+from worker.decoding import device, linear
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Song, Unfinished
 from worker.errors import BadInput, UserError
-from worker.musicgen import Engine, device, linear, text
+from worker.musicgen import Engine, text
 from worker.musicgen.stepper import Stepper
 from worker.songs.checkpoint_file import OtherSettings, Unusable, from_bytes, to_bytes
 
@@ -564,7 +565,7 @@ def test_other_faults_of_the_device_are_not_taken_for_out_of_memory(loaded, monk
 def crowded(loaded, monkeypatch):
     """An engine of one slot on a machine where 0.5 GB beyond the cache are missing."""
     engine = Engine(loaded, slots=1, **SHORT)
-    monkeypatch.setattr("worker.musicgen.device.free_bytes", lambda _: -500_000_000)
+    monkeypatch.setattr("worker.decoding.device.free_bytes", lambda _: -500_000_000)
     out_of_memory(monkeypatch, 30)
     return engine
 

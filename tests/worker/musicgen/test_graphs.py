@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.worker.musicgen import flash
+from worker.decoding import device
 from worker.engine import Failed, Finished, Sampling, Song
-from worker.musicgen import Engine, attention, device, graphs
+from worker.musicgen import Engine, attention, graphs
 from worker.musicgen.attention import Sdpa, Varlen
 from worker.musicgen.stepper import Stepper
 

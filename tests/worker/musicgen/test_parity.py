@@ -7,9 +7,9 @@ import torch
 from bench import theirs
 from tests.worker.musicgen import reference
 from tests.worker.musicgen.plain import PlainEngine
+from worker.decoding.linear import PlainLinear
 from worker.engine import Failed, Finished, Sampling, Song, Unfinished, longest_first
 from worker.musicgen import Engine, attention, model, windows
-from worker.musicgen.linear import PlainLinear
 
 pytestmark = pytest.mark.xdist_group("engine")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.parts import need
-from worker.musicgen import kernels
-from worker.musicgen.linear import CompiledLinear, PackedLinear, PlainLinear, pack
+from worker.decoding import kernels
+from worker.decoding.linear import CompiledLinear, PackedLinear, PlainLinear, pack
 
 pytestmark = pytest.mark.xdist_group("engine")
 

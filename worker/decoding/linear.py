@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.musicgen.kernels import POINTER, SIZE, NoCompiler, build
+from worker.decoding.kernels import HERE, POINTER, SIZE, NoCompiler, build
 
 # The number of rows that oneDNN packs for. Any number of rows works; it is fastest near this one.
 _TYPICAL_ROWS = 32
@@ -136,7 +136,9 @@ def layout_flags() -> tuple[str, ...]:
 
 
 def _kernel() -> Callable[..., None]:
-    return build("linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 5), ("-ffast-math", *layout_flags()))
+    return build(
+        HERE / "linear.c", "multiply", (*[POINTER] * 3, *[SIZE] * 5), ("-ffast-math", *layout_flags())
+    )
 
 
 def _packs(dtype: torch.dtype) -> bool:

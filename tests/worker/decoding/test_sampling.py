@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.decoding.sampling import draws, guide, pick
 from worker.engine import Sampling
-from worker.musicgen.sampling import draws, guide, pick
 
 pytestmark = pytest.mark.xdist_group("engine")
 

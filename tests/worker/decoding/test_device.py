@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from worker.decoding import device
 from worker.errors import BadInput, UserError
-from worker.musicgen import device
 
 pytestmark = pytest.mark.xdist_group("engine")
 

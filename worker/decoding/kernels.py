@@ -1,6 +1,8 @@
-"""Build this package's C kernels for the CPU at start, if there is a C compiler.
+"""Build C kernels for the CPU at start, if there is a C compiler.
 
-    multiply = build("linear.c", "multiply", (POINTER, POINTER, POINTER, SIZE, SIZE, SIZE))
+    multiply = build(HERE / "linear.c", "multiply", (POINTER, POINTER, POINTER, SIZE, SIZE, SIZE))
+
+The headers of this folder are found from any other.
 
 A build takes a fraction of a second, once per process, and leaves no file. Raises NoCompiler if there
 is no compiler or it fails; torch then computes the same, more slowly.
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 POINTER, SIZE, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
-_SOURCES = Path(__file__).parent
+HERE = Path(__file__).parent
 
 
 class NoCompiler(RuntimeError):
@@ -28,9 +30,9 @@ class NoCompiler(RuntimeError):
 
 
 def build(
-    source: str, name: str, argument_types: tuple[type, ...], flags: tuple[str, ...] = ()
+    source: Path, name: str, argument_types: tuple[type, ...], flags: tuple[str, ...] = ()
 ) -> "ctypes._NamedFuncPointer":
-    """The function `name` of a C file in this folder; it returns nothing. Raises NoCompiler."""
+    """The function `name` of a C file; it returns nothing. Raises NoCompiler."""
     function = _built(source, name, flags)
     if isinstance(function, NoCompiler):
         raise NoCompiler(str(function))
@@ -39,22 +41,22 @@ def build(
 
 
 @functools.cache  # failures are cached too: a model has hundreds of layers
-def _built(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
+def _built(source: Path, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
     built = _compiled(source, name, flags)
     if isinstance(built, NoCompiler):
-        log.warning("%s is not compiled (%s): slower, same songs", source, built)
+        log.warning("%s is not compiled (%s): slower, same songs", source.name, built)
     return built
 
 
-def _compiled(source: str, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
+def _compiled(source: Path, name: str, flags: tuple[str, ...]) -> "ctypes._NamedFuncPointer | NoCompiler":
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler or os.name == "nt":
         return NoCompiler("no C compiler")
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         built, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        always = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-pipe"]
+        always = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-pipe", f"-I{HERE}"]
         try:
-            _run([*shlex.split(compiler), *always, *flags, "-c", str(_SOURCES / source), "-o", str(built)])
+            _run([*shlex.split(compiler), *always, *flags, "-c", str(source), "-o", str(built)])
             # Linked without -fopenmp: the symbols resolve to the OpenMP that torch has loaded. A
             # second OpenMP would start its own threads, which compete with torch's for the cores.
             _run([*shlex.split(compiler), "-shared", str(built), "-lm", "-o", str(library)])
