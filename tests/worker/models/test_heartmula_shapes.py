@@ -1,12 +1,12 @@
 """The tensors of a HeartMuLa are those of heartlib, and its configs are read as heartlib reads them.
 
 The figures and digests are of heartlib's own `state_dict` (commit 3981c52, with torchtune 0.4.0 and
-vector_quantize_pytorch 1.27.15), built on torch's meta device.
+vector_quantize_pytorch 1.27.15), mostly on torch's meta device.
 """
 
 import hashlib
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,6 +18,7 @@ from worker.models.heartmula_config import (
     parse,
 )
 from worker.models.heartmula_shapes import FLAG, codec_shapes, mula_shapes
+from worker.models.tiny_heartmula import CODEC_CONFIG
 
 OSS_3B = mula_shapes(MulaConfig())
 OSS_CODEC = codec_shapes(CodecConfig())
@@ -34,6 +35,30 @@ THEIRS = {
         818,
         1_659_568_725,
         "b1c0d5d7aa58d25b02485954364bc9db93353711261445bdf5678a033f296ddd",
+    ),
+    "codec without projections": (
+        codec_shapes(replace(CODEC_CONFIG, dim=32, codebook_dim=32, in_channels=544)),
+        534,
+        373_934,
+        "7c5af2a77fb6ea60e23cf8c8f8309893369790acc7f1e51dd913b0ad3c7126de",
+    ),
+    "codec of other sizes": (
+        codec_shapes(
+            replace(
+                CODEC_CONFIG,
+                init_channel=2,
+                num_layers=2,
+                num_layers_2=3,
+                codebook_size=32,
+                attention_head_dim=12,
+                res_kernel_size=5,
+                delay_kernel_size=3,
+                default_kernel_size=9,
+            )
+        ),
+        568,
+        702_835,
+        "dacc749f625d3956681faf1d2d254414e0760db6f39e15add098ca273c2df828",
     ),
 }
 
