@@ -14,6 +14,7 @@ if ! [[ ${1:-} =~ ^[A-Za-z0-9_-]+$ && ${2:-} =~ ^[0-9]{1,7}$ && ${3:-} = -- && -
 fi
 be_busy "$1" "$2" || fail 4 "$1 is on already; wait for it"
 shift 3
+make_places || true # the command itself says what it lacks
 code=0
 "$@" 7>&- || code=$?
 exit "$code"

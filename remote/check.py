@@ -27,6 +27,7 @@ from typing import TextIO
 import check_deployed
 import check_floors
 import check_machine
+import check_places
 from check_result import Check, Checks, line
 
 REMOTE = Path(__file__).resolve().parent
@@ -42,6 +43,7 @@ GROUPS: dict[str, tuple[list[str], Checks]] = {
     "disk_system": (["disk_system"], check_machine.check_disk_system),
     "disk_root": (["disk_root"], check_machine.check_disk_root),
     "floors": (["floors"], check_floors.check_floors),
+    "places": (check_places.PLACES, check_places.check_places),
     "packages": (["packages"], check_deployed.check_packages),
     "model": (["model"], check_deployed.check_model),
     "watchdog": (["watchdog"], check_machine.check_watchdog),
@@ -101,9 +103,11 @@ def run_group(group: str) -> None:
 def box_environment() -> dict[str, str]:
     """This process's environment with the paths of env.sh and all settings of worker.env."""
     script = (
-        '. "$1/env.sh"; take_deployed; root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME; set -a; '
+        '. "$1/env.sh"; take_deployed; '
+        "root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME workspace=$MUSICGEN_WORKSPACE; set -a; "
         'if [ -r "$home/worker.env" ]; then . "$home/worker.env"; fi; '
-        "MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home; env -0"
+        "MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home MUSICGEN_WORKSPACE=$workspace; find_places; "
+        "make_places 2> /dev/null; env -0"
     )
     command = ["bash", "-c", script, "bash", str(REMOTE)]
     printed = subprocess.run(command, capture_output=True, check=True).stdout

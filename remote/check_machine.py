@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from check_result import GB, MODEL_GB, Check, existing, line, model_name
+from check_result import GB, MODEL_GB, Check, existing, line, model_name, not_writable
 
 # GPU memory for one song at a time in half precision.
 GPU_GB = {"rehearsal": 0.5, "musicgen-small": 2.0, "musicgen-medium": 5.0, "musicgen-large": 9.0}
@@ -187,16 +186,11 @@ def _product(torch: Any, device: str, dtype: Any) -> tuple[bool | str, str, str]
 
 
 def _disk(name: str, folder: Path, fail_gb: float, warn_gb: float) -> Check:
-    """Free space, and a real write: a volume over its quota still reports the free space of its cluster."""
+    """Free space, and a real write."""
     folder = existing(folder)
     free = shutil.disk_usage(folder).free / GB
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"0" * 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return Check(name, False, f"{folder}: {error.strerror}", "free space or take a larger disk")
+    if why := not_writable(folder):
+        return Check(name, False, f"{folder}: {why}", "free space or take a larger disk")
     ok: bool | str = False if free < fail_gb else "warn" if free < warn_gb else True
     return Check(
         name,

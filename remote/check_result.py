@@ -1,6 +1,7 @@
 """The result of one check of check.py, and what the checks share."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,18 @@ def model_name() -> str:
 def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def not_writable(folder: Path) -> str:
+    """Why a real write fails there; empty if it works. A volume over its quota still reports free space."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def line(error: BaseException) -> str:

@@ -64,19 +64,70 @@ export MUSICGEN_BOX_ROOT="${MUSICGEN_BOX_ROOT:-$box_root}"
 export MUSICGEN_BOX_HOME="${MUSICGEN_BOX_HOME:-$box_home}"
 unset box_root box_home
 
-# --- weights are few large files and kept; packages are many small files, slow on a network volume
-export HF_HOME="$MUSICGEN_BOX_ROOT/cache/huggingface"
+# --- packages are many small files, slow on a network volume: on this box's own disk
 export XDG_CACHE_HOME="$MUSICGEN_BOX_HOME/cache"
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/uv}"
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/pip}"
 export UV_PYTHON_INSTALL_DIR="$MUSICGEN_BOX_HOME/python"
-# Images set it; older hub clients then fail without a package that they lack.
-unset HF_HUB_ENABLE_HF_TRANSFER
+# Images set these. With the first, older hub clients fail without a package that they lack; the second is read
+# by nothing any more; the others would move parts of the cache out of HF_HOME.
+unset HF_HUB_ENABLE_HF_TRANSFER TRANSFORMERS_CACHE HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_XET_CACHE
+
+# --- free_kb FOLDER: free space where it is, or will be; 0 if that is unknown
+free_kb() {
+  local folder=$1 free=
+  while [ ! -e "${folder:-/}" ]; do
+    case $folder in */*) folder=${folder%/*} ;; *) folder=. ;; esac
+  done
+  { read -r _ && read -r _ _ _ free _; } < <(df -Pk "${folder:-/}" 2> /dev/null) || true
+  [[ $free =~ ^[0-9]+$ ]] || free=0
+  echo "$free"
+}
+
+# --- find_places: what is large goes to the volume, few large files that outlive the pod; where nothing is mounted
+# at the workspace, to the root. Temporary files are on this box's own disk, unless only the volume has room for a
+# large wheel. Lines of worker.env win, for every script alike; what an image sets does not.
+find_places() {
+  local volume=$MUSICGEN_BOX_ROOT cache=$MUSICGEN_BOX_ROOT/cache/huggingface need_kb=$((10 * 1024 * 1024)) free_home
+  if [ -d "$MUSICGEN_WORKSPACE" ] && [ -w "$MUSICGEN_WORKSPACE" ]; then
+    volume=$MUSICGEN_WORKSPACE cache=$MUSICGEN_WORKSPACE/.cache/huggingface
+  fi
+  unset HF_HOME HF_DATASETS_CACHE TMPDIR
+  take_settings "$MUSICGEN_BOX_HOME/worker.env" \
+    '@(HF_HOME|HF_DATASETS_CACHE|TMPDIR|MUSICGEN_MODELS_DIR|MUSICGEN_HEARTMULA_DIR)' over
+  export HF_HOME="${HF_HOME:-$cache}"
+  export HF_DATASETS_CACHE="${HF_DATASETS_CACHE:-$HF_HOME}"
+  export MUSICGEN_MODELS_DIR="${MUSICGEN_MODELS_DIR:-$volume/models}"
+  export MUSICGEN_HEARTMULA_DIR="${MUSICGEN_HEARTMULA_DIR:-$volume/ckpt}"
+  if [ -z "${TMPDIR:-}" ]; then
+    TMPDIR=$MUSICGEN_BOX_HOME/tmp free_home=$(free_kb "$MUSICGEN_BOX_HOME")
+    if [ "$free_home" -lt "$need_kb" ] && [ "$(free_kb "$volume")" -gt "$free_home" ]; then TMPDIR=$volume/tmp; fi
+  fi
+  export TMPDIR
+}
+export MUSICGEN_WORKSPACE="${MUSICGEN_WORKSPACE:-/workspace}"
+find_places
+
+# --- make_places: the folders that a program needs, made by whatever starts one. Weights in the cache of earlier
+# releases, under the root, are renamed into the one of now; a link stays for those releases.
+make_places() {
+  local old new
+  mkdir -p "$TMPDIR" "$HF_HOME" || return
+  for old in "$MUSICGEN_BOX_ROOT"/cache/huggingface/hub/models--*; do
+    new=$HF_HOME/hub/${old##*/}
+    if [ -d "$old" ] && [ ! -L "$old" ] && [ ! -e "$new" ]; then
+      [ "$(stat -c %d "$old")" = "$(stat -c %d "$HF_HOME")" ] || continue # another disk: it would be a copy
+      mkdir -p "$HF_HOME/hub"
+      mv -T "$old" "$new" && ln -s "$new" "$old" || true
+    fi
+  done
+}
 
 # --- take_deployed: the settings of worker.env win over all, as what the user deployed last. They are read as
 # text, never executed; only the worker's session gets the secrets.
 take_deployed() {
-  take_settings "$MUSICGEN_BOX_HOME/worker.env" '@(MUSICGEN_!(BOX_*|PLATFORM*)|UV_*|PIP_*)' over
+  take_settings "$MUSICGEN_BOX_HOME/worker.env" \
+    '@(MUSICGEN_!(BOX_*|PLATFORM*|WORKSPACE|MODELS_DIR|HEARTMULA_DIR)|UV_*|PIP_*)' over
 }
 
 # --- fail CODE MESSAGE
@@ -85,23 +136,25 @@ fail() {
   exit "$1"
 }
 
-# --- use_scratch: TMPDIR on this box's own disk, unless only the root has room for a large wheel
-use_scratch() {
-  local need_kb=$((10 * 1024 * 1024)) free_home free_root
-  mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT"
-  free_home=$(df -Pk "$MUSICGEN_BOX_HOME" | awk 'NR == 2 {print $4}')
-  free_root=$(df -Pk "$MUSICGEN_BOX_ROOT" | awk 'NR == 2 {print $4}')
-  TMPDIR=$MUSICGEN_BOX_HOME/tmp
-  if [ "$free_home" -lt "$need_kb" ] && [ "$free_root" -gt "$free_home" ]; then
-    TMPDIR=$MUSICGEN_BOX_ROOT/tmp
+# --- json_string TEXT: quoted, or null if it is empty
+json_string() {
+  local text=$1
+  if [ -z "$text" ]; then
+    printf null
+    return
   fi
-  mkdir -p "$TMPDIR"
-  export TMPDIR
+  text=${text//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//[[:cntrl:]]/ }"
 }
 
 # --- run, not sourced: print it
 if ! (return 0 2> /dev/null); then
-  python=$(python3 -c 'import platform; print("\"%s\"" % platform.python_version())' 2> /dev/null) || python=null
-  printf '{"platform":"%s","root":"%s","home":"%s","user":"%s","python":%s}\n' \
-    "$MUSICGEN_PLATFORM" "$MUSICGEN_BOX_ROOT" "$MUSICGEN_BOX_HOME" "$(id -un)" "$python"
+  python=$(python3 -c 'import platform; print(platform.python_version())' 2> /dev/null) || python=''
+  printf '{"platform":%s,"root":%s,"home":%s,"user":%s,"python":%s,' "$(json_string "$MUSICGEN_PLATFORM")" \
+    "$(json_string "$MUSICGEN_BOX_ROOT")" "$(json_string "$MUSICGEN_BOX_HOME")" "$(json_string "$(id -un)")" \
+    "$(json_string "$python")"
+  printf '"HF_HOME":%s,"HF_DATASETS_CACHE":%s,"TMPDIR":%s,"MUSICGEN_MODELS_DIR":%s,"MUSICGEN_HEARTMULA_DIR":%s}\n' \
+    "$(json_string "$HF_HOME")" "$(json_string "$HF_DATASETS_CACHE")" "$(json_string "$TMPDIR")" \
+    "$(json_string "$MUSICGEN_MODELS_DIR")" "$(json_string "$MUSICGEN_HEARTMULA_DIR")"
 fi

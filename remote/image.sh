@@ -71,6 +71,7 @@ begin model
 # The weights stay in the cache of the worker on this image; two seconds of music test the GPU.
 # shellcheck source=remote/env.sh disable=SC1091
 source "$root/current/remote/env.sh"
+make_places
 printf 'calm piano ; 2 ; image_test\n' > "$work/prompts.txt"
 (
   cd "$root/current"
@@ -80,6 +81,6 @@ printf 'calm piano ; 2 ; image_test\n' > "$work/prompts.txt"
 
 begin clean
 # A machine of this image gets its own code, settings and deadline at its first boot.
-rm -rf "$root/releases" "$root/current" "$root/state" "$home/worker.env" "$home/tmp" "$home/cache"
+rm -rf "$root/releases" "$root/current" "$root/state" "$home/worker.env" "$home/cache" "$TMPDIR"
 apt-get clean
 begin ready

@@ -43,8 +43,8 @@ step() {
 
 make_folders() {
   # One message for all, as when the disk is full or read-only.
-  mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT/releases" "$MUSICGEN_BOX_ROOT/state" \
-    || fail 1 "cannot create the box's folders; is $MUSICGEN_BOX_ROOT or $MUSICGEN_BOX_HOME full, or another user's?"
+  { mkdir -p "$MUSICGEN_BOX_HOME" "$MUSICGEN_BOX_ROOT/releases" "$MUSICGEN_BOX_ROOT/state" && make_places; } \
+    || fail 1 "cannot create the box's folders; is one of $MUSICGEN_BOX_ROOT, $MUSICGEN_BOX_HOME, $HF_HOME, $TMPDIR full, or another user's?"
   chmod 700 "$MUSICGEN_BOX_HOME"
 }
 
@@ -141,7 +141,6 @@ exec 8>> "$MUSICGEN_BOX_HOME/install.lock"
 flock --nonblock 8 || fail 4 "another install is running on this box; wait for it"
 be_busy install 3600 || true
 : > "$log"
-use_scratch
 # uv does not read pip's variables, nor lists with spaces
 if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"; fi
 if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$PIP_INDEX_URL}}"; fi

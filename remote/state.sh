@@ -29,18 +29,6 @@ first_line() {
   printf '%s' "$line"
 }
 
-# --- json_string TEXT: quoted, or null if it is empty
-json_string() {
-  local text=$1
-  if [ -z "$text" ]; then
-    printf null
-    return
-  fi
-  text=${text//\\/\\\\}
-  text=${text//\"/\\\"}
-  printf '"%s"' "${text//[[:cntrl:]]/ }"
-}
-
 run_is_on() {
   [ -e "$worker_lock" ] && ! flock --nonblock --shared "$worker_lock" true
 }
@@ -58,7 +46,9 @@ newest_run() {
 # --- weights_mb: the size of all models here, also of one that is being downloaded
 weights_mb() {
   local mb
-  mb=$(du -sm "$HF_HOME" 2> /dev/null | cut -f 1)
+  # As worker.env has the folders now: the watchdog may be older than its line. Their sum is the last line.
+  mb=$(find_places && du -smc "$HF_HOME" "$MUSICGEN_MODELS_DIR" "$MUSICGEN_HEARTMULA_DIR" 2> /dev/null | tail -n 1)
+  mb=${mb%%[!0-9]*}
   printf '%s' "${mb:-0}"
 }
 

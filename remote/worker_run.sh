@@ -38,20 +38,22 @@ write_whole "$state/box" "$box_id"
 write_whole "$state/release" "$release"
 [ -z "$keep_alive" ] || touch "$state/keep_alive"
 ln -s "$run_id" "$state_root/current.$run_id" && mv -T "$state_root/current.$run_id" "$state_root/current"
-use_scratch
+make_places
 
 # --- the worker, in its own process group; only it has the secrets of worker.env
 become_worker() {
   exec 9>&-
   cd "$release" || exit 2
-  local root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME
+  local root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME workspace=$MUSICGEN_WORKSPACE
   if [ -e "$home/worker.env" ]; then
     set -a
     # shellcheck disable=SC1091
     . "$home/worker.env" || { echo "error: $home/worker.env cannot be read; deploy it again" && exit 2; }
     set +a
   fi
-  export MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home RUN_ID=$run_id MUSICGEN_STATE_DIR=$state
+  export MUSICGEN_BOX_ROOT=$root MUSICGEN_BOX_HOME=$home MUSICGEN_WORKSPACE=$workspace
+  find_places # worker.env may set one to nothing
+  export RUN_ID=$run_id MUSICGEN_STATE_DIR=$state
   export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
   # A relative folder would be inside the release, which a later deploy deletes.
   case ${MUSICGEN_OUTPUT:-} in

@@ -50,6 +50,11 @@ _PRINT_MARK = f"printf '\\n=== begin {_NUMBER} ===\\n'"
 _NO_BASHRC = "SHLVL=2; export SHLVL; unset BASH_ENV ENV"
 _ONLY_IN_A_TERMINAL = "put this line above that: case $- in *i*) ;; *) return ;; esac"
 
+_IN_BOX_ENVIRONMENT = (
+    '[ -f "$2" ] || exit 66; '
+    'if [ -r "${2%/*}/env.sh" ]; then . "${2%/*}/env.sh"; make_places 2> /dev/null; fi; exec "$@"'
+)
+
 OnOutput = Callable[[bytes], None]
 
 
@@ -297,9 +302,12 @@ class Box:
     def remote(
         self, script: str, *arguments: str, interpreter: str = "bash", **options: Any
     ) -> CommandResult:
-        """Run a script of the deployed remote/ folder. Raises BadInput if nothing is deployed."""
+        """Run a script of the deployed remote/ folder, also one in Python, with the variables of env.sh.
+
+        Raises BadInput if nothing is deployed.
+        """
         path = f"{self.info.root}/current/remote/{script}"
-        ran = self.shell('[ -f "$2" ] || exit 66; exec "$@"', interpreter, path, *arguments, **options)
+        ran = self.shell(_IN_BOX_ENVIRONMENT, interpreter, path, *arguments, **options)
         if ran.code == 66:
             raise BadInput(f"there is no remote/{script} on {self.label}; run: fab deploy")
         return ran

@@ -3,6 +3,7 @@
 The shell is the ssh program, which trusts only the pinned key.
 """
 
+import shlex
 import shutil
 import subprocess
 import time
@@ -59,7 +60,20 @@ def shell(box: Box) -> int:
             "there is no ssh program on this machine; on Windows, add the optional feature OpenSSH Client"
         )
     _ = box.transport  # pins the host key, or refuses it, before ssh starts
-    return subprocess.run(ssh_command(box, program)).returncode
+    return subprocess.run([*ssh_command(box, program), *_with_variables(box)]).returncode
+
+
+def _with_variables(box: Box) -> list[str]:
+    """What ssh runs in place of a login shell: one with the variables of env.sh. Nothing on a box whose login
+    shell runs no command: a person corrects that in a plain login shell.
+    """
+    try:
+        script = f"{box.info.root}/current/remote/shell.sh"
+        there = box.run(shlex.join(["test", "-f", script])).code == 0
+    except UserError as error:
+        ui.warn(f"{error}; this is a plain shell, without the variables of remote/env.sh")
+        return []
+    return ["-t", shlex.join(["exec", "bash", script])] if there else []
 
 
 def refresh(show: Callable[[], None], watch: bool) -> None:

@@ -137,6 +137,7 @@ class FakeBox:
             "LANG": "C.UTF-8",
             "MUSICGEN_BOX_ROOT": str(self.root),
             "MUSICGEN_BOX_HOME": str(self.box_home),
+            "MUSICGEN_WORKSPACE": str(self.root.parent),
         }
         exports = "".join(f"export {k}='{v}'\n" for k, v in (exported | self.variables).items())
         _executable(

@@ -72,6 +72,7 @@ class Box:
             "TMUX_TMPDIR": str(tmux),
             "MUSICGEN_BOX_ROOT": str(self.root),
             "MUSICGEN_BOX_HOME": str(self.home),
+            "MUSICGEN_WORKSPACE": str(folder / "workspace"),
             "MUSICGEN_PLATFORM_ENV": str(folder / "platform.env"),
         }
         (folder / "user").mkdir()

@@ -153,18 +153,192 @@ def test_plain_settings_of_worker_env_win_and_its_secrets_stay_there(platform, t
     assert "AWS_SECRET_ACCESS_KEY" not in env and env["MUSICGEN_BOX_ROOT"] == "/a"
 
 
-def test_weights_lie_under_the_root_and_everything_else_under_the_home(platform, tmp_path):
-    root, home = tmp_path / "root", tmp_path / "home"
-    box = {"MUSICGEN_BOX_ROOT": str(root), "MUSICGEN_BOX_HOME": str(home)}
-    env = sourced(platform, "use_scratch;", **box)
-    assert Path(env["HF_HOME"]).is_relative_to(root)
+# --- where large files go
+
+LARGE = ("HF_HOME", "HF_DATASETS_CACHE", "MUSICGEN_MODELS_DIR", "MUSICGEN_HEARTMULA_DIR")
+
+
+class Disks:
+    """The folders of a box, and a `df` that says what is free in each of them."""
+
+    def __init__(self, folder):
+        self.workspace, self.root, self.home = (folder / name for name in ("workspace", "root", "home"))
+        self.tools = folder / "bin"
+        for part in (self.root, self.home, self.tools):
+            part.mkdir()
+
+    def mount(self):
+        """A volume at the workspace, with the root on it as on a pod."""
+        self.workspace.mkdir()
+        self.root.rmdir()
+        self.root = self.workspace / "musicgen"
+        self.root.mkdir()
+        return self
+
+    def free(self, home_gb, elsewhere_gb):
+        df = self.tools / "df"
+        df.write_text(
+            "#!/bin/sh\nfor last; do :; done\n"
+            f"case $last in {self.home}*) free={home_gb} ;; *) free={elsewhere_gb} ;; esac\n"
+            "echo Filesystem 1024-blocks Used Available Capacity Mounted on\n"
+            'echo /dev/some 99 9 "$((free * 1024 * 1024))" 9% /some\n'
+        )
+        df.chmod(0o755)
+        return self
+
+    @property
+    def env(self):
+        return {
+            "PATH": f"{self.tools}:{os.environ['PATH']}",
+            "MUSICGEN_WORKSPACE": str(self.workspace),
+            "MUSICGEN_BOX_ROOT": str(self.root),
+            "MUSICGEN_BOX_HOME": str(self.home),
+        }
+
+
+@pytest.fixture
+def disks(tmp_path):
+    (tmp_path / "disks").mkdir()
+    return Disks(tmp_path / "disks")
+
+
+def test_what_is_large_goes_to_a_volume(platform, disks):
+    env = sourced(platform, **disks.mount().env)
+    at = disks.workspace
+    cache = f"{at}/.cache/huggingface"
+    assert [env[name] for name in LARGE] == [cache, cache, f"{at}/models", f"{at}/ckpt"]
+
+
+def test_without_a_volume_it_goes_to_the_root(platform, disks):
+    env = sourced(platform, **disks.env)
+    at = disks.root
+    cache = f"{at}/cache/huggingface"
+    assert [env[name] for name in LARGE] == [cache, cache, f"{at}/models", f"{at}/ckpt"]
+
+
+def test_volume_is_at_workspace(platform):
+    """Whatever this machine has there."""
+    assert sourced(platform)["MUSICGEN_WORKSPACE"] == "/workspace"
+
+
+def test_volume_that_cannot_be_written_is_none(platform, disks):
+    disks.workspace.touch()  # root may write into any folder, and into no file as into a folder
+    assert sourced(platform, **disks.env)["HF_HOME"].startswith(str(disks.root))
+
+
+@pytest.mark.parametrize(
+    ("home_gb", "elsewhere_gb", "place"),
+    [(10, 500, "home"), (9, 500, "volume"), (9, 8, "home"), (9, 9, "home")],
+)
+@pytest.mark.parametrize("mounted", [True, False])
+def test_temporary_files_are_on_the_boxs_own_disk_unless_only_the_other_has_room(
+    platform, disks, home_gb, elsewhere_gb, place, mounted
+):
+    if mounted:
+        disks.mount()
+    env = sourced(platform, **disks.free(home_gb, elsewhere_gb).env)
+    elsewhere = disks.workspace if mounted else disks.root
+    assert env["TMPDIR"] == f"{disks.home if place == 'home' else elsewhere}/tmp"
+
+
+def test_disk_whose_free_space_is_unknown_is_used(platform, disks):
+    (disks.tools / "df").write_text("#!/bin/sh\nexit 1\n")
+    (disks.tools / "df").chmod(0o755)
+    assert sourced(platform, **disks.mount().env)["TMPDIR"] == f"{disks.home}/tmp"
+
+
+def test_packages_stay_on_the_boxs_own_disk(platform, disks):
+    env = sourced(platform, **disks.mount().env)
     for name in ("UV_CACHE_DIR", "PIP_CACHE_DIR", "XDG_CACHE_HOME", "UV_PYTHON_INSTALL_DIR"):
-        assert Path(env[name]).is_relative_to(home)
-    assert Path(env["TMPDIR"]).is_dir()
+        assert Path(env[name]).is_relative_to(disks.home)
 
 
-def test_image_setting_that_breaks_the_hub_client_is_taken_back(platform):
-    assert "HF_HUB_ENABLE_HF_TRANSFER" not in sourced(platform, HF_HUB_ENABLE_HF_TRANSFER="1")
+def test_folders_of_an_image_are_not_taken(platform, disks):
+    image = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "TMPDIR"), "/image")
+    assert "/image" not in sourced(platform, **disks.mount().env, **image).values()
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_HUB_ENABLE_HF_TRANSFER", "TRANSFORMERS_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]
+)
+def test_variable_of_an_image_that_is_dead_or_does_harm_is_gone(platform, name):
+    assert name not in sourced(platform, **{name: "1"})
+
+
+@pytest.mark.parametrize("name", [*LARGE, "TMPDIR"])
+def test_folder_that_was_deployed_wins(platform, disks, name):
+    (disks.home / "worker.env").write_text(f"{name}='/deployed'\n")
+    deployed = sourced(
+        platform, **disks.mount().env, MUSICGEN_MODELS_DIR="/pods", MUSICGEN_HEARTMULA_DIR="/pods"
+    )
+    assert deployed[name] == "/deployed"
+
+
+@pytest.mark.parametrize("name", ["MUSICGEN_MODELS_DIR", "MUSICGEN_HEARTMULA_DIR"])
+def test_folder_of_models_may_be_set_for_the_pod(platform, disks, name):
+    platform.write_text(f"{name}=/pods\n")
+    assert sourced(platform, **disks.mount().env)[name] == "/pods"
+
+
+def test_empty_line_of_worker_env_sets_no_folder(platform, disks):
+    (disks.home / "worker.env").write_text("MUSICGEN_MODELS_DIR=''\n")
+    env = sourced(platform, "take_deployed;", **disks.mount().env)
+    assert env["MUSICGEN_MODELS_DIR"] == f"{disks.workspace}/models"
+
+
+def test_sourcing_it_again_changes_nothing(platform, disks):
+    once = sourced(platform, **disks.mount().env)
+    assert sourced(platform, f'. "{ENV}";', **disks.env) == once
+
+
+def test_it_prints_the_folders_that_it_sets(platform, disks):
+    answer, env = printed(platform, **disks.mount().env), sourced(platform, **disks.env)
+    assert {name: answer[name] for name in (*LARGE, "TMPDIR")} == {
+        name: env[name] for name in (*LARGE, "TMPDIR")
+    }
+
+
+def test_asking_makes_no_folder_and_starting_something_makes_them(platform, disks):
+    env = sourced(platform, **disks.mount().env)
+    assert [path.name for path in disks.workspace.iterdir()] == ["musicgen"]
+    sourced(platform, "make_places;", **disks.env)
+    assert Path(env["TMPDIR"]).is_dir() and Path(env["HF_HOME"]).is_dir()
+
+
+# --- a volume that an earlier release has used
+
+MODEL = "models--facebook--musicgen-small"
+
+
+@pytest.fixture
+def old_cache(disks):
+    """A model in the cache under the root, as it was."""
+    model = disks.mount().root / "cache" / "huggingface" / "hub" / MODEL
+    (model / "blobs").mkdir(parents=True)
+    (model / "blobs" / "f00").write_bytes(b"weights")
+    (model / "snapshots" / "abc").mkdir(parents=True)
+    (model / "snapshots" / "abc" / "model.safetensors").symlink_to("../../blobs/f00")
+    return model
+
+
+def test_weights_of_an_earlier_release_are_taken_over(platform, disks, old_cache):
+    inode = (old_cache / "blobs" / "f00").stat().st_ino
+    hub = Path(sourced(platform, "make_places; make_places;", **disks.env)["HF_HOME"]) / "hub"
+    weights = hub / MODEL / "snapshots" / "abc" / "model.safetensors"
+    assert weights.read_bytes() == b"weights" and weights.stat().st_ino == inode  # not a copy
+    assert hub.is_relative_to(disks.workspace / ".cache")
+
+
+def test_earlier_release_still_finds_its_weights(platform, disks, old_cache):
+    sourced(platform, "make_places;", **disks.env)
+    assert (old_cache / "snapshots" / "abc" / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_weights_that_the_new_cache_has_are_left_alone(platform, disks, old_cache):
+    there = disks.workspace / ".cache" / "huggingface" / "hub" / MODEL
+    there.mkdir(parents=True)
+    sourced(platform, "make_places;", **disks.env)
+    assert list(there.iterdir()) == [] and (old_cache / "blobs" / "f00").read_bytes() == b"weights"
 
 
 def test_service_without_home_has_one(platform):
