@@ -264,6 +264,18 @@ class Settings:
         "torch on a box: auto (the image's if it is the pinned version), image or pinned; empty: auto",
         choices=("auto", "image", "pinned"),
     )
+    models_dir: str | None = row(
+        "MUSICGEN_MODELS_DIR",
+        None,
+        "folder on a box for models' files, a folder for each model; "
+        "empty: /workspace/models where a volume is, else models in the box's root",
+    )
+    heartmula_dir: str | None = row(
+        "MUSICGEN_HEARTMULA_DIR",
+        None,
+        "folder on a box for HeartMuLa's files; "
+        "empty: /workspace/ckpt where a volume is, else ckpt in the box's root",
+    )
     hf_token: str | None = row("HF_TOKEN", None, "Hugging Face token, for models that need one", secret=True)
 
     @classmethod

@@ -49,8 +49,8 @@ def _checked(name: str, variable: str, place: Path, volume: Path | None) -> Chec
         )
     free = f"{place}, {shutil.disk_usage(there).free / GB:.1f} GB free"
     mounts = Path("/proc/self/mountinfo").read_text()
-    if _NETWORK.match(kind := file_system(there.resolve(), mounts)) and kind not in _LOCAL_FUSE:
-        free += " in its whole cluster; the quota of the volume is not shown"
+    if is_network(file_system(there.resolve(), mounts)):
+        free += " in the provider's whole cluster; the volume's quota is less"
     return Check(name, True, free)
 
 
@@ -71,3 +71,8 @@ def file_system(path: Path, mounts: str) -> str:
         if path.is_relative_to(at) and len(at) >= best:
             best, kind = len(at), after.split()[0]
     return kind
+
+
+def is_network(kind: str) -> bool:
+    """True for a type of file system whose free space is that of many users' disks."""
+    return bool(_NETWORK.match(kind)) and kind not in _LOCAL_FUSE

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Where everything on this box is. The other scripts source it; it changes no file.
 #   bash -s < remote/env.sh      prints it as JSON, also on a box without a release
-# Variables that are set win over the platform's, and those over what is detected.
+# Variables that are set win over the platform's, and those over what is detected; not so folders of an image.
 
 # --- take_settings FILE NAMES [over]: export the assignments whose names match; `over`: also if they are set
 take_settings() {
@@ -64,10 +64,10 @@ export MUSICGEN_BOX_ROOT="${MUSICGEN_BOX_ROOT:-$box_root}"
 export MUSICGEN_BOX_HOME="${MUSICGEN_BOX_HOME:-$box_home}"
 unset box_root box_home
 
-# --- packages are many small files, slow on a network volume: on this box's own disk
+# --- packages are many small files, slow on a network volume, where an image may have their caches
 export XDG_CACHE_HOME="$MUSICGEN_BOX_HOME/cache"
-export UV_CACHE_DIR="${UV_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/uv}"
-export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$MUSICGEN_BOX_HOME/cache/pip}"
+export UV_CACHE_DIR="$MUSICGEN_BOX_HOME/cache/uv"
+export PIP_CACHE_DIR="$MUSICGEN_BOX_HOME/cache/pip"
 export UV_PYTHON_INSTALL_DIR="$MUSICGEN_BOX_HOME/python"
 # Images set these. With the first, older hub clients fail without a package that they lack; the second is read
 # by nothing any more; the others would move parts of the cache out of HF_HOME.
@@ -84,9 +84,9 @@ free_kb() {
   echo "$free"
 }
 
-# --- find_places: what is large goes to the volume, few large files that outlive the pod; where nothing is mounted
-# at the workspace, to the root. Temporary files are on this box's own disk, unless only the volume has room for a
-# large wheel. Lines of worker.env win, for every script alike; what an image sets does not.
+# --- find_places: what is large goes to the volume at the workspace, as it outlives the pod; where there is none, to
+# the root. Temporary files go to this box's own disk, unless only the other has room for a large wheel.
+# Lines of worker.env win, in every script alike; what an image sets does not.
 find_places() {
   local volume=$MUSICGEN_BOX_ROOT cache=$MUSICGEN_BOX_ROOT/cache/huggingface need_kb=$((10 * 1024 * 1024)) free_home
   if [ -d "$MUSICGEN_WORKSPACE" ] && [ -w "$MUSICGEN_WORKSPACE" ]; then
@@ -108,8 +108,8 @@ find_places() {
 export MUSICGEN_WORKSPACE="${MUSICGEN_WORKSPACE:-/workspace}"
 find_places
 
-# --- make_places: the folders that a program needs, made by whatever starts one. Weights in the cache of earlier
-# releases, under the root, are renamed into the one of now; a link stays for those releases.
+# --- make_places: make the folders that a program needs; for whatever starts one. Weights in the cache of earlier
+# releases, under the root, are renamed into today's, and a link stays for those releases.
 make_places() {
   local old new
   mkdir -p "$TMPDIR" "$HF_HOME" || return
@@ -118,7 +118,7 @@ make_places() {
     if [ -d "$old" ] && [ ! -L "$old" ] && [ ! -e "$new" ]; then
       [ "$(stat -c %d "$old")" = "$(stat -c %d "$HF_HOME")" ] || continue # another disk: it would be a copy
       mkdir -p "$HF_HOME/hub"
-      mv -T "$old" "$new" && ln -s "$new" "$old" || true
+      mv -T "$old" "$new" && ln -sr "$new" "$old" || true
     fi
   done
 }

@@ -50,7 +50,8 @@ start() {
   tmux new-session -d -s worker -c / env -u RUNPOD_API_KEY "HOME=$HOME" "PATH=$PATH" \
     "MUSICGEN_PLATFORM=$MUSICGEN_PLATFORM" "MUSICGEN_PLATFORM_ENV=$MUSICGEN_PLATFORM_ENV" \
     "MUSICGEN_BOX_ROOT=$MUSICGEN_BOX_ROOT" "MUSICGEN_BOX_HOME=$MUSICGEN_BOX_HOME" \
-    "MUSICGEN_WORKSPACE=$MUSICGEN_WORKSPACE" \
+    "MUSICGEN_WORKSPACE=$MUSICGEN_WORKSPACE" "MUSICGEN_MODELS_DIR=$MUSICGEN_MODELS_DIR" \
+    "MUSICGEN_HEARTMULA_DIR=$MUSICGEN_HEARTMULA_DIR" \
     bash "$release/remote/worker_run.sh" --run-id "$id" "${keep[@]}" -- "$@" 8>&- \
     || fail 1 "tmux did not start the session; see its message above"
   until [ -e "$state_root/$id/exit_code" ] || grep -qs "^$id [0-9]* [0-9]" "$worker_run"; do

@@ -13,7 +13,7 @@ if [ ! -x "$hook" ] || [ -d "$hook" ]; then
   fail 2 "there is no executable ${hook:-named by MUSICGEN_STOP_HOOK}; this box stays on and costs money"
 fi
 take_settings "$MUSICGEN_PLATFORM_ENV" 'RUNPOD_*'
-make_places 2> /dev/null # a full disk keeps no box on
+mkdir -p "$TMPDIR" 2> /dev/null # and nothing on a volume: one that is full or hangs keeps no box on
 export MUSICGEN_STOP_REASON=${1:?why the box switches off}
 echo "$(utc) $hook ($MUSICGEN_STOP_REASON)"
 timeout 300 "$hook" < /dev/null

@@ -60,20 +60,23 @@ def shell(box: Box) -> int:
             "there is no ssh program on this machine; on Windows, add the optional feature OpenSSH Client"
         )
     _ = box.transport  # pins the host key, or refuses it, before ssh starts
-    return subprocess.run([*ssh_command(box, program), *_with_variables(box)]).returncode
+    return subprocess.run(shell_command(box, program)).returncode
 
 
-def _with_variables(box: Box) -> list[str]:
-    """What ssh runs in place of a login shell: one with the variables of env.sh. Nothing on a box whose login
-    shell runs no command: a person corrects that in a plain login shell.
+def shell_command(box: Box, program: str = "ssh") -> list[str]:
+    """The ssh command line that opens a shell with the variables of remote/env.sh.
+
+    A plain login shell on a box without a release, and where the login shell runs no commands: a person
+    corrects that there.
     """
+    command = ssh_command(box, program)
     try:
         script = f"{box.info.root}/current/remote/shell.sh"
         there = box.run(shlex.join(["test", "-f", script])).code == 0
     except UserError as error:
-        ui.warn(f"{error}; this is a plain shell, without the variables of remote/env.sh")
-        return []
-    return ["-t", shlex.join(["exec", "bash", script])] if there else []
+        box.report(f"warning: {error}; this is a plain shell, without the variables of remote/env.sh")
+        return command
+    return [*command, "-t", shlex.join(["exec", "bash", script])] if there else command
 
 
 def refresh(show: Callable[[], None], watch: bool) -> None:

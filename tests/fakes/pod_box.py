@@ -32,6 +32,7 @@ def containers(
         environ = own / "environ"
         variables = {
             "MUSICGEN_BOX_ROOT": str(disk / "musicgen"),
+            "MUSICGEN_WORKSPACE": str(disk),
             "MUSICGEN_PLATFORM_ENV": str(environ),
             "MUSICGEN_POD_ENVIRON": str(environ),
             "MUSICGEN_POD_CONSOLE": str(own / "console"),

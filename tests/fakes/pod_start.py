@@ -96,6 +96,7 @@ class Containers:
             "PATH": self.path,
             "HOME": str(own.folder / "user"),
             "MUSICGEN_BOX_ROOT": str(own.folder / "workspace"),
+            "MUSICGEN_WORKSPACE": str(own.folder / "workspace"),
             "MUSICGEN_PLATFORM_ENV": str(environ),
             "MUSICGEN_POD_ENVIRON": str(environ),
             "MUSICGEN_POD_CONSOLE": str(console),

@@ -5,6 +5,7 @@ A mount namespace with an overlay over `/`: what it writes stays in the test. `s
 """
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -152,8 +153,10 @@ systemd-analyze verify "$PWD"/musicgen-*.service "$PWD"/musicgen-*.timer && echo
 mkdir -p /etc/musicgen/venv/bin
 python=/etc/musicgen/venv/bin/python
 printf '#!/bin/sh\necho "$RUN_ID $MUSICGEN_PRICE_PAID_USD $*" >> /stub/calls\n' > $python
+echo 'env > /opt/musicgen/seen' >> $python
 chmod +x $python
 export HOME=/root MUSICGEN_STOP_GRACE_S=0 MUSICGEN_BOX_ROOT=/opt/musicgen MUSICGEN_BOX_HOME=/etc/musicgen
+bash /opt/musicgen/current/remote/env.sh > /opt/musicgen/asked.json
 bash /etc/musicgen/start_worker
 bash /etc/musicgen/start_worker
 failed=$(sed -n 's/^ExecStart=//p' musicgen-failed.service)
@@ -231,6 +234,13 @@ def test_the_unit_runs_the_worker_under_its_run_id_and_then_powers_off(good, rel
     assert first.endswith("--price-basis=the highest spot price")
     assert off == "systemctl poweroff"
     assert not second.startswith(RUN)  # a reboot is another run
+
+
+def test_the_worker_of_the_unit_has_the_folders_that_the_machine_names(good):
+    asked = json.loads(good.text("opt/musicgen/asked.json"))
+    seen = dict(line.split("=", 1) for line in good.text("opt/musicgen/seen").splitlines() if "=" in line)
+    names = ("HF_HOME", "HF_DATASETS_CACHE", "TMPDIR", "MUSICGEN_MODELS_DIR", "MUSICGEN_HEARTMULA_DIR")
+    assert [seen[name] for name in names] == [asked[name] for name in names]
 
 
 def test_a_failed_unit_turns_the_machine_off_unless_it_is_to_stay_on(good):

@@ -2,14 +2,17 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import s3
+from tests.parts import need
 from tests.remote.boxes import REPOSITORY
 from worker.store.open import open_store
 
@@ -17,7 +20,7 @@ SECRET = "swordfish-swordfish"
 NAMES = (
     "tools variables credentials bucket_list bucket_write bucket_read bucket_conditional_write bucket_delete "
     "clock gpu_driver gpu_torch matrix_product precision gpu_memory memory disk_system disk_root floors "
-    "packages model watchdog"
+    "tmpdir hf_home models_dir heartmula_dir packages model watchdog"
 ).split()
 
 
@@ -255,6 +258,101 @@ def test_check_counts_as_work_until_it_ends(checked, box):
     checked()
     assert seen.read_text() == "0"
     assert subprocess.run(["bash", "-c", is_busy], env=box.env).returncode == 1
+
+
+# --- where large files go
+
+
+@pytest.fixture
+def placed(asked, tmp_path):
+    """The checks of the folders that env.sh names, with these in place of its own."""
+    folders = {
+        "TMPDIR": f"{tmp_path}/tmp",
+        "HF_HOME": f"{tmp_path}/hub",
+        "MUSICGEN_MODELS_DIR": f"{tmp_path}/models",
+        "MUSICGEN_HEARTMULA_DIR": f"{tmp_path}/ckpt",
+    }
+    return lambda **given: asked("places", **(folders | given))
+
+
+@pytest.fixture
+def volume():
+    """A folder on another disk than the root's."""
+    memory = Path("/dev/shm")
+    need("a second file system", memory.is_dir() and memory.stat().st_dev != Path("/").stat().st_dev)
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield folder
+
+
+def test_each_folder_is_shown_with_what_is_free_there(placed, tmp_path):
+    found = placed()
+    assert list(found) == ["tmpdir", "hf_home", "models_dir", "heartmula_dir"]
+    for name, folder in zip(found, ("tmp", "hub", "models", "ckpt"), strict=True):
+        ok, detail, _ = found[name]
+        assert ok is True and re.match(rf"{tmp_path}/{folder}, [\d.]+ GB free", detail)
+    assert not (tmp_path / "models").exists()
+
+
+def test_folder_that_cannot_be_written_fails(placed, tmp_path):
+    (tmp_path / "file").touch()
+    found = placed(MUSICGEN_MODELS_DIR=f"{tmp_path}/file/models")
+    ok, detail, remedy = found["models_dir"]
+    assert ok is False and "cannot be written: Not a directory" in detail and remedy
+    assert found["hf_home"][0] is True
+
+
+def test_relative_folder_fails(placed):
+    assert placed(MUSICGEN_MODELS_DIR="models")["models_dir"][:2] == (
+        False,
+        "MUSICGEN_MODELS_DIR=models is relative",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("hf_home", "HF_HOME"),
+        ("models_dir", "MUSICGEN_MODELS_DIR"),
+        ("heartmula_dir", "MUSICGEN_HEARTMULA_DIR"),
+    ],
+)
+def test_models_beside_a_mounted_volume_fail(placed, volume, name, variable):
+    ok, detail, remedy = placed(MUSICGEN_WORKSPACE=volume, **{variable: "/no-such-folder/here"})[name]
+    assert ok is False and f"a volume is at {volume}" in detail
+    assert remedy == f"unset {variable}, or name a folder under {volume}"
+
+
+def test_models_on_a_mounted_volume_and_temporary_files_beside_it_pass(placed, volume):
+    on_it = dict.fromkeys(("HF_HOME", "MUSICGEN_MODELS_DIR", "MUSICGEN_HEARTMULA_DIR"), f"{volume}/there")
+    found = placed(MUSICGEN_WORKSPACE=volume, **on_it)
+    assert [ok for ok, _, _ in found.values()] == [True] * 4
+
+
+MOUNTS = """\
+21 1 0:20 / / rw,relatime - overlay overlay rw
+22 21 0:50 / /workspace rw,relatime shared:1 - fuse mfs#eu-ro-1.example:9421 rw
+23 21 0:51 / /with\\040space rw - nfs4 10.0.0.1:/a rw
+24 22 8:1 / /workspace/disk rw - ext4 /dev/sda1 rw
+25 24 0:52 / /workspace/disk rw - fuse.fuse-overlayfs fuse-overlayfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "is_network"),
+    [
+        ("/root/.musicgen/tmp", "overlay", False),
+        ("/workspace/ckpt", "fuse", True),
+        ("/workspaces", "overlay", False),
+        ("/with space/models", "nfs4", True),
+        ("/workspace/disk/a", "fuse.fuse-overlayfs", False),
+    ],
+)
+def test_network_volume_whose_free_space_is_its_clusters_is_known(monkeypatch, path, kind, is_network):
+    monkeypatch.syspath_prepend(REPOSITORY / "remote")
+    import check_places
+
+    assert check_places.file_system(Path(path), MOUNTS) == kind
+    assert check_places.is_network(kind) is is_network
 
 
 # --- what a pod was rented for

@@ -254,7 +254,8 @@ def test_packages_stay_on_the_boxs_own_disk(platform, disks):
 
 
 def test_folders_of_an_image_are_not_taken(platform, disks):
-    image = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "TMPDIR"), "/image")
+    names = ("HF_HOME", "HF_DATASETS_CACHE", "TMPDIR", "UV_CACHE_DIR", "PIP_CACHE_DIR", "XDG_CACHE_HOME")
+    image = dict.fromkeys(names, "/image")
     assert "/image" not in sourced(platform, **disks.mount().env, **image).values()
 
 

@@ -104,6 +104,7 @@ def build(s3_server, folder, install=GOOD_INSTALL, **changed):
             "CONSOLE": os.devnull,
             "MUSICGEN_BOX_ROOT": str(folder / "opt"),
             "MUSICGEN_BOX_HOME": str(folder / "etc"),
+            "MUSICGEN_WORKSPACE": str(folder / "workspace"),
             "MUSICGEN_PLATFORM": "ec2",
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
         }
@@ -137,7 +138,7 @@ def test_driver_is_held_before_the_system_is_updated(good):
 def test_image_keeps_packages_and_no_code_or_settings(good):
     assert (good.home / "venv" / "bin" / "python").exists()
     assert not (good.root / "releases").exists() and not (good.root / "current").is_symlink()
-    assert not (good.home / "worker.env").exists()
+    assert not (good.home / "worker.env").exists() and not (good.home / "tmp").exists()
 
 
 @pytest.mark.parametrize(

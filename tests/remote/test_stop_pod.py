@@ -138,6 +138,7 @@ def test_stop_hook_of_the_box_runs_it_and_gives_it_what_it_needs(hook, runpod, t
         "HOME": str(tmp_path),
         "MUSICGEN_PLATFORM_ENV": str(tmp_path / "environ"),
         "MUSICGEN_STOP_HOOK": "remote/stop_pod.py",
+        "MUSICGEN_WORKSPACE": str(tmp_path / "workspace"),
     }
     script = REPOSITORY / "remote" / "stop_hook.sh"
     with dying_with(hook):

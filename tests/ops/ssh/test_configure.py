@@ -26,6 +26,13 @@ def test_worker_gets_the_settings_that_are_its_own():
     assert not any(name.startswith("RUNPOD_") for name in found)
 
 
+def test_box_gets_the_folders_for_models_that_are_set_and_forgets_them_when_they_no_longer_are():
+    found = given(MUSICGEN_MODELS_DIR="/models", MUSICGEN_HEARTMULA_DIR="/heartmula")
+    folders = {"MUSICGEN_MODELS_DIR": "/models", "MUSICGEN_HEARTMULA_DIR": "/heartmula"}
+    assert folders.items() <= found.items()
+    assert folders.keys() <= configure.managed_names("runpod") - given().keys()
+
+
 def test_keys_of_the_user_are_no_settings_of_the_worker():
     found = given(AWS_ACCESS_KEY_ID="AKIA", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t", AWS_PROFILE="p")
     assert not {"AKIA", "s", "t", "p"} & set(found.values())

@@ -104,7 +104,7 @@ def test_sampling_reaches_the_worker_on_the_box(whole, monkeypatch):
 def test_validate_finds_what_this_box_has_and_lacks(whole):
     _, _, done, _ = whole
     found = done["validate"].stdout
-    for what in ("bucket write", "bucket delete", "matrix product", "packages", "gpu driver"):
+    for what in ("bucket write", "matrix product", "packages", "gpu driver", "models dir"):
         assert re.search(f"\u2713 .* {what} ", found), what
     assert done["validate"].returncode == 0
 

@@ -76,6 +76,7 @@ def launched(tmp_path_factory):
     """One launch: the machine, the request that was sent, and what else it left in the account."""
     folder = tmp_path_factory.mktemp("launched")
     with pytest.MonkeyPatch.context() as patch, ready_account(folder, patch) as account:
+        patch.setenv("MUSICGEN_MODELS_DIR", "/models")
         us = Aws(Settings.load(), task="launch")
         long_ago = datetime.now(UTC) - timedelta(hours=3)
         options = LaunchOptions(lifetime=timedelta(hours=2), keep_alive=True)
@@ -97,6 +98,11 @@ def test_the_maximum_price_goes_to_ec2_and_to_the_cost_report(launched):
     assert launched.sent["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.4000"
     assert launched.env["HOURLY_COST_USD"] == "0.4"
     assert launched.env["MUSICGEN_PRICE_PAID_USD"] == "0.190000"
+
+
+def test_the_machine_gets_the_folder_for_models_that_is_set_and_no_other(launched):
+    assert launched.env["MUSICGEN_MODELS_DIR"] == "/models"
+    assert "MUSICGEN_HEARTMULA_DIR" not in launched.env
 
 
 def test_an_explicit_hourly_cost_wins_in_the_report_and_not_at_ec2(account, monkeypatch, told):
