@@ -8,6 +8,7 @@ if ! (return 0 2> /dev/null) && [ -t 0 ]; then
 fi
 
 # --- what a login shell reads
+# shellcheck disable=SC1091
 [ ! -r /etc/profile ] || . /etc/profile
 for login_file in ~/.bash_profile ~/.bash_login ~/.profile; do
   if [ -r "$login_file" ]; then

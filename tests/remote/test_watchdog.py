@@ -165,7 +165,7 @@ def test_worker_with_progress_goes_on(guarded, box):
 def test_model_that_is_still_coming_is_progress(guarded, box):
     box.start()
     weights = box.root / "cache" / "huggingface" / "weights"
-    weights.parent.mkdir(parents=True)
+    weights.parent.mkdir(parents=True, exist_ok=True)
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
     with weights.open("ab", buffering=0) as file:
         for _ in range(8):
