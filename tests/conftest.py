@@ -41,6 +41,7 @@ def box_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("box-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MUSICGEN_BOX_HOME", str(home))
+        patch.setenv("MUSICGEN_MODELS_DIR", str(home / "models"))
         yield home
 
 

@@ -1,1 +1,8 @@
-"""Model files: which there are, where they live, fetching and checking them."""
+"""Models on this machine: real files, verified, resumable. Imports neither torch nor huggingface_hub.
+
+fetch.get("musicgen-small", env)      download it, or what is missing of it
+find.here("facebook/musicgen-small", env)   where it is, without a network
+find.inventory(env)                   every set, and what there is of it
+verify.quick(folder), verify.full(folder)
+remove.remove("musicgen-small", env)
+"""

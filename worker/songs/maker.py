@@ -24,7 +24,7 @@ STRIDE_S = 18.0
 # A stride is rounded to frames.
 _FRAME_S = 0.02
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def model_name(model: str) -> str:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve().name
-    if model != REHEARSAL and not _HUB_ID.fullmatch(model):
+    if model != REHEARSAL and not HUB_ID.fullmatch(model):
         raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
     return model
 

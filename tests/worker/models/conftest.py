@@ -1,10 +1,55 @@
-"""The tiny HeartMuLa, built once for each process that tests it."""
+"""A hub with one small model and an empty folder of models; the tiny HeartMuLa, built once for each process."""
 
+import logging
 import shutil
 
 import pytest
 
-from worker.models import tiny_heartmula
+from tests.fakes import hub as hubs
+from tests.worker.models import trees
+from worker.models import fetch, tiny_heartmula
+from worker.models.hub import Hub
+
+
+@pytest.fixture
+def hub():
+    with hubs.serving(trees.repos()) as hub:
+        yield hub
+
+
+@pytest.fixture
+def env(hub, tmp_path):
+    return trees.env(hub, tmp_path / "models")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the small model goes."""
+    return tmp_path / "models" / "demo--tiny"
+
+
+@pytest.fixture
+def waited():
+    """The pauses that `get` would have made."""
+    return []
+
+
+@pytest.fixture
+def get(env, waited, caplog):
+    """Get the small model, or another, without pauses."""
+    caplog.set_level(logging.DEBUG)
+
+    def get(name=trees.NAME, said=None, progress=lambda *_: None, **changes):
+        changed = env | changes
+        return fetch.get(
+            name,
+            changed,
+            tell=(said if said is not None else []).append,
+            progress=progress,
+            hub=Hub(changed, wait=waited.append),
+        )
+
+    return get
 
 
 @pytest.fixture(scope="session")

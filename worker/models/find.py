@@ -1,0 +1,133 @@
+"""What is on this machine, found without a network: a model for the worker, and the list of all sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from worker.errors import BadInput
+from worker.models import manifest, places, sets, verify
+from worker.models.manifest import MARKER, NEW, PLAN, UNFINISHED
+from worker.models.sets import ModelSet
+
+
+class Here(NamedTuple):
+    """A model that can be loaded: its folder, and the hub's commit of its files."""
+
+    folder: Path
+    revision: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A set, and what there is of it.
+
+    `state`: complete, damaged (it was complete), incomplete or absent; `note`: what is wrong. `n_bytes`: on
+    this disk; `about_bytes`: of the whole set, None if not known.
+    """
+
+    name: str
+    state: str
+    n_bytes: int
+    about_bytes: float | None
+    revision: str
+    licence: str
+    folder: str
+    note: str
+
+
+def here(name: str, env: Mapping[str, str]) -> Here | None:
+    """The complete set of this name, else a whole snapshot in huggingface_hub's cache; None if neither."""
+    try:
+        wanted = sets.find(name)
+    except BadInput:
+        return None
+    return complete(wanted, env) or _snapshot(wanted, env)
+
+
+def complete(wanted: ModelSet, env: Mapping[str, str]) -> Here | None:
+    """The set, if it is complete and looks whole."""
+    folder = places.folder_of(wanted, env)
+    if verify.quick(folder):
+        return None
+    found = manifest.read(folder, MARKER)
+    return Here(folder, found.revision) if found and found.name == wanted.name else None
+
+
+def inventory(env: Mapping[str, str]) -> list[Found]:
+    """Every set of the table, then every other one that lies in the folder of models."""
+    wanted = list(sets.NAMED.values())
+    known = {places.folder_of(each, env) for each in wanted}
+    root = places.models_folder(env)
+    others = sorted(path for path in root.glob("*--*") if path.is_dir() and path not in known)
+    for path in others:
+        try:
+            wanted.append(sets.find(path.name.replace("--", "/", 1)))
+        except BadInput:
+            continue
+    return [look(each, env) for each in wanted]
+
+
+def look(wanted: ModelSet, env: Mapping[str, str]) -> Found:
+    """One set, and what there is of it."""
+    folder = places.folder_of(wanted, env)
+    marker = manifest.read(folder, MARKER)
+    known = marker or manifest.read(folder, PLAN)
+    n_bytes, note = _bytes_of(wanted, folder), ""
+    if marker:
+        faults = verify.quick(folder)
+        state, note = ("damaged", str(faults[0])) if faults else ("complete", "")
+    elif n_bytes:
+        state = "incomplete"
+    else:
+        state = "absent"
+    return Found(
+        name=wanted.name,
+        state=state,
+        n_bytes=n_bytes,
+        about_bytes=known.n_bytes if known else wanted.about_bytes,
+        revision=known.revision if known else "",
+        licence=wanted.licence,
+        folder=str(folder),
+        note=note,
+    )
+
+
+def files_of(wanted: ModelSet, folder: Path) -> list[Path]:
+    """Every file that belongs to a set, unfinished ones too; other people's files in its folder do not."""
+    found = {
+        path
+        for part in wanted.parts
+        for pattern in (*part.files, f".*{UNFINISHED}", f".*{NEW}")
+        for path in (folder / part.folder).glob(pattern)
+        if not path.name.startswith(".") or path.suffix in (UNFINISHED, NEW)
+    }
+    return sorted(path for path in found if path.is_symlink() or path.is_file())
+
+
+def _bytes_of(wanted: ModelSet, folder: Path) -> int:
+    return sum(path.lstat().st_size for path in files_of(wanted, folder))
+
+
+def _snapshot(wanted: ModelSet, env: Mapping[str, str]) -> Here | None:
+    """A snapshot that huggingface_hub has fetched whole, that of `main` if there are several."""
+    if len(wanted.parts) != 1:
+        return None
+    repo = places.hub_cache(env) / f"models--{places.folder_name(wanted.name)}"
+    try:
+        newest = (repo / "refs" / wanted.parts[0].revision).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        newest = ""
+    snapshots = sorted((repo / "snapshots").glob("*"), key=lambda path: (path.name != newest, path.name))
+    return next((Here(path, path.name) for path in snapshots if _is_whole(path)), None)
+
+
+def _is_whole(snapshot: Path) -> bool:
+    # A file is linked there when it is complete; of several, some may still be to come.
+    weights = list(snapshot.glob("*.safetensors"))
+    return (
+        bool(weights)
+        and (snapshot / "config.json").is_file()
+        and not verify.absent_weights(snapshot)
+        and all(map(verify.has_stated_length, weights))
+    )

@@ -1,0 +1,95 @@
+"""Which model sets there are: one table. A set is one folder of real files, from one or more repositories.
+
+A name is a set's own, a short alias, or any Hugging Face id, which is then expected to be a MusicGen.
+Touches no disk and no network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.errors import BadInput
+from worker.songs import supported
+from worker.songs.maker import HUB_ID
+
+# What transformers needs of a checkpoint. Repositories hold the same weights in other formats beside these.
+_CHECKPOINT = ("*.json", "*.safetensors", "spiece.model")
+_WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One repository of a set, and where its files lie below the set's folder.
+
+    `files`: patterns of the names that are fetched, of the repository's own folder alone; each of `needs`
+    must match one. `judge`: raises BadInput for a config.json of something that cannot run here.
+    """
+
+    repo: str
+    folder: str = ""
+    files: tuple[str, ...] = _CHECKPOINT
+    needs: tuple[str, ...] = ("config.json", _WEIGHTS)
+    judge: Callable[[object, str], None] | None = None
+    revision: str = "main"  # resolved to a commit once, which the set then keeps
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """A named set. `about_bytes`: for plans, None if not known. `setting`: what may name its folder."""
+
+    name: str
+    parts: tuple[Part, ...]
+    licence: str
+    about_bytes: float | None = None
+    setting: str | None = None
+
+
+def _musicgen(repo: str, licence: str, about_bytes: float | None = None) -> ModelSet:
+    return ModelSet(repo, (Part(repo, judge=supported.judge),), licence, about_bytes)
+
+
+# In fp32, by the number of parameters; a stereo MusicGen has twice the codebooks.
+_MUSICGEN_BYTES = {
+    "musicgen-small": 2.4e9,
+    "musicgen-medium": 8.0e9,
+    "musicgen-large": 13.7e9,
+    "musicgen-stereo-small": 2.4e9,
+    "musicgen-stereo-medium": 8.1e9,
+    "musicgen-stereo-large": 13.8e9,
+}
+_HEARTMULA = ModelSet(
+    "heartmula-3b",
+    (
+        Part("HeartMuLa/HeartMuLaGen", "", *2 * (("gen_config.json", "tokenizer.json"),)),
+        # Whatever the release, the folder's name is the one that its loader expects.
+        Part("HeartMuLa/HeartMuLa-oss-3B-happy-new-year", "HeartMuLa-oss-3B"),
+        Part("HeartMuLa/HeartCodec-oss-20260123", "HeartCodec-oss"),
+    ),
+    "Apache-2.0",
+    22.4e9,
+    "MUSICGEN_HEARTMULA_DIR",
+)
+
+NAMED: dict[str, ModelSet] = {
+    **{
+        f"facebook/{alias}": _musicgen(f"facebook/{alias}", "CC-BY-NC 4.0", n_bytes)
+        for alias, n_bytes in _MUSICGEN_BYTES.items()
+    },
+    _HEARTMULA.name: _HEARTMULA,
+}
+
+
+def full_name(name: str) -> str:
+    """`musicgen-small` -> `facebook/musicgen-small`; any other name as it is."""
+    return f"facebook/{name}" if name in _MUSICGEN_BYTES else name
+
+
+def find(name: str) -> ModelSet:
+    """The set of this name. Raises BadInput for what cannot be one, or is known not to run."""
+    name = full_name(name)
+    if name in NAMED:
+        return NAMED[name]
+    if not HUB_ID.fullmatch(name):
+        known = ", ".join(each.rpartition("/")[2] for each in NAMED)
+        raise BadInput(f"there is no model {name}; name one of {known}, or a Hugging Face id like owner/name")
+    supported.refuse_by_name(name)
+    return _musicgen(name, f"see huggingface.co/{name}")
