@@ -151,6 +151,10 @@ def check_model() -> Iterator[Check]:
             "" if there else "correct MUSICGEN_MODEL",
         )
         return
+    models = Path(os.environ.get("MUSICGEN_MODELS_DIR") or f"{os.environ['MUSICGEN_BOX_ROOT']}/models")
+    if (models / model.replace("/", "--") / ".complete.json").is_file():
+        yield Check("model", True, f"{model} is complete in {models}")
+        return
     hub = Path(os.environ["HF_HOME"]) / "hub"
     weights = list(hub.glob(f"models--{model.replace('/', '--')}/snapshots/*/*.safetensors"))
     if weights and all(path.exists() for path in weights):
@@ -158,12 +162,12 @@ def check_model() -> Iterator[Check]:
         yield Check("model", True, f"{model} is in {hub} ({size / GB:.1f} GB)")
         return
     need = MODEL_GB.get(model_name(), 10.0)
-    free = shutil.disk_usage(existing(hub)).free / GB
+    free = shutil.disk_usage(existing(models)).free / GB
     if free < need:
         yield Check(
             "model",
             False,
-            f"{model} needs {need} GB, {free:.1f} GB are free in {hub}",
+            f"{model} needs {need} GB, {free:.1f} GB are free in {models}",
             "take a larger disk or volume",
         )
     else:

@@ -72,21 +72,6 @@ pass_on() {
 trap 'pass_on INT' INT
 trap 'pass_on TERM' TERM HUP
 
-# --- the hub's client shows its progress only on a terminal: log the progress of a download
-log_download() {
-  local every_s=${MUSICGEN_TELL_S:-10} before now
-  [[ $every_s =~ ^[1-9][0-9]{0,4}$ ]] || every_s=10
-  before=$(weights_mb)
-  while sleep "$every_s"; do
-    ! grep -qsE '"state": ?"(generating|finishing)"' "$state/status.json" || return
-    now=$(weights_mb)
-    if [ "$now" -gt "$before" ]; then
-      echo "--- $(utc) fetching the model: $now MB are here, $(((now - before) / every_s)) MB/s" >> "$state/log"
-    fi
-    before=$now
-  done
-}
-
 stays_on="nothing turns this box off; it bills until you stop it"
 echo "--- $(utc) run $run_id of $release$(turns_off || echo "; $stays_on")" >> "$state/log"
 set -m # job control: its own process group, and SIGINT not ignored, as in a plain background job
@@ -95,15 +80,12 @@ worker_pid=$!
 set +m
 write_whole "$worker_run" "$run_id $$ $worker_pid"
 [ -z "$asked" ] || pass_on "$asked"
-log_download 9>&- > /dev/null 2>&1 < /dev/null &
-logger_pid=$!
 
 while kill -0 "$worker_pid" 2> /dev/null; do
   wait "$worker_pid" # a signal ends the wait early
 done
 wait "$worker_pid"
 code=$?
-kill "$logger_pid" 2> /dev/null
 kill -KILL -- "-$worker_pid" 2> /dev/null # a child process may still hold GPU memory
 
 # --- how it ended: what happens to the box, the last line of the log, then the exit code

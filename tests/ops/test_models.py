@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ops import models
+from tests.worker.models import trees
 from worker.errors import BadInput
 
 SMALL = "facebook/musicgen-small"
@@ -17,7 +18,7 @@ def cached(cache, *files):
     snapshot = cache / "models--facebook--musicgen-small" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
     for name in files:
-        (snapshot / name).write_bytes(b"")
+        (snapshot / name).write_bytes(trees.weights(0) if name.endswith("safetensors") else b"{}")
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_unknown_model_is_one_line_and_nothing_is_written(run, prompts, tmp_path
 
 @engine
 def test_model_that_cannot_be_fetched_is_one_line(run, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "nobody/none")
     assert code == 2
     one_error(stderr, "model nobody/none is not on this machine and the hub cannot be reached")

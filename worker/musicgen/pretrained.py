@@ -8,6 +8,7 @@ generated.
 import hashlib
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from worker.amounts import count
 from worker.errors import BadInput, UserError
+from worker.models import fetch, find
+from worker.models.progress import Meter
 from worker.songs import adapter, supported
 from worker.songs.maker import REHEARSAL, model_name
 
@@ -31,7 +34,6 @@ log = logging.getLogger(__name__)
 LICENCE_NOTICE = (
     "MusicGen's weights are licensed CC-BY-NC 4.0: songs made with them are not for commercial use"
 )
-_NEEDED_FILES = ["*.json", "*.safetensors", "spiece.model"]
 # Files of other formats, and what makes a checkpoint of them.
 _FOREIGN = {
     "state_dict.bin": (
@@ -96,32 +98,23 @@ def load(model: str) -> Pretrained:
         return _load_adapter(folder)
     if folder.is_dir():
         return _load_folder(folder, folder.resolve().name, None)
-    snapshot = _fetch(model_name(model))
-    return _load_folder(snapshot, model, snapshot.name)
+    found = _fetched(model_name(model))
+    return _load_folder(found.folder, model, found.revision)
 
 
-def _fetch(model: str) -> Path:
-    """The folder of the hub's snapshot. Fetches only the files that are needed."""
-    from huggingface_hub import errors, snapshot_download
-
+def _fetched(model: str) -> find.Here:
+    """A model of the hub: as it is on this machine, else fetched; with the hub's commit."""
     supported.refuse_by_name(model)
     log.warning("%s. %s.", model, LICENCE_NOTICE)
-    try:
-        # A few kB that are judged before the gigabytes.
-        folder = Path(snapshot_download(model, allow_patterns=["config.json"]))
-        supported.judge(supported.read_config(folder), f"model {model}")
-        return Path(snapshot_download(model, allow_patterns=_NEEDED_FILES))
-    except errors.GatedRepoError:
-        raise BadInput(f"model {model} needs a licence accepted on its page and HF_TOKEN set") from None
-    except errors.RepositoryNotFoundError:
-        raise BadInput(f"no model {model} on the hub; check the name, or HF_TOKEN if it is private") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError):
-        raise BadInput(
-            f"model {model} is not on this machine and the hub cannot be reached; "
-            "check the network, or give a model folder"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot fetch model {model} ({error.strerror or error}); check disk space") from None
+    if found := find.here(model, os.environ):
+        return found
+    got = fetch.get(
+        model,
+        os.environ,
+        tell=lambda line: log.warning("model %s: %s", model, line),
+        progress=Meter(lambda now: log.warning("fetching the model: %s", now)),
+    )
+    return find.Here(got.folder, got.revision)
 
 
 def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:

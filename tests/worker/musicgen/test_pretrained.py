@@ -5,6 +5,7 @@ tests/worker/test_main.py has what `python -m worker` prints for an absent folde
 
 import importlib.util
 import json
+import re
 import shutil
 import socket
 import sys
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, MusicgenForConditionalGeneration
 
+from tests.fakes import hub as hubs
 from tests.parts import need
 from tests.songs import tree
+from tests.worker.models import trees
 from worker.errors import BadInput
 from worker.musicgen import Engine, pretrained, rehearsal
 
@@ -179,6 +182,22 @@ def test_revision_changes_with_the_config(built, folder):
     assert pretrained.load(str(folder)).revision != pretrained.load(str(built)).revision
 
 
+# --- models of the hub
+
+
+def test_model_of_the_hub_is_fetched_once_with_progress_and_loaded(built, tmp_path, monkeypatch, caplog):
+    with hubs.serving({"demo/tiny": tree(built) | {"pytorch_model.bin": b"old"}}) as hub:
+        for name, value in trees.env(hub, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        loaded = pretrained.load("demo/tiny")
+        assert (loaded.name, loaded.revision) == ("demo/tiny", hub.main["demo/tiny"])
+        assert "pytorch_model.bin" not in hub.fetched()
+        assert re.search(r"^fetching the model: (\S+ MB) of \1", caplog.messages[-1], re.M)
+        hub.asked.clear()
+        assert pretrained.load("demo/tiny").revision == loaded.revision
+        assert hub.asked == []
+
+
 # --- faults
 
 
@@ -190,8 +209,8 @@ def test_name_that_is_neither_folder_nor_id_is_refused(model):
 def test_hub_that_cannot_be_reached_is_an_error(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", closed)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     refused("nobody/none", "model nobody/none is not on this machine and the hub cannot be reached")
 
 
