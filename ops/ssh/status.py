@@ -6,7 +6,7 @@ One command reads everything; whatever the box lacks (no GPU, no worker yet) is 
 import json as jsonlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,9 @@ from ops.ssh.box import Box
 from worker import amounts, timestamps
 from worker.errors import UserError
 
+# After that a model that is not being reported on is not being fetched: one waits five minutes at most.
+_SILENT_S = 600
+
 # Each section may fail by itself: the box may be only partly set up.
 _STATUS = f"""
 root=$1 home=$2 remote=$1/current/remote
@@ -24,9 +27,24 @@ echo "{look.MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
 echo "{look.MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2>&1
 echo "{look.MARK}gpu"; {look.GPU_QUERY} 2> /dev/null
 echo "{look.MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
+echo "{look.MARK}models"; date -u +%Y-%m-%dT%H:%M:%SZ; cat "$root"/state/models/*.json 2> /dev/null
 echo "{look.MARK}keys"; grep -o '"Expiration": *"[^"]*"' "$home/aws.json" 2> /dev/null
 exit 0
 """
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What remote/models.py is doing with a model, or did last. `age_s`: since then, by the box's clock."""
+
+    model: str
+    state: str
+    age_s: float
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_s: float | None = None
+    eta_s: float | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class BoxStatus:
     gpus: list[look.Gpu]
     disks: list[look.Disk]
     credentials_expire: datetime | None
+    models: list[ModelState] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -56,6 +75,7 @@ def read_status(box: Box) -> BoxStatus:
         gpus=look.parse_gpus(found.get("gpu", "")),
         disks=look.parse_disks(found.get("disk", "")),
         credentials_expire=_expiry(found.get("keys", "")),
+        models=parse_models(found.get("models", "")),
         faults=[
             said.strip().splitlines()[-1]
             for said in (found.get("run", ""), found.get("watchdog", ""))
@@ -110,6 +130,9 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
         used, total = gpu.memory_used_mb or 0, gpu.memory_total_mb or 0
         busy = "" if gpu.use_percent is None else f"{gpu.use_percent:.0f} % busy, "
         rows[f"GPU {gpu.gpu}"] = f"{gpu.name}: {busy}{used / 1024:.1f} of {total / 1024:.1f} GB"
+    for model in found.models:
+        if shown := model_row(model):
+            rows[f"model {model.model}"] = shown
     for disk in found.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
     rows |= watchdog_rows(found.watchdog)
@@ -125,6 +148,39 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
     if run.get("stop_hook"):
         rows["after the run"] = str(run["stop_hook"])
     return [{"what": name, "now": value} for name, value in rows.items()]
+
+
+def parse_models(text: str) -> list[ModelState]:
+    """The box's time, then a line of each state file."""
+    now, _, lines = text.partition("\n")
+    found = []
+    for line in lines.splitlines():
+        its = _object(line)
+        try:
+            age_s = (timestamps.parse(now) - timestamps.parse(its["updated_at"])).total_seconds()
+            known: dict[str, Any] = {
+                each.name: its.get(each.name) for each in fields(ModelState) if each.name != "age_s"
+            }
+            found.append(ModelState(age_s=age_s, **known))
+        except (KeyError, ValueError, TypeError):
+            continue  # another version's
+    return found
+
+
+def model_row(model: ModelState) -> str:
+    """`fetching: 1.2 GB of 2.4 GB, 85.0 MB/s, 14 s left`; "" for a model with which nothing is to be done."""
+    if model.state == "done":
+        return ""
+    if model.state in ("failed", "interrupted", "damaged"):
+        return model.state + (f": {model.error}" if model.error else "; get it again")
+    if model.age_s > _SILENT_S:
+        return f"{model.state} ended without a word {amounts.duration(model.age_s)} ago; get it again"
+    text = model.state
+    if model.done_bytes is not None and model.total_bytes:
+        text += f": {amounts.size(model.done_bytes)} of {amounts.size(model.total_bytes)}"
+        text += f", {amounts.size(model.bytes_per_s)}/s" if model.bytes_per_s else ""
+        text += f", {amounts.duration(model.eta_s)} left" if model.eta_s else ""
+    return text
 
 
 def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:

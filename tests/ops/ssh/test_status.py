@@ -1,5 +1,6 @@
 """What `fab status` shows of a box, and what a box cannot say is left out."""
 
+import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from ops.ssh import look
 from ops.ssh.box import CommandResult
 from ops.ssh.look import Disk, Gpu
-from ops.ssh.status import BoxStatus, extend, read_status, status_rows
+from ops.ssh.status import BoxStatus, extend, model_row, parse_models, read_status, status_rows
 from tests.ops.ssh.connect import connected
 
 NOW = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
@@ -135,3 +136,34 @@ def test_box_with_nothing_on_it_still_shows_gpu_and_disk(box, tmp_path):
     assert (found.run, found.status, found.credentials_expire) == ({}, {}, None)
     assert found.gpus == [gpu] and gpu.name == "NVIDIA L40S"
     assert found.disks
+
+
+# --- models
+
+
+def model_shown(now="2026-11-22T20:00:00Z", **its):
+    """How a model's state file is shown, of which the last was written at 20:00."""
+    known = {"schema": 1, "model": "demo/tiny", "updated_at": "2026-11-22T20:00:00Z", "error": None} | its
+    (model,) = parse_models(f"{now}\n{json.dumps(known)}\n")
+    return model_row(model)
+
+
+def test_model_that_is_being_fetched_shows_bytes_speed_and_time_left():
+    its = {"done_bytes": 1_200_000_000, "total_bytes": 2_400_000_000, "bytes_per_s": 85e6, "eta_s": 14.1}
+    assert model_shown(state="fetching", **its) == "fetching: 1.2 GB of 2.4 GB, 85.0 MB/s, 14.1 s left"
+    assert model_shown(state="waiting") == "waiting"
+
+
+def test_model_with_which_nothing_is_to_be_done_is_not_shown():
+    assert model_shown(state="done") == ""
+
+
+def test_model_whose_download_failed_or_was_killed_says_so():
+    assert model_shown(state="failed", error="disk full; free space") == "failed: disk full; free space"
+    assert model_shown(state="damaged") == "damaged; get it again"
+    killed = model_shown(now="2026-11-22T20:30:00Z", state="fetching")
+    assert killed == "fetching ended without a word 30 min 0 s ago; get it again"
+
+
+def test_state_of_a_model_that_cannot_be_read_is_left_out():
+    assert parse_models("2026-11-22T20:00:00Z\nnonsense\n{}\n") == parse_models("") == []
