@@ -68,7 +68,7 @@ begin install
 bash "$root/current/remote/install.sh"
 
 begin model
-# The weights stay in the cache of the worker on this image; two seconds of music test the GPU.
+# The weights, verified, stay in the worker's folder of models on this image; two seconds of music test the GPU.
 # shellcheck source=remote/env.sh disable=SC1091
 source "$root/current/remote/env.sh"
 make_places

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The models on this box: list, get, verify, remove.
 
-    python remote/models.py list [--json]
-    python remote/models.py get|verify|remove NAME [--json]
+    python -B remote/models.py list [--json]
+    python -B remote/models.py get|verify|remove NAME [--json]
 
 Runs in the worker's environment, from a release's folder, with the paths of env.sh and the settings of
 worker.env; `bash remote/busy.sh models LIMIT_S -- ...` has the watchdog count it as work. Prints a line from

@@ -221,6 +221,14 @@ def test_weights_that_are_there_are_found(asked, box):
     assert asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"][0] is True
 
 
+def test_complete_model_is_found(asked, box):
+    marker = box.root / "models" / "facebook--musicgen-small" / ".complete.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_bytes(b"{}")
+    ok, detail, _ = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
+    assert (ok, detail) == (True, f"facebook/musicgen-small is complete in {box.root / 'models'}")
+
+
 def test_weights_that_are_to_come_need_room(asked):
     ok, detail, _ = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
     assert ok in ("warn", False)

@@ -28,7 +28,11 @@ def models(box, hub):
     def models(*arguments):
         script = str(REPOSITORY / "remote" / "models.py")  # a box's release has the whole worker beside it
         return subprocess.run(
-            [sys.executable, script, *arguments], env=box.env, capture_output=True, text=True, timeout=60
+            [sys.executable, "-B", script, *arguments],
+            env=box.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     return models

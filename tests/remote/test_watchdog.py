@@ -162,9 +162,10 @@ def test_worker_with_progress_goes_on(guarded, box):
     assert box.status()["running"] and box.calls("off") == []
 
 
-def test_model_that_is_still_coming_is_progress(guarded, box):
+@pytest.mark.parametrize("place", ["models/demo--tiny", "cache/huggingface"])
+def test_model_that_is_still_coming_is_progress(guarded, box, place):
     box.start()
-    weights = box.root / "cache" / "huggingface" / "weights"
+    weights = box.root / place / "weights"
     weights.parent.mkdir(parents=True, exist_ok=True)
     guarded(MUSICGEN_NO_PROGRESS_LIMIT_S="1")
     with weights.open("ab", buffering=0) as file:
