@@ -1,4 +1,4 @@
-"""A hub with one small model and an empty folder of models; the tiny HeartMuLa, built once for each process."""
+"""A hub with one small model, an empty folder of models, and the tiny HeartMuLa, built once for each process."""
 
 import logging
 import shutil
