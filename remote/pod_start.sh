@@ -25,11 +25,30 @@ lifetime_end() {
   esac
 }
 
+# limited SECONDS COMMAND...: its exit code; `timeout` may be missing. What hangs must not keep the next way waiting.
+limited() {
+  limit_s=$1
+  shift
+  "$@" < /dev/null &
+  tried=$!
+  (
+    sleep "$limit_s"
+    kill -9 "$tried"
+  ) > /dev/null 2>&1 &
+  killer=$!
+  wait "$tried"
+  code=$?
+  kill "$killer" 2> /dev/null
+  return "$code"
+}
+
+# stop_pod.py has a limit of its own, which is 280 s.
 stop_pod() {
   note "the lifetime of this pod is over; stopping it"
-  python3 "$boot/remote/stop_pod.py" < /dev/null && return
-  runpodctl pod stop "$RUNPOD_POD_ID" > /dev/null 2>&1 && return
-  runpodctl stop pod "$RUNPOD_POD_ID" > /dev/null 2>&1 && return
+  try_s=${MUSICGEN_END_TRY_S:-60}
+  limited $((try_s + 300)) python3 "$boot/remote/stop_pod.py" && return
+  limited "$try_s" runpodctl pod stop "$RUNPOD_POD_ID" > /dev/null 2>&1 && return
+  limited "$try_s" runpodctl stop pod "$RUNPOD_POD_ID" > /dev/null 2>&1 && return
   note "STILL BILLING: this pod could not be stopped; stop it in the console of RunPod"
 }
 

@@ -209,10 +209,11 @@ def stop(runpod: RunPod, pod: Pod) -> None:
 
 @dataclass
 class Ending:
-    """What was terminated, what is still listed, and why that is not known."""
+    """What was terminated, what is still listed, what was until the last looks, and why that is not known."""
 
     ended: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    unproved: list[str] = field(default_factory=list)
     unsure: str = ""
 
     def failures(self) -> list[str]:
@@ -220,6 +221,11 @@ class Ending:
         lines = [
             f"{each} did not end, and is STILL BILLING; terminate it in RunPod's console"
             for each in self.left
+        ]
+        lines += [
+            f"{each} may be left, and STILL BILLING: fewer than {_LISTS_WITHOUT} lists in a row had no pod "
+            f"after {duration(END_LIMIT_S)}; run it again, or look in RunPod's console"
+            for each in self.unproved
         ]
         if self.unsure:
             lines.append(f"could not list the pods again: {self.unsure}; something may be left, run it again")
@@ -236,7 +242,7 @@ def terminate(
     done = _Terminating(runpod, tell)
     for pod_id in ids or ():
         done.end(pod_id)
-    without = 0
+    without, last_seen = 0, list(ids or ())
     for since_s in runpod.http.clock.looks(END_LIMIT_S):
         try:
             there = [pod for pod in ours_or(runpod, ids) if pod.status != "TERMINATED"]
@@ -246,11 +252,14 @@ def terminate(
             without, done.ending.unsure = 0, str(error)
             continue
         done.ending.unsure, done.ending.left = "", [pod.id for pod in there]
+        last_seen = done.ending.left or last_seen
         without = 0 if there else without + 1
         if without >= _LISTS_WITHOUT and youngest_s + since_s >= LIST_LAG_S:
-            break
+            return done.ending
         for pod in there:
             done.end(pod.id)
+    if not done.ending.left:
+        done.ending.unproved = last_seen
     return done.ending
 
 

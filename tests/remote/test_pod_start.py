@@ -106,6 +106,17 @@ def test_pod_stops_itself_where_the_watchdog_cannot_run(pod, runpod, tmp_path, l
     assert "the lifetime of this pod is over; stopping it" in start.console
 
 
+def test_program_that_hangs_does_not_keep_the_last_resort_from_its_other_form(pod, runpod, tmp_path):
+    path = programs_without(tmp_path / "bin", "base64", "timeout")
+    ctl = tmp_path / "bin" / "runpodctl"
+    ctl.unlink(missing_ok=True)
+    hangs = RUNPODCTL.replace("    sys.exit(1)", "    import time; time.sleep(600)")
+    ctl.write_text(hangs.replace('["pod", "stop"]', '["stop", "pod"]'), "utf-8")
+    ctl.chmod(0o755)
+    pod(1, path=path, MUSICGEN_END_MARGIN_S="0", MUSICGEN_END_TRY_S="1")
+    until(lambda: runpod.billed() == [])
+
+
 def test_five_restarts_never_move_the_end(pod, runpod):
     starts = pod(3600)
     for _ in range(5):

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ops import boxes
+from ops.runpod.http import POLL_S
+from ops.runpod.pods import END_LIMIT_S
 from tests.fakes.runpod import Call
 
 
@@ -215,6 +217,16 @@ def test_all_believes_no_list_that_lacks_a_new_pod(inv, account, running):
     account.pods[pod].lists_hidden = 2
     assert inv("pod.terminate", "--all", "--yes").code == 0
     assert states(account) == {"musicgen-1": "TERMINATED"}
+
+
+# Of all pods, the first list comes before their end.
+@pytest.mark.parametrize(("arguments", "before"), [(["--all"], 1), ([], 0)], ids=["all", "one"])
+def test_one_empty_list_at_the_end_of_the_time_is_no_proof(inv, account, running, arguments, before):
+    (pod,) = running("musicgen-1")
+    account.delete_lag = int(END_LIMIT_S / POLL_S) - before  # the last look is the first without it
+    done = inv("pod.terminate", *arguments, "--yes")
+    assert done.code == 1
+    assert f"error: {pod} may be left, and STILL BILLING: fewer than 3 lists in a row" in done.err
 
 
 def test_pod_that_appears_between_two_lists_is_ended_too(inv, account, running, request_of):
