@@ -1,7 +1,8 @@
 """`inv status`, `inv logs` and `inv kill-all` over every cloud: asked at once, shown together.
 
-What one cloud answers hides nothing of another: one that does not answer is a warning and exit code 1, and
-the others are ended all the same. One without credentials here is named, and not asked.
+What one cloud answers hides nothing of another: one that does not answer, also by a fault of this program, is
+a warning and exit code 1, and the others are shown and ended all the same. One without credentials here is
+named, and not asked.
 """
 
 import threading
@@ -26,12 +27,16 @@ class _Answers(Generic[T]):
     """What each cloud answered, in the order of the table, and why the others did not."""
 
     given: dict[str, T]
-    failed: dict[str, UserError]
+    failed: dict[str, BaseException]
 
     def warn(self) -> None:
         """Name each cloud that did not answer."""
-        for name, error in self.failed.items():
-            ui.say(f"warning: could not ask {name}: {error}")
+        for line in self.reasons():
+            ui.say(f"warning: could not ask {line}")
+
+    def reasons(self) -> list[str]:
+        """`AWS: it does not answer; ...` of each cloud that did not."""
+        return [f"{name}: {_in_words(error)}" for name, error in self.failed.items()]
 
     def lines(self, of: Callable[[T], str]) -> list[str]:
         """A line of each; with the cloud's name where several were asked."""
@@ -90,7 +95,7 @@ def kill_all(settings: Settings, region: str, *, dry_run: bool, yes: bool, json:
     ):
         ui.say(line)
     wrong = [line for done in ended.given.values() for line in done.failures]
-    wrong += [f"could not ask {name}: {error}; something may be left" for name, error in ended.failed.items()]
+    wrong += [f"could not ask {line}; something may be left" for line in ended.reasons()]
     if wrong:
         raise UserError("\n".join(wrong))
     return True
@@ -138,8 +143,8 @@ def _machines(settings: Settings, output: str) -> dict[str, str]:
     for cloud in asked:
         try:
             found |= cloud.runs(settings, output, ui.say)
-        except UserError as error:  # the bucket may have what was asked for
-            ui.say(f"warning: could not look for machines: {error}")
+        except Exception as error:  # the bucket may have what was asked for
+            ui.say(f"warning: could not look for machines: {_in_words(error)}")
     return found
 
 
@@ -174,20 +179,17 @@ def _to_ask(settings: Settings, region: str) -> list[Cloud]:
 
 
 def _ask_each(asked: Sequence[Cloud], ask: Callable[[Cloud], T]) -> _Answers[T]:
-    """All at once. Raises the error of the only one, or all of them if none answered."""
+    """All at once. Raises the error of the only one, or a UserError with all of them if none answered."""
     if len(asked) == 1:
         return _Answers({asked[0].name: ask(asked[0])}, {})
     given: dict[str, T] = {}
-    failed: dict[str, UserError] = {}
-    broken: list[BaseException] = []
+    failed: dict[str, BaseException] = {}
 
     def one(cloud: Cloud) -> None:
         try:
             given[cloud.name] = ask(cloud)
-        except UserError as error:
-            failed[cloud.name] = error
         except BaseException as error:
-            broken.append(error)
+            failed[cloud.name] = error
 
     # Daemons: a Ctrl-C leaves at once, whatever a cloud is waiting for.
     threads = [threading.Thread(target=one, args=(cloud,), daemon=True) for cloud in asked]
@@ -196,12 +198,19 @@ def _ask_each(asked: Sequence[Cloud], ask: Callable[[Cloud], T]) -> _Answers[T]:
     for thread in threads:
         while thread.is_alive():
             thread.join(_POLL_S)
-    if broken:
-        raise broken[0]
-    if failed and not given:
-        raise UserError("\n".join(f"{name}: {error}" for name, error in failed.items()))
     names = [cloud.name for cloud in asked]
-    return _Answers(
+    answers = _Answers(
         {name: given[name] for name in names if name in given},
         {name: failed[name] for name in names if name in failed},
     )
+    if failed and not given:
+        raise UserError("\n".join(answers.reasons()))
+    return answers
+
+
+def _in_words(error: BaseException) -> str:
+    """An error in one line: also one that nobody meant for the user."""
+    if isinstance(error, UserError):
+        return str(error)
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"this program failed ({said}); look in that cloud's console"

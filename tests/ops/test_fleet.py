@@ -25,7 +25,7 @@ class Rented:
     machines: dict[str, str] = field(default_factory=dict)
     has_regions: bool = False
     lacks: str = ""
-    down: UserError | None = None
+    down: Exception | None = None
     protected: bool = False
     before_the_end: object = lambda: None
 
@@ -172,8 +172,26 @@ def test_dry_run_ends_nothing(rent, capsys):
     assert cloud.machines
 
 
-def test_fault_of_ours_in_one_cloud_is_not_swallowed(rent):
-    rent(Rented("A", down=ZeroDivisionError()), Rented("B"))
+BUG = ZeroDivisionError("a\nbug")
+
+
+def test_fault_of_ours_in_one_cloud_is_one_line_and_hides_nothing_of_another(rent, capsys):
+    rent(Rented("A", down=BUG), Rented("B", {"b1": "r2"}))
+    assert not status()
+    said = capsys.readouterr()
+    assert "b1" in said.out and "B: 1 machines" in said.err
+    assert "warning: could not ask A: this program failed (ZeroDivisionError: a bug); look in" in said.err
+
+
+def test_fault_of_ours_in_one_cloud_keeps_no_other_from_its_end(rent):
+    _, other = rent(Rented("A", {"a1": "r1"}, down=BUG), Rented("B", {"b1": "r2"}))
+    with pytest.raises(UserError, match=r"could not ask A: this program failed .*; something may be left"):
+        kill_all()
+    assert other.machines == {}
+
+
+def test_fault_of_ours_in_the_only_cloud_is_not_swallowed(rent):
+    rent(Rented("A", down=BUG))
     with pytest.raises(ZeroDivisionError):
         status()
 
