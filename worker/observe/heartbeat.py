@@ -145,7 +145,8 @@ class Heartbeat:
                 updated_at=timestamps.stamp(self._now()),
                 started_at=self._started_at,
                 pid=os.getpid(),
-                host=platform.node(),
+                # As remote/state.sh names it: a pod's host name is only its container's.
+                host=os.environ.get("RUNPOD_POD_ID") or platform.node(),
                 model=self._request.model,
                 device=self._engine.get("device"),
                 precision=self._engine.get("precision"),

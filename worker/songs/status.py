@@ -69,7 +69,7 @@ class Status:
     updated_at: str  # UTC, `2026-11-22T19:50:59Z`
     started_at: str
     pid: int
-    host: str
+    host: str  # the machine's name; of a pod its id
     model: str
     device: str | None
     precision: str | None

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from ops import heartbeats
 from ops.aws import machines, runs, schedule
 from ops.aws.images import registry
 from ops.aws.machines import Machine
@@ -19,14 +20,12 @@ from ops.aws.regions import ByRegion, ask_each
 from ops.aws.session import PROJECT, Aws
 from worker.amounts import count, duration, usd
 from worker.errors import UserError
-from worker.songs.status import Status, is_stale
+from worker.songs.status import Status
 from worker.store.open import open_store
-from worker.timestamps import parse, stamp
+from worker.timestamps import stamp
 
-SILENT_S = 180.0  # the worker writes every 5 s
 BOOT_S = 1200.0  # first boot, packages and model included
 COPIED = timedelta(minutes=75)
-ENDED_S = 300.0  # the stop hook comes 60 s after the end
 # Instances on their way out still hold their disks.
 LEAVING = (*machines.ALIVE, "shutting-down")
 
@@ -180,7 +179,7 @@ def machine_row(machine: Machine, now: datetime, beat: Status | None) -> Machine
         per_hour_usd=machine.hourly_usd,
         cost_usd=machine.cost_usd(now),
         ends_at=stamp(machine.expires_at) if machine.expires_at else None,
-        run=_progress(beat) if beat else None,
+        run=heartbeats.progress(beat) if beat else None,
         eta_s=beat.eta_s if beat else None,
         remark=_remark(machine, now, beat),
         overdue=overdue,
@@ -203,18 +202,7 @@ def _remark(machine: Machine, now: datetime, beat: Status | None) -> str:
         return ""
     if beat is None:
         return "idle: no run has begun; see: inv logs" if machine.age_s(now) > BOOT_S else "booting"
-    quiet_s = (now - parse(beat.updated_at)).total_seconds()
-    if beat.exit_code is not None and quiet_s > ENDED_S:
-        return f"idle: its run ended {duration(quiet_s)} ago"
-    if is_stale(beat, now, SILENT_S):
-        return f"silent for {duration(quiet_s)}; see: inv logs"
-    return ""
-
-
-def _progress(beat: Status) -> str:
-    """`generating, 3 of 10 songs`."""
-    failed = f", {beat.songs.failed} failed" if beat.songs.failed else ""
-    return f"{beat.state}, {beat.songs.done} of {beat.songs.asked} songs{failed}"
+    return heartbeats.quiet(beat, now, "inv logs")
 
 
 @dataclass(frozen=True)

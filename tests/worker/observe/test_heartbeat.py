@@ -95,6 +95,11 @@ def test_first_beat_names_the_run_and_its_machine(silent, folder):
     assert (found.device, found.rate, found.eta_s, found.notice, found.exit_code) == (None,) * 5
 
 
+def test_pod_is_named_by_its_id(silent, monkeypatch):
+    monkeypatch.setenv("RUNPOD_POD_ID", "k2u8d5v3q9xj1a")
+    assert silent.status().host == "k2u8d5v3q9xj1a"
+
+
 def test_songs_that_are_not_selected_do_not_count(run, silent):
     run.plan()
     assert silent.status().songs == Songs(asked=2, done=1, made=0, failed=0, left=1)

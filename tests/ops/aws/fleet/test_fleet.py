@@ -7,16 +7,17 @@ import boto3
 import pytest
 
 from ops import fleet
-from ops.aws import machines, regions, runs, schedule
+from ops.aws import machines, regions, schedule
 from ops.aws.fleet import kill
 from ops.aws.fleet.status import fleet_status
 from ops.aws.launch import launch, prepare
 from ops.aws.launch.prepare import LaunchOptions
 from ops.aws.session import PROJECT, Aws, tag_list
+from ops.heartbeats import newest_runs
 from ops.settings import Settings
+from tests.fakes import heartbeats
 from tests.fakes.aws import Refusal
 from worker.errors import UserError
-from worker.songs import status as worker
 from worker.store.open import open_store
 from worker.timestamps import stamp
 
@@ -45,34 +46,9 @@ def status(us, told):
     return look
 
 
-def beat(run_id=RUN, state="generating", ago_s=3.0, host="elsewhere"):
+def beat(run_id=RUN, **more):
     """Write a worker's heartbeat to the bucket."""
-    at_s = stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
-    written = worker.Status(
-        schema=worker.SCHEMA,
-        run_id=run_id,
-        state=state,
-        updated_at=at_s,
-        started_at=at_s,
-        pid=1,
-        host=host,
-        model="facebook/musicgen-small",
-        device="cuda",
-        precision="float16",
-        slots=8,
-        progress=3,
-        songs=worker.Songs(asked=10, done=3, made=3, failed=1, left=6),
-        frames=worker.Frames(done=900, total=3000),
-        current=[],
-        rate=4.0,
-        eta_s=90.0,
-        hourly_cost_usd=0.4,
-        cost_usd=0.1,
-        gpu_memory=None,
-        notice=None,
-        exit_code=None if state == "generating" else 0,
-    )
-    open_store(OUTPUT).write(f"runs/{run_id}/status.json", written.to_json())
+    heartbeats.write(OUTPUT, run_id, **more)
 
 
 # --- status
@@ -247,7 +223,7 @@ def test_no_run_yet_is_one_line(account, inv):
 def test_newest_runs_come_first(account):
     for run in ("20251122T195059Z-ab12", RUN):
         beat(run)
-    assert runs.newest(open_store(OUTPUT)) == [RUN, "20251122T195059Z-ab12"]
+    assert newest_runs(open_store(OUTPUT)) == [RUN, "20251122T195059Z-ab12"]
 
 
 # --- kill-all
