@@ -17,7 +17,7 @@ class Purpose:
     """Floors, in GB; RunPod's prices and stock decide between the types that are above them.
 
     `ram_gb`: of the host, for each GPU; 0: any. `disk_gb`: the container's disk as it is asked for, and
-    `least_disk_gb`: as it may be set. `preferred`: the GPU type that comes first at the same price.
+    `least_disk_gb`: as it may be set. `preferred`: the GPU type of first choice (ops/runpod/offers.py).
     `cap_usd`: the maximum price per hour, where MUSICGEN_MAX_PRICE is not set.
     """
 

@@ -1,10 +1,12 @@
-"""Which GPU types RunPod has for a purpose now: what will do, cheapest first, and why the others will not.
+"""Which GPU types RunPod has for a purpose now: what will do, in which order, and why the others will not.
 
+The cheapest comes first: by the measured price of a song where all that will do have one, else by the hour;
+then the purpose's first choice comes before it if it costs at most 1.5 times as much per hour.
 The catalogue is live, and no reservation: creating a pod may still fail for want of machines. Rents nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ops.runpod.api import RunPod
 from ops.runpod.needs import Purpose
@@ -13,6 +15,8 @@ from worker.amounts import usd
 
 WILL_DO = "will do"
 SONG_S = 180.0  # a song in `song_usd`
+# So much more per hour may the purpose's first choice cost than the cheapest, where no song was measured.
+FIRST_CHOICE_FACTOR = 1.5
 CLOUDS = {"secure": ("SECURE",), "community": ("COMMUNITY",), "any": ("SECURE", "COMMUNITY")}
 
 
@@ -29,7 +33,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Offer:
-    """A GPU type in one cloud. `data_centers`: those that have one. `song_usd`: three minutes, if known."""
+    """A GPU type in one cloud. `data_centers`: those that have one. `song_usd`: three minutes, if known.
+
+    `why_first`: of the first one that will do, why it comes before the others.
+    """
 
     gpu: str
     cloud: str
@@ -39,6 +46,7 @@ class Offer:
     data_centers: tuple[str, ...]
     song_usd: float | None
     state: str
+    why_first: str = ""
 
     @property
     def will_do(self) -> bool:
@@ -47,7 +55,7 @@ class Offer:
 
 
 def offers(runpod: RunPod, wanted: Wanted, rates: Mapping[str, float]) -> list[Offer]:
-    """Every GPU type in every cloud that is wanted: what will do, cheapest first, then the others.
+    """Every GPU type in every cloud that is wanted: what will do, in order, then the others.
 
     `rates`: seconds of music per second by the name of the GPU.
     """
@@ -56,13 +64,37 @@ def offers(runpod: RunPod, wanted: Wanted, rates: Mapping[str, float]) -> list[O
         for cloud in wanted.clouds
         for kind in runpod.gpu_types(cloud, wanted.min_cuda)
     ]
+    return in_order(found, wanted.purpose)
+
+
+def in_order(found: Sequence[Offer], purpose: Purpose) -> list[Offer]:
+    """The offers in the order in which they are asked for, then those that will not do by price."""
+    usable = [each for each in found if each.will_do]
+    by_song = bool(usable) and all(each.song_usd is not None for each in usable)
+    cheapest_usd = min((_hourly(each) for each in usable), default=0.0)
+    most_usd = 0.0 if by_song else FIRST_CHOICE_FACTOR * cheapest_usd
+
+    def is_first_choice(each: Offer) -> bool:
+        return each.will_do and each.gpu == purpose.preferred and _hourly(each) <= most_usd + 1e-6
 
     def order(each: Offer) -> tuple[object, ...]:
-        price = float("inf") if each.per_hour_usd is None else each.per_hour_usd
-        preferred = each.gpu == wanted.purpose.preferred
-        return not each.will_do, price, not preferred, -LEVELS.index(each.availability), each.gpu, each.cloud
+        price = each.song_usd if by_song and each.will_do else _hourly(each)
+        preferred = each.gpu == purpose.preferred
+        same = not preferred, -LEVELS.index(each.availability), each.gpu, each.cloud
+        return not each.will_do, not is_first_choice(each), price, *same
 
-    return sorted(found, key=order)
+    listed = sorted(found, key=order)
+    if not usable:
+        return listed
+    first = listed[0]
+    why = "cheapest per song" if by_song else "cheapest per hour"
+    if is_first_choice(first) and _hourly(first) > cheapest_usd:
+        why = f"first choice for {purpose.name}, at most {FIRST_CHOICE_FACTOR:g} x {usd(cheapest_usd)}"
+    return [replace(first, why_first=why), *listed[1:]]
+
+
+def _hourly(each: Offer) -> float:
+    return float("inf") if each.per_hour_usd is None else each.per_hour_usd
 
 
 def offer(kind: GpuType, cloud: str, wanted: Wanted, rate: float | None) -> Offer:

@@ -1,4 +1,4 @@
-"""`inv pod.offers`: what RunPod has for a purpose, the cheapest first, and why the others will not do."""
+"""`inv pod.offers`: what RunPod has for a purpose, in which order and why, and why the others will not do."""
 
 import json
 
@@ -25,6 +25,10 @@ def states(found):
 # --- order
 
 
+RTX_4090 = "NVIDIA GeForce RTX 4090"
+FIRST_CHOICES = [("musicgen", L40S), ("heartmula", A40), ("train", RTX_4090)]
+
+
 def test_what_will_do_comes_first_and_cheapest_first(us):
     found = judged(us, clouds=("SECURE", "COMMUNITY"))
     assert [(each.gpu, each.per_hour_usd) for each in found if each.will_do] == [
@@ -39,14 +43,50 @@ def test_what_will_do_comes_first_and_cheapest_first(us):
     assert will_do == sorted(will_do, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("purpose", "first"),
-    [("musicgen", L40S), ("heartmula", A40), ("train", "NVIDIA GeForce RTX 4090")],
-)
-def test_preferred_type_comes_first_at_the_same_price(account, us, purpose, first):
-    for gpu_id in (A40, L40S, A6000, "NVIDIA GeForce RTX 4090"):
-        account.gpus[gpu_id] = gpu_type(gpu_id, 48, 0.44, US_KS_2="LOW")
-    assert judged(us, purpose=needs.PURPOSES[purpose])[0].gpu == first
+@pytest.fixture
+def priced(account, us):
+    """Four types, of which all but one cost $0.40; -> what is offered for a purpose."""
+
+    def judge(purpose, gpu, usd, **more):
+        for each in (A40, L40S, A6000, RTX_4090):
+            account.gpus[each] = gpu_type(each, 48, usd if each == gpu else 0.40, US_KS_2="LOW")
+        return judged(us, purpose=needs.PURPOSES[purpose], **more)
+
+    return judge
+
+
+@pytest.mark.parametrize(("purpose", "first"), FIRST_CHOICES)
+def test_first_choice_comes_first_up_to_half_more_per_hour(priced, purpose, first):
+    found = priced(purpose, first, 0.60)
+    assert (found[0].gpu, found[0].why_first) == (first, f"first choice for {purpose}, at most 1.5 x $0.40")
+    assert [each.per_hour_usd for each in found[1:]][:3] == [0.40, 0.40, 0.40]
+    assert not any(each.why_first for each in found[1:])
+    assert priced(purpose, first, 0.61)[0].gpu != first
+
+
+@pytest.mark.parametrize(("purpose", "first"), FIRST_CHOICES)
+def test_first_choice_at_the_price_of_the_others_is_the_cheapest(priced, purpose, first):
+    found = priced(purpose, first, 0.40)
+    assert (found[0].gpu, found[0].why_first) == (first, "cheapest per hour")
+
+
+@pytest.mark.parametrize("gone", [{"cap": 0.45}, {"stock": "NONE"}])
+def test_first_choice_that_will_not_do_is_not_first(account, us, priced, gone):
+    priced("musicgen", L40S, 0.50)
+    account.gpus[L40S]["stock"] = {"US-KS-2": gone.get("stock", "LOW")}
+    found = judged(us, cap=gone.get("cap", 1.0))
+    assert found[0].gpu != L40S and found[0].why_first == "cheapest per hour"
+
+
+def test_measured_songs_decide_where_all_have_one(priced):
+    rates = {A40: 4.0, L40S: 2.0, A6000: 2.0, RTX_4090: 2.0}
+    found = priced("musicgen", L40S, 0.41, rates=rates)
+    assert (found[0].gpu, found[0].why_first) == (A40, "cheapest per song")
+    assert priced("musicgen", L40S, 0.41, rates={A40: 4.0})[0].gpu == L40S
+
+
+def test_nothing_that_will_do_has_no_first_one(us):
+    assert not any(each.why_first for each in judged(us, cap=0.01))
 
 
 def test_at_the_same_price_what_there_is_more_of_comes_first(account, us):
