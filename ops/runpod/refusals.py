@@ -74,7 +74,7 @@ def public_key(key_file: str | None, home: Path | None = None) -> str:
         raise BadInput(
             f"cannot read the public key {file} ({error.strerror}); check RUNPOD_SSH_KEY"
         ) from None
-    again = f"write it again: ssh-keygen -y -f {file.with_suffix('')} > {file}"
+    again = f"write it again: {_write_public_key(file)}"
     if b"\r" in content:
         raise BadInput(f"{file} has Windows line ends (CRLF), which the pod's SSH server refuses; {again}")
     if b"PRIVATE KEY" in content:
@@ -104,8 +104,24 @@ def _public_file(key_file: str | None, home: Path) -> Path:
     if not private.exists():
         raise BadInput(f"there is no SSH key {private}; correct RUNPOD_SSH_KEY")
     if not file.exists():
-        raise BadInput(f"{private} has no public key beside it; make it: ssh-keygen -y -f {private} > {file}")
+        raise BadInput(f"{private} has no public key beside it; make it: {_write_public_key(file)}")
     return file
+
+
+def _write_public_key(file: Path) -> str:
+    """A command that makes the public key of the private one beside it, in every shell.
+
+    `ssh-keygen -y > FILE` is not that: PowerShell 5 writes UTF-16, and cmd.exe Windows line ends.
+    """
+    public, private = map(_in_quotes, (file, file.with_suffix("")))
+    made = f"subprocess.check_output(['ssh-keygen', '-y', '-f', '{private}']).strip()"
+    return f"uv run python -c \"import subprocess; open('{public}', 'wb').write({made} + b'\\n')\""
+
+
+def _in_quotes(path: Path) -> str:
+    """A path for a Python text in a shell's double quotes: what a shell may take is written as a number."""
+    text = path.as_posix()
+    return "".join(each if each.isalnum() or each in "/:._- ~" else f"\\U{ord(each):08x}" for each in text)
 
 
 def _names_its_type(kind: str, encoded: str) -> bool:

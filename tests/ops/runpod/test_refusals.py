@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -81,9 +82,23 @@ def test_key_that_ssh_keygen_made_is_taken(tmp_path):
 
 def test_key_without_a_public_one_is_refused_with_the_command(key):
     (key.parent / "worker.pem.pub").unlink()
-    with pytest.raises(BadInput, match="ssh-keygen -y -f") as caught:
+    with pytest.raises(BadInput, match="make it: uv run python -c") as caught:
         refusals.public_key(str(key))
     assert "PLANTED" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [None, b"\r\n", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"])
+def test_command_of_the_refusal_makes_it_right(tmp_path, wrong):
+    key, public = tmp_path / "it's my $key", tmp_path / "it's my $key.pub"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    right = public.read_bytes().split()[:2]
+    public.write_bytes(wrong) if wrong else public.unlink()
+    with pytest.raises(BadInput) as caught:
+        refusals.public_key(str(key))
+    command = str(caught.value).rpartition("uv run python ")[2]
+    assert not set("$`!>|&\r\n") & set(command)  # what some shell does something with
+    subprocess.run(f'"{sys.executable}" {command}', shell=True, check=True)
+    assert public.read_bytes().split()[:2] == right and refusals.public_key(str(key))
 
 
 def test_key_that_is_not_there_is_refused(tmp_path):
