@@ -84,7 +84,10 @@ class Cloud(Protocol):
         """What a machine has printed since its start; empty if there is nothing yet."""
 
     def owns(self, text: str) -> bool:
-        """True for what looks like the id of one of its machines. Uses no network."""
+        """True for every text that has the form of its machines' ids. Uses no network."""
+
+    def may_be_host(self, text: str) -> bool:
+        """True for such a text that may as well be the name of a host: only `locate` can tell."""
 
     def locate(self, settings: Settings, machine: str, region: str | None = None) -> Located | None:
         """The machine of this id, in this region or, without one, anywhere; None if the cloud has none."""

@@ -25,19 +25,34 @@ def of_id(text: str) -> Cloud | None:
 def by_id(text: str, settings: Settings) -> Known | None:
     """The box of this id: a known one, else the machine that a cloud has; None for what is not an id.
 
-    Raises UserError if that machine has no address, BadInput if there is none.
+    What may be a host's name as well is an id only if its cloud has that machine. Raises UserError if the
+    machine has no address, BadInput if there is none.
     """
     if not boxes.is_id(text):
         return None
     if known := boxes.load(text):
         return known
     cloud = of_id(text)
-    if cloud is None:
+    if cloud is None or (cloud.may_be_host(text) and cloud.not_set_up(settings)):
         return None
-    found = cloud.locate(settings, text)
+    try:
+        found = cloud.locate(settings, text)
+    except UserError as error:
+        if cloud.may_be_host(text):
+            raise _unsure(text, error) from None
+        raise
     if found is None:
+        if cloud.may_be_host(text):
+            return None
         raise BadInput(f"{cloud.name} has no machine {text}; see which there are: inv status")
     if found.box is None:
         raise UserError(f"{text} has no address, as it is {found.state}; see: inv status")
     boxes.update(found.box)
     return found.box
+
+
+def _unsure(text: str, error: UserError) -> UserError:
+    """It is not known whether this is a machine or a host."""
+    unsure = UserError(f"{error}; if {text} is a host, write -H USER@{text}")
+    unsure.code = error.code
+    return unsure

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 
 # A command of this project as messages name it: `inv check`, `fab --list`; not one that is whole already.
-_LINE = re.compile(r"\s*(?:uv run )?(?:inv|fab) (?:--)?[a-z]")
-_COMMAND = re.compile(r"(?<![\w./-])(?<!uv run )(?=(?:inv|fab) (?:--)?[a-z])")
+_LINE = re.compile(r"\s*(?:uv run )?(?:inv|fab) (?:(?:--)?[a-z]|-H )")
+_COMMAND = re.compile(r"(?<![\w./-])(?<!uv run )(?=(?:inv|fab) (?:(?:--)?[a-z]|-H ))")
 
 
 def pasteable(text: str, env: Mapping[str, str] = os.environ) -> str:

@@ -1,6 +1,6 @@
 """The tasks named `pod.…`: RunPod. Above ops/runpod and ops/ssh, which do not know each other."""
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from invoke import Collection, Context, Exit
 
@@ -8,6 +8,9 @@ from ops import ui
 from ops.boxes import Known
 from ops.flags import DRY_RUN, JSON, YES, task
 from ops.settings import Settings
+
+if TYPE_CHECKING:
+    from ops.runpod.ready import SshChecks
 
 _OF_POD = {
     "for_": "What the pod is for: musicgen, heartmula or train (default: musicgen)",
@@ -23,7 +26,7 @@ def pod_offers(
 ) -> None:
     """Show RunPod's GPUs, and why others will not do.
 
-    Live prices and stock; the cheapest that will do comes first.
+    Live prices and stock; first the cheapest, or the purpose's first choice if it costs at most half more.
     Example: inv pod.offers --for heartmula --max-price 0.60
     """
     from ops import money
@@ -62,7 +65,7 @@ def pod_create(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Create the cheapest RunPod pod that will do.
+    """Create a RunPod pod within a maximum price.
 
     Waits until it takes a login; `fab` then uses it. It stops itself.
     Example: inv pod.create --dry-run
@@ -85,19 +88,19 @@ def pod_create(
     )
     settings = Settings.load(spends=True)
     ready.refuse_unusable_key(box_of(Known("new", "runpod", "192.0.2.1"), settings))
-    cli.create_pod(settings, options, _why_not(settings), dry_run=dry_run, yes=yes, json=json)
+    cli.create_pod(settings, options, _ssh_checks(settings), dry_run=dry_run, yes=yes, json=json)
 
 
-def _why_not(settings: Settings) -> Callable[[Known], str]:
-    """Why a pod that was just created does not take a login yet; empty if it does."""
+def _ssh_checks(settings: Settings) -> "SshChecks":
+    """What `inv pod.create` and `inv pod.resume` ask of a pod over SSH."""
+    from ops.runpod.ready import SshChecks
+    from ops.ssh import ready
+    from ops.ssh.tasks import box_of
 
-    def why_not(known: Known) -> str:
-        from ops.ssh import ready
-        from ops.ssh.tasks import box_of
-
-        return ready.why_not(box_of(known, settings))
-
-    return why_not
+    return SshChecks(
+        login=lambda known: ready.why_not(box_of(known, settings)),
+        timer=lambda known: ready.why_unarmed(box_of(known, settings)),
+    )
 
 
 _POD = "Id or name of the pod (default: the only one)"
@@ -111,9 +114,9 @@ def pod_list(c: Context, json: bool = False) -> None:
     The cost so far is RunPod's bills, and the clock since the last one. Exit code 1 when one is past its end.
     Example: inv pod.list
     """
-    from ops.runpod import manage
+    from ops.runpod import cli
 
-    if not manage.show_pods(Settings.load(), json=json):
+    if not cli.show_pods(Settings.load(), json=json):
         raise Exit(code=1)
 
 
@@ -144,10 +147,10 @@ def pod_resume(
     Example: inv pod.resume --lifetime 6h
     """
     from ops import durations, money
-    from ops.runpod import cli, manage, resume
+    from ops.runpod import cli_resume, resume
     from ops.runpod.types import Pod
 
-    options = manage.ResumeOptions(
+    options = cli_resume.ResumeOptions(
         pod=pod,
         max_price_usd=money.amount_usd(max_price, "--max-price"),
         lifetime=durations.parse(lifetime, "--lifetime") if lifetime else None,
@@ -155,9 +158,13 @@ def pod_resume(
     settings = Settings.load(spends=True)
 
     def recreate(plan: resume.Plan) -> Pod:
-        return cli.replacement(settings, plan.pod, plan.ends_at, plan.cap_usd, _why_not(settings), yes=yes)
+        return cli_resume.replacement(
+            settings, plan.pod, plan.ends_at, plan.cap_usd, _ssh_checks(settings), yes=yes
+        )
 
-    manage.resume_pod(settings, options, _why_not(settings), recreate, yes=yes, dry_run=dry_run, json=json)
+    cli_resume.resume_pod(
+        settings, options, _ssh_checks(settings), recreate, yes=yes, dry_run=dry_run, json=json
+    )
 
 
 @task(name="stop", help={"pod": _POD, "dry_run": DRY_RUN, "yes": YES, "json": JSON})
@@ -168,9 +175,9 @@ def pod_stop(c: Context, pod: str = "", dry_run: bool = False, yes: bool = False
     Its container's disk is emptied; `inv pod.resume` starts it again.
     Example: inv pod.stop --yes
     """
-    from ops.runpod import manage
+    from ops.runpod import cli_end
 
-    manage.stop_pod(Settings.load(), pod, yes=yes, dry_run=dry_run, json=json)
+    cli_end.stop_pod(Settings.load(), pod, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -186,9 +193,9 @@ def pod_terminate(
     Lists them again until none is left; exit code 1 if one stays.
     Example: inv pod.terminate --all --dry-run
     """
-    from ops.runpod import manage
+    from ops.runpod import cli_end
 
-    manage.terminate_pods(Settings.load(), pod, everything=all, yes=yes, dry_run=dry_run, json=json)
+    cli_end.terminate_pods(Settings.load(), pod, everything=all, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -210,10 +217,10 @@ def pod_reap(
     Example: inv pod.reap --older-than 24h
     """
     from ops import durations
-    from ops.runpod import manage
+    from ops.runpod import cli_end
 
     age = durations.parse(older_than, "--older-than") if older_than else None
-    manage.reap(Settings.load(), age, yes=yes, dry_run=dry_run, json=json)
+    cli_end.reap(Settings.load(), age, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(name="ssh", help={"pod": _POD, "show": "Print the ssh command line instead"})
@@ -226,12 +233,12 @@ def pod_ssh(c: Context, pod: str = "", show: bool = False) -> None:
     """
     import shlex
 
-    from ops.runpod import manage
+    from ops.runpod import cli
     from ops.ssh import terminal
     from ops.ssh.tasks import box_of
 
     settings = Settings.load()
-    box = box_of(manage.box_of(settings, pod), settings)
+    box = box_of(cli.box_of(settings, pod), settings)
     try:
         if show:
             _ = box.transport  # pins the host key, or refuses it
@@ -249,9 +256,9 @@ def pod_volume_list(c: Context, json: bool = False) -> None:
 
     Example: inv pod.volume-list
     """
-    from ops.runpod import manage
+    from ops.runpod import cli_volumes
 
-    manage.show_volumes(Settings.load(), json=json)
+    cli_volumes.show_volumes(Settings.load(), json=json)
 
 
 @task(
@@ -279,10 +286,10 @@ def pod_volume_create(
 
     Example: inv pod.volume-create --size 100 --data-center EU-RO-1
     """
-    from ops.runpod import manage
+    from ops.runpod import cli_volumes
 
     settings = Settings.load(spends=True)
-    manage.create_volume(settings, name, size, data_center, yes=yes, dry_run=dry_run, json=json)
+    cli_volumes.create_volume(settings, name, size, data_center, yes=yes, dry_run=dry_run, json=json)
 
 
 @task(
@@ -302,9 +309,9 @@ def pod_volume_delete(
 
     Example: inv pod.volume-delete --volume abc123
     """
-    from ops.runpod import manage
+    from ops.runpod import cli_volumes
 
-    manage.delete_volume(Settings.load(), volume, yes=yes, dry_run=dry_run, json=json)
+    cli_volumes.delete_volume(Settings.load(), volume, yes=yes, dry_run=dry_run, json=json)
 
 
 ns = Collection(

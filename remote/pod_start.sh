@@ -53,16 +53,21 @@ stop_pod() {
 }
 
 (
+  lifetime_end
+  # `inv pod.create` looks for this line in the log of the container: it proves that the image has run this script.
+  note "deadline armed, ends at $(date -u -d "@$end" +%Y-%m-%dT%H:%M:%SZ 2> /dev/null || echo "$end")"
   while :; do
     lifetime_end
     [ "$(date +%s)" -lt $((end + ${MUSICGEN_END_MARGIN_S:-120})) ] || stop_pod
     sleep "${MUSICGEN_END_POLL_S:-15}"
   done
 ) &
+timer=$!
 
 # --- the watchdog and its scripts
 mkdir -p "$boot"
 chmod 700 "$home"
+echo "$timer" > "$boot/timer" # for `inv pod.create`, where it cannot read the log
 echo "$SCRIPTS" | base64 -d | tar -xzf - -C "$boot" || note "error: cannot unpack the watchdog; only the end above is armed"
 (
   # 4: one is running, as fab has started it.

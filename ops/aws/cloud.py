@@ -29,6 +29,10 @@ class Ec2:
         """True for `i-` and 8 or 17 hexadecimal digits."""
         return re.fullmatch(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})", text) is not None
 
+    def may_be_host(self, text: str) -> bool:
+        """Never: no host has such a name."""
+        return False
+
     def locate(self, settings: Settings, machine: str, region: str | None = None) -> Located | None:
         """The machine in this region, else in the first that has it."""
         found = _find(_everywhere(settings), machine, region)

@@ -12,12 +12,11 @@ Source: RunPod's OpenAPI document of v2; what of it is used is checked by tests/
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-from ops import interrupts
 from ops.audit import AuditLog
 from ops.runpod import errors
+from ops.runpod.calls import Calls, Tell, at
 from ops.runpod.errors import ApiError
 from ops.runpod.http import Clock, Http
 from ops.runpod.types import DataCenter, GpuType, LogLine, Pod, PodBill, Volume
@@ -27,29 +26,24 @@ from worker.timestamps import stamp
 
 # This project's pods are known by their names: RunPod cannot tag one as it is made.
 PREFIX = "musicgen-"
-# A list lags behind: so long a pod may be there and not be listed.
-LIST_LAG_S = 60.0
-_MOST_PAGES = 100
-
-T = TypeVar("T")
-Tell = Callable[[str], None]
 
 
 class RunPod:
     """One account. Not safe to share between threads."""
 
     def __init__(self, http: Http, audit: AuditLog, tell: Tell) -> None:
-        self.http, self._audit, self._tell, self._warned = http, audit, tell, set[str]()
+        self.http, self._audit, self._tell = http, audit, tell
+        self._calls = Calls(http, audit, tell)
+        self._warned = set[str]()  # pods that cannot be read
 
     @classmethod
     def of(cls, settings: Settings, task: str, tell: Tell, clock: Clock | None = None) -> "RunPod":
         """The account of the settings. Raises BadInput without a key; uses no network."""
         if settings.runpod_api_key is None:
             raise BadInput(f"RUNPOD_API_KEY is not set; make one under {errors.KEYS} and set it in .env")
-        audit = AuditLog(
-            path=settings.audit_file, actor="RunPod API key", task=task, secrets=settings.secrets()
-        )
-        return cls(Http(settings.runpod_api_key, settings.runpod_api_url, clock), audit, tell)
+        secrets = settings.secrets()
+        audit = AuditLog(path=settings.audit_file, actor="RunPod API key", task=task, secrets=secrets)
+        return cls(Http(settings.runpod_api_key, settings.runpod_api_url, clock, secrets), audit, tell)
 
     # --- what there is to rent
 
@@ -57,11 +51,13 @@ class RunPod:
         """Every GPU type with its list price, and its stock in that cloud (SECURE, COMMUNITY) now."""
         query = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": cloud}
         query |= {"minCudaVersion": min_cuda} if min_cuda else {}
-        return self._listed("/v2/catalog/gpus", "gpus", "list GPU types", GpuType.of, query)
+        return self._calls.listed("/v2/catalog/gpus", "gpus", "list GPU types", GpuType.of, query)
 
     def data_centers(self) -> list[DataCenter]:
         """Every data centre."""
-        return self._listed("/v2/catalog/datacenters", "dataCenters", "list data centres", DataCenter.of)
+        return self._calls.listed(
+            "/v2/catalog/datacenters", "dataCenters", "list data centres", DataCenter.of
+        )
 
     # --- pods
 
@@ -70,7 +66,7 @@ class RunPod:
 
         One that cannot be read hides no other; if it is this project's, that is said.
         """
-        found = self._listed("/v2/pods", "pods", "list pods", Pod.readable)
+        found = self._calls.listed("/v2/pods", "pods", "list pods", Pod.readable)
         for pod in found:
             if pod.unread and pod.name.startswith(PREFIX) and pod.id not in self._warned:
                 self._warned.add(pod.id)
@@ -87,7 +83,7 @@ class RunPod:
         """
         of = Pod.of if whole else Pod.readable
         try:
-            return self._one("GET", _at("pods", pod_id), f"show pod {pod_id}", of)
+            return self._calls.one("GET", at("pods", pod_id), f"show pod {pod_id}", of)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -106,45 +102,19 @@ class RunPod:
             raise BadInput(f"there is a pod {name} already; terminate it, or give the new one another name")
         with self._audit.action("runpod.create_pod", _without_scripts(request)) as done:
             try:
-                pod = self._one("POST", "/v2/pods", "create a pod", Pod.of, request, again=False)
+                pod = self._calls.one("POST", "/v2/pods", "create a pod", Pod.of, request, again=False)
             except ApiError as error:
                 if not error.may_have_acted:
                     raise
-                pod = self._made(name, lambda: [pod for pod in self.pods() if pod.name == name], error)
+                pod = self._calls.made(name, lambda: [pod for pod in self.pods() if pod.name == name], error)
             done(_brief(pod))
         return pod
-
-    def _made(self, name: str, look: Callable[[], list[T]], error: ApiError) -> T:
-        """What a request made whose answer was lost: the first that a look finds. Raises ApiError."""
-        tell = interrupts.quietly(self._tell)
-        tell(f"{error}")
-        tell(f"looking for {name}, which may have been created all the same ...")
-        unseen: ApiError | None = error
-        for _ in self.http.clock.looks(LIST_LAG_S):
-            try:
-                found = look()
-            except ApiError as failed:
-                unseen = failed
-                continue
-            unseen = None
-            if found:
-                return found[0]
-        if unseen is None:
-            text = f"RunPod failed ({error.detail}) and lists no {name}, so it was not created; try again"
-            raise ApiError(text, error.status, error.detail)
-        raise ApiError(
-            f"it is not known whether {name} was created ({unseen.detail}), and it would cost money; "
-            "look in RunPod's console",
-            unseen.status,
-            unseen.detail,
-            may_have_acted=True,
-        )
 
     def change_pod(self, pod_id: str, changes: Mapping[str, Any]) -> Pod:
         """Change the named fields; `env` replaces the whole environment. A running container is restarted."""
         what = f"change pod {pod_id}"
         with self._audit.action("runpod.change_pod", {"id": pod_id} | _without_scripts(changes)) as done:
-            pod = self._one("PATCH", _at("pods", pod_id), what, Pod.of, changes)
+            pod = self._calls.one("PATCH", at("pods", pod_id), what, Pod.of, changes)
             done(_brief(pod))
         return pod
 
@@ -157,10 +127,10 @@ class RunPod:
         return self._act(pod_id, "stop", ends=True)
 
     def _act(self, pod_id: str, action: str, *, again: bool = True, ends: bool = False) -> Pod:
-        path = f"{_at('pods', pod_id)}/action"
+        path = f"{at('pods', pod_id)}/action"
         what, of = f"{action} pod {pod_id}", Pod.readable if ends else Pod.of
         with self._audit.action(f"runpod.{action}_pod", {"id": pod_id}, ends=ends) as done:
-            pod = self._one("POST", path, what, of, {"action": action}, again=again)
+            pod = self._calls.one("POST", path, what, of, {"action": action}, again=again)
             done(_brief(pod))
         return pod
 
@@ -169,12 +139,12 @@ class RunPod:
 
         Succeeds where RunPod does not know it: that it is gone is for a list to prove.
         """
-        self._delete("runpod.terminate_pod", _at("pods", pod_id), pod_id, f"terminate pod {pod_id}")
+        self._calls.delete("runpod.terminate_pod", at("pods", pod_id), pod_id, f"terminate pod {pod_id}")
 
     def log(self, pod_id: str, source: str, tail: int = 100, after: str = "") -> list[LogLine]:
         """The last lines of a log (container, system), or all after the line with that id; at most 5000."""
         query = {"source": source, "tail": str(min(tail, 5000))}
-        path, what = f"{_at('pods', pod_id)}/logs", f"show the log of pod {pod_id}"
+        path, what = f"{at('pods', pod_id)}/logs", f"show the log of pod {pod_id}"
         return list(_log_lines(self.http.events(path, what, query, after), self.http.hide))
 
     # --- volumes and bills
@@ -182,7 +152,7 @@ class RunPod:
     def volumes(self) -> list[Volume]:
         """Every network volume of the account."""
         path, what = "/v2/network-volumes", "list network volumes"
-        return self._listed(path, "networkVolumes", what, Volume.of)
+        return self._calls.listed(path, "networkVolumes", what, Volume.of)
 
     def create_volume(self, name: str, size_gb: int, data_center: str) -> Volume:
         """Make a network volume, which costs money until it is deleted; return it as `create_pod` does."""
@@ -195,83 +165,23 @@ class RunPod:
         with self._audit.action("runpod.create_volume", request) as done:
             path, what = "/v2/network-volumes", "create a network volume"
             try:
-                volume = self._one("POST", path, what, Volume.of, request, again=False)
+                volume = self._calls.one("POST", path, what, Volume.of, request, again=False)
             except ApiError as error:
                 if not error.may_have_acted:
                     raise
-                volume = self._made(f"network volume {name}", new, error)
+                volume = self._calls.made(f"network volume {name}", new, error)
             done({"id": volume.id})
         return volume
 
     def delete_volume(self, volume_id: str) -> None:
         """Delete a network volume with everything on it."""
         what = f"delete network volume {volume_id}"
-        self._delete("runpod.delete_volume", _at("network-volumes", volume_id), volume_id, what)
+        self._calls.delete("runpod.delete_volume", at("network-volumes", volume_id), volume_id, what)
 
     def pod_bills(self, since: datetime, pod_id: str = "") -> list[PodBill]:
         """What each pod, or one, was billed with since then, by the hour. The last hours come late."""
         query = {"bucketSize": "hour", "startTime": stamp(since)} | ({"podId": pod_id} if pod_id else {})
-        return self._listed("/v2/billing/pods", "records", "show the pods' bills", PodBill.of, query)
-
-    # --- calls
-
-    def _listed(
-        self,
-        path: str,
-        into: str,
-        what: str,
-        of: Callable[[Mapping[str, Any]], T],
-        query: Mapping[str, str] | None = None,
-    ) -> list[T]:
-        """Every item under `into` of every page; an answer without pages is the only one."""
-        found: list[T] = []
-        asked, query = set[str](), dict(query or {})
-        for _ in range(_MOST_PAGES):
-            answer = self.http.json("GET", path, what, query=query)
-            found += _read(lambda page: [of(each) for each in page[into]], answer, what)
-            cursor = (answer.get("pagination") or {}).get("nextCursor")
-            if not cursor or cursor in asked:
-                return found
-            asked.add(cursor)
-            query["cursor"] = str(cursor)
-        raise errors.broken("its pages have no end", what)
-
-    def _one(
-        self,
-        method: str,
-        path: str,
-        what: str,
-        of: Callable[[Mapping[str, Any]], T],
-        body: Mapping[str, Any] | None = None,
-        *,
-        again: bool = True,
-    ) -> T:
-        answer = self.http.json(method, path, what, body=body, again=again)
-        return _read(of, answer, what)
-
-    def _delete(self, action: str, path: str, item_id: str, what: str) -> None:
-        with self._audit.action(action, {"id": item_id}, ends=True) as done:
-            try:
-                self.http.json("DELETE", path, what)
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                done({"there": False})
-
-
-def _at(kind: str, item_id: str) -> str:
-    if not item_id:
-        raise BadInput(f"there is no id of one of the {kind}; give one")
-    return f"/v2/{kind}/{quote(item_id, safe='')}"
-
-
-def _read(of: Callable[[Any], T], answer: Any, what: str) -> T:
-    """What an answer says. Raises ApiError if it lacks a part."""
-    try:
-        return of(answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        lacking = f"no {error}" if isinstance(error, KeyError) else "not as documented"
-        raise errors.broken(lacking, what) from None
+        return self._calls.listed("/v2/billing/pods", "records", "show the pods' bills", PodBill.of, query)
 
 
 def _log_lines(events: Iterator[tuple[str, str]], hide: Callable[[str], str]) -> Iterator[LogLine]:

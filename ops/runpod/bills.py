@@ -1,6 +1,7 @@
 """What pods and volumes cost: so far, by RunPod's bills and the clock, and what is billed all the time.
 
-Prices of storage are per GB and month, from https://docs.runpod.io/pods/storage (2026-11). Asks nothing.
+RunPod's API tells no price of storage, only what was billed for it, so these are constants; what is said of
+them says `LISTED`, or leads to a command that does. Asks nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,12 @@ from datetime import datetime
 from ops.runpod.types import Pod, PodBill, Volume
 from worker.amounts import usd
 
-NETWORK_GB_USD = 0.07
-STOPPED_DISK_GB_USD = 0.20  # of the disk that is tied to the machine; 0.10 while the pod runs
+# USD per GB and month, from https://docs.runpod.io/pods/storage as of then.
+LISTED = "list price of November 2026"
+DISK_GB_USD = 0.10  # of the container's disk, and while the pod runs of the one that is tied to the machine
+STOPPED_DISK_GB_USD = 0.20  # of the latter while it is stopped
+NETWORK_GB_USD = 0.07  # of a standard volume; what a high-performance one costs is not known here
+HOURS_OF_MONTH = 730
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ def cost(pod: Pod, bills: Sequence[PodBill] | None, now: datetime) -> Cost:
     return Cost(billed + unbilled_s / 3600 * pod.usd_per_hour, None if bills is None else billed)
 
 
+def disk_hour_usd(size_gb: int) -> float:
+    """What a container's disk costs an hour, while the pod runs."""
+    return size_gb * DISK_GB_USD / HOURS_OF_MONTH
+
+
 def month_usd(volume: Volume) -> float:
     """What a network volume costs a month."""
     return volume.size_gb * NETWORK_GB_USD
@@ -50,7 +60,7 @@ def while_stopped(pod: Pod, volumes: Mapping[str, Volume] | None) -> str:
     if pod.host_disk_gb:
         parts.append(
             f"its disk of {pod.host_disk_gb} GB costs {usd(stopped_month_usd(pod))} a month while it is "
-            f"stopped, twice as much as before, until: inv pod.terminate --pod {pod.id}"
+            f"stopped ({LISTED}), twice as much as before, until: inv pod.terminate --pod {pod.id}"
         )
     if pod.volume_id:
         parts.append(volume_line(pod.volume_id, volumes))
@@ -61,4 +71,5 @@ def volume_line(volume_id: str, volumes: Mapping[str, Volume] | None) -> str:
     """That a network volume is billed whether or not a pod uses it."""
     volume = (volumes or {}).get(volume_id)
     price = f"{usd(month_usd(volume))} a month" if volume else f"{usd(NETWORK_GB_USD)} per GB a month"
-    return f"network volume {volume_id} costs {price} until: inv pod.volume-delete --volume {volume_id}"
+    until = f"inv pod.volume-delete --volume {volume_id}"
+    return f"network volume {volume_id} costs {price} ({LISTED}) until: {until}"

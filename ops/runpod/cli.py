@@ -1,16 +1,23 @@
-"""The RunPod tasks of `inv`: in which order they ask RunPod, show, ask the user, act, and when they stop."""
+"""The tasks of `inv` that show what RunPod has and what is rented there, and that create a pod.
 
+In which order they ask RunPod, show, ask the user, act, and when they stop. What goes over SSH comes in as
+functions (`SshChecks`): nothing here knows how.
+"""
+
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from ops import ui
-from ops.runpod import create, needs, pods, prepare, refusals
+from ops import boxes, ui
+from ops.boxes import Known
+from ops.runpod import create, fleet, needs, pods, prepare, refusals
 from ops.runpod.api import RunPod
 from ops.runpod.create import Created
 from ops.runpod.offers import CLOUDS, Wanted, offers
 from ops.runpod.prepare import PodOptions
-from ops.runpod.ready import Login
+from ops.runpod.ready import SshChecks
+from ops.runpod.rows import pod_row
 from ops.runpod.types import Pod
 from ops.settings import Settings
 from worker.amounts import count, usd
@@ -39,11 +46,41 @@ def show_offers(
     joined = [row | {"data_centers": ", ".join(row["data_centers"])} for row in rows]
     ui.show(rows if json else joined, json=json)
     usable = prepare.usable(found, wanted)
-    ui.say(f"{count(len(usable), 'offer')} of {len(found)} will do; cheapest: {usable[0].gpu}")
+    first = f"{usable[0].gpu} ({usable[0].why_first})"
+    ui.say(f"{count(len(usable), 'offer')} of {len(found)} will do; first: {first}")
+
+
+def show_pods(settings: Settings, *, json: bool) -> bool:
+    """Show what this project has on RunPod, and what it costs; True if nothing is wrong."""
+    settings.export_aws()  # progress of songs comes from the bucket
+    found = fleet.inventory(RunPod.of(settings, "pod.list", ui.say), settings, datetime.now(UTC))
+    if json:
+        ui.show(found.rows, json=True)
+    else:
+        for table in found.tables:
+            ui.show(table, red=lambda row: bool(row.get("overdue")))
+    for line in found.warnings:
+        ui.say(f"warning: {line}")
+    ui.say(found.closing)
+    return not found.wrong
+
+
+def box_of(settings: Settings, named: str) -> Known:
+    """The pod as a box with its address of now, saved as the newest. Raises UserError if it has none."""
+    runpod = RunPod.of(settings, "pod.ssh", ui.say)
+    there = pods.ours(runpod)
+    running = [pod for pod in there if pod.alive]
+    pod = pods.named(there if named or not running else running, named)
+    box = pods.known(pod, settings.ssh_key)
+    if box is None:
+        raise UserError(f"{pod.id} has no address, as it is {pod.status.lower()}; run: inv pod.resume")
+    with contextlib.suppress(OSError):  # a convenience
+        boxes.save(box)
+    return box
 
 
 def create_pod(
-    settings: Settings, options: PodOptions, login: Login, *, dry_run: bool, yes: bool, json: bool
+    settings: Settings, options: PodOptions, checks: SshChecks, *, dry_run: bool, yes: bool, json: bool
 ) -> None:
     """Check, show, ask, create, wait for the login, and say what is next and how to end it."""
     asked = prepare.checked(settings, options)
@@ -62,36 +99,11 @@ def create_pod(
         return
     if settings.runpod_host:
         ui.say("warning: RUNPOD_HOST is set, so Fabric goes there; remove it from .env to use the new pod")
-    made = create.carry_out(runpod, plan, login, ui.say, another=options.another)
+    made = create.carry_out(runpod, plan, checks, ui.say, another=options.another)
     if made.pod is None:
         _already(made.there, json=json)
     else:
         _made(made, made.pod, json=json)
-
-
-def replacement(
-    settings: Settings, old: Pod, ends_at: datetime, cap_usd: float, login: Login, *, yes: bool
-) -> Pod:
-    """A new pod for the same purpose and with the same network volume as one that cannot be started again.
-
-    Asks first. The old one stays as it is. Raises UserError if there is none to be had.
-    """
-    options = PodOptions(
-        purpose=prepare.purpose_of_pod(old),
-        cloud=old.cloud.lower(),
-        max_price_usd=cap_usd,
-        lifetime=ends_at - datetime.now(UTC),
-        disk_gb=old.disk_gb,
-        volume_id=old.volume_id,
-        another=True,
-    )
-    runpod = RunPod.of(settings, "pod.resume", ui.say)
-    plan, _ = prepare.prepare(runpod, settings, prepare.checked(settings, options))
-    ui.agreed(plan.rows(), f"Create it, for at most {usd(plan.worst_case_usd)}?", yes=yes)
-    made = create.carry_out(runpod, plan, login, ui.say, another=True)
-    if made.pod is None:
-        raise UserError(f"no pod was created in place of {old.id}")
-    return made.pod
 
 
 def _already(there: Sequence[Pod], *, json: bool) -> None:
@@ -99,7 +111,7 @@ def _already(there: Sequence[Pod], *, json: bool) -> None:
     if json:
         ui.show([_row(pod) for pod in there], json=True)
     else:
-        ui.show([pods.row(pod, None, now) for pod in there])
+        ui.show([pod_row(pod, None, now) for pod in there])
     listed = ", ".join(f"{pod.id} ({pod.status}, {usd(pod.usd_per_hour)} an hour)" for pod in there)
     ui.say(f"there is a pod already, nothing was created: {listed}")
     ui.say("create another one: inv pod.create --another    see them: inv status")

@@ -21,8 +21,12 @@ class Pods:
     has_regions = False
 
     def owns(self, text: str) -> bool:
-        """True for 14 small letters and digits, a digit before a letter: few hosts have such names."""
-        return re.fullmatch(r"(?=.*[0-9][a-z])[a-z0-9]{14}", text) is not None
+        """True for 14 small letters and digits, which every pod's id is."""
+        return re.fullmatch(r"[a-z0-9]{14}", text) is not None
+
+    def may_be_host(self, text: str) -> bool:
+        """True where no digit is before a letter, as in `workstation001` and 1.7 % of the ids."""
+        return re.search(r"[0-9][a-z]", text) is None
 
     def locate(self, settings: Settings, machine: str, region: str | None = None) -> Located | None:
         """The pod of this id."""
@@ -41,8 +45,7 @@ class Pods:
         """Pods and the network volumes that they have, or that are set, or named as this project's."""
         from ops.runpod import fleet
 
-        runpod = _account(settings, "status")
-        return fleet.inventory(runpod, settings.runpod_volume_id, datetime.now(UTC))
+        return fleet.inventory(_account(settings, "status"), settings, datetime.now(UTC))
 
     def doomed(self, settings: Settings, region: str, tell: Tell) -> Doomed:
         """Pods, stopped ones, too. Network volumes stay: songs and weights are on them."""
@@ -52,16 +55,23 @@ class Pods:
 
     def end_all(self, settings: Settings, region: str, tell: Tell) -> Ended:
         """Terminate every pod, until three lists in a row have none."""
-        from ops.runpod import fleet, pods
+        from ops.runpod import ending, fleet
 
         runpod = _account(settings, "kill-all")
-        ending = pods.terminate(runpod, None, tell)
+        done = ending.terminate(runpod, None, tell)
         left = fleet.nothing_left(runpod, settings.runpod_volume_id)
-        return Ended(len(ending.ended), left, ending.failures())
+        return Ended(len(done.ended), left, done.failures())
 
     def runs(self, settings: Settings, output: str, tell: Tell) -> dict[str, str]:
-        """None: RunPod does not know what a pod was sent over SSH, and so not its run."""
-        return {}
+        """Of the pods whose run has sent its status: RunPod does not know what a pod was sent over SSH."""
+        from ops import heartbeats
+        from ops.runpod import pods
+        from worker.store.open import open_store
+
+        if not (there := {pod.id for pod in pods.ours(_account(settings, "logs"))}):
+            return {}
+        beats = heartbeats.by_host(open_store(output))
+        return {beat.run_id: beat.host for beat in beats.values() if beat.host in there}
 
     def console(self, settings: Settings, machine: str) -> str:
         """The log of its container; before there is one, that of the machine which starts it."""

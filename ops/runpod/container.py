@@ -15,6 +15,8 @@ from ops.repository import ROOT
 
 # The image's own start, which makes host keys, takes PUBLIC_KEY and starts the SSH server.
 IMAGE_START = "/start.sh"
+# Begins the line by which pod_start.sh says in the container's log when the pod will end.
+ARMED = "musicgen: deadline armed, ends at "
 # What the watchdog needs until a release is deployed, and after it.
 SCRIPTS = (
     *("env.sh", "state.sh", "deadline.sh", "watchdog.sh", "session.sh", "stop_hook.sh"),

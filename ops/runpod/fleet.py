@@ -3,23 +3,30 @@
 Changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from ops import heartbeats
 from ops.cloud import Doomed, Inventory
 from ops.runpod import bills, pods
 from ops.runpod.api import PREFIX, RunPod
 from ops.runpod.errors import ApiError
+from ops.runpod.rows import pod_row
 from ops.runpod.types import Pod, PodBill, Volume
+from ops.settings import Settings
 from worker.amounts import count, usd
+from worker.errors import UserError
+from worker.songs.status import Status
+from worker.store.open import open_store
 
 
-def inventory(runpod: RunPod, volume_id: str | None, now: datetime) -> Inventory:
+def inventory(runpod: RunPod, settings: Settings, now: datetime) -> Inventory:
     """Everything as it is now. Raises ApiError if the pods cannot be listed.
 
-    Without the bills each cost is by the clock only; that the volumes could not be listed is wrong.
+    Without the bills each cost is by the clock only; that the volumes could not be listed is wrong. The
+    progress of songs is in the bucket, if there is one.
     """
     there = pods.ours(runpod)
     warnings, billed, volumes = [], None, []
@@ -30,11 +37,16 @@ def inventory(runpod: RunPod, volume_id: str | None, now: datetime) -> Inventory
             warnings.append(f"costs are without RunPod's bills: {error}")
     unseen = ""
     try:
-        volumes = volumes_of(runpod.volumes(), there, volume_id)
+        volumes = volumes_of(runpod.volumes(), there, settings.runpod_volume_id)
     except ApiError as error:
         unseen = f"could not list the network volumes: {error}"
         warnings.append(unseen)
-    rows = [pods.row(pod, billed, now) for pod in there]
+    beats: Mapping[str, Status] = {}
+    try:
+        beats = _beats(there, settings.output_place)
+    except UserError as error:
+        warnings.append(f"no progress of songs: {error}")
+    rows = [pod_row(pod, billed, now, beats.get(pod.id)) for pod in there]
     kept = [volume_row(volume, there) for volume in volumes]
     return Inventory(
         rows=[{"what": "pod"} | asdict(row) for row in rows] + kept,
@@ -43,6 +55,13 @@ def inventory(runpod: RunPod, volume_id: str | None, now: datetime) -> Inventory
         warnings=warnings,
         wrong=bool(unseen) or any(row.overdue for row in rows) or any(map(pods.is_broken, there)),
     )
+
+
+def _beats(there: Sequence[Pod], output: str) -> Mapping[str, Status]:
+    """The newest heartbeat of each pod whose worker has sent one to the bucket. Raises UserError."""
+    if not (output.startswith("s3://") and any(pod.alive for pod in there)):
+        return {}
+    return heartbeats.by_host(open_store(output))
 
 
 def volumes_of(volumes: Sequence[Volume], there: Sequence[Pod], volume_id: str | None) -> list[Volume]:
@@ -79,14 +98,14 @@ def _closing(
 
 
 def storage_line(there: Sequence[Pod], volumes: Sequence[Volume]) -> str:
-    """`; storage costs $7.00 a month whether or not a pod runs (inv pod.volume-list)`, or nothing."""
+    """`; storage costs $7.00 a month, although no pod runs (list price ...)`, or nothing."""
     month = sum(map(bills.month_usd, volumes))
     month += sum(bills.stopped_month_usd(pod) for pod in there if not pod.may_bill)
     runs = any(pod.may_bill for pod in there)
     if not month:
         return ""
     also = "also when no pod runs" if runs else "although no pod runs"
-    return f"; storage costs {usd(month)} a month, {also} (inv pod.volume-list)"
+    return f"; storage costs {usd(month)} a month, {also} ({bills.LISTED}; see inv pod.volume-list)"
 
 
 def doomed(runpod: RunPod, volume_id: str | None) -> Doomed:

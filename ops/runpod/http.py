@@ -1,21 +1,19 @@
 """One request to RunPod's API: the key, time limits, retries, and every fault as an ApiError of one line.
 
-The key goes to RUNPOD_API_URL in a header and nowhere else: no redirect is followed, and plain HTTP is spoken
-only to this machine. Knows no paths and no fields.
+The key goes to RUNPOD_API_URL (ops/runpod/endpoint.py) in a header and nowhere else: no redirect is followed.
+Knows no paths and no fields.
 """
 
 import io
 import json
-import re
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
 
 import urllib3
@@ -29,9 +27,10 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from ops.runpod import errors
+from ops.runpod import endpoint, errors
 from ops.runpod.errors import ApiError
 from worker.errors import BadInput
+from worker.redact import redactor
 
 POLL_S = 5.0  # RunPod limits calls to 60 a minute
 CONNECT_S, READ_S = 5.0, 60.0
@@ -42,7 +41,6 @@ _PAUSES_S = (2.0, 4.0, 8.0)
 _LONGEST_PAUSE_S = 90.0
 # Without one, or with a library's, Cloudflare answers 403 (error 1010).
 _USER_AGENT = "musicgen-batch-worker"
-_ANY_KEY = re.compile(r"rpa_[A-Za-z0-9_]{16,}")  # each pod has one, and may print it
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,25 @@ class Clock:
 
 
 class Http:
-    """RunPod at one address, with one key. Raises BadInput for an address or key that cannot be one."""
+    """RunPod at one address, with one key. Raises BadInput for an address or key that cannot be one.
 
-    def __init__(self, key: str, url: str, clock: Clock | None = None) -> None:
+    `hide` takes this key, `secrets`, and what has the form of a key or token out of RunPod's words: a pod may
+    print whatever it was given.
+    """
+
+    def __init__(self, key: str, url: str, clock: Clock | None = None, secrets: Sequence[str] = ()) -> None:
+        self.hide = redactor({}, [key, *secrets])
         self.clock = clock or Clock()
-        self.url = _checked(url)
+        self.url = endpoint.checked(url)
         # RunPod's clock less this machine's, by the last answer; None before the first one.
         self.clock_ahead_s: float | None = None
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise BadInput(f"RUNPOD_API_KEY has characters that no key has; copy it again ({errors.KEYS})")
-        self._key = key
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": _USER_AGENT}
-        self._pool = _pool(self.url)
+        self._pool = endpoint.pool(self.url)
 
     def __repr__(self) -> str:
         return f"Http({self.url})"  # not the key
-
-    def hide(self, text: str) -> str:
-        """RunPod's words without this key, and without any that is known by its form."""
-        text = text.replace(self._key, "***") if len(self._key) > 3 else text
-        return _ANY_KEY.sub("***", text)
 
     def json(
         self,
@@ -252,35 +249,3 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     with suppress(ValueError):
         return max(1.0, float(headers.get("Retry-After", "")))
     return POLL_S
-
-
-def _checked(url: str) -> str:
-    url = url.rstrip("/")
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname if parts.port != 0 else None  # reading a port that is none raises
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("https", "http") or parts.query or parts.username:
-        raise BadInput("RUNPOD_API_URL is not an address; write it like https://api.runpod.io")
-    if parts.path.endswith("/v2"):
-        raise BadInput("RUNPOD_API_URL ends in /v2, which is added to it; remove that")
-    if parts.scheme == "http" and not _is_here(host):
-        raise BadInput("RUNPOD_API_URL would send the API key unencrypted; write it with https://")
-    return url
-
-
-def _is_here(host: str) -> bool:
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _pool(url: str) -> urllib3.PoolManager:
-    """Connections to the address, through the proxy that the system has for it."""
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    host = parts.hostname or ""
-    if not proxy or _is_here(host) or urllib.request.proxy_bypass(host):
-        return urllib3.PoolManager()
-    return urllib3.ProxyManager(proxy)

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from ops.runpod import container
+from ops.runpod import bills, container
 from ops.runpod.api import PREFIX
 from ops.runpod.needs import Purpose
 from ops.runpod.offers import Offer
-from ops.runpod.pods import END
+from ops.runpod.pods import END, FLOORS
 from ops.runpod.types import Volume
 from worker.amounts import count, duration, usd
 from worker.timestamps import new_run_id
 
 VOLUME_PATH = "/workspace"
-# USD per GB and hour of a container's disk; RunPod's list price is $0.10 a month.
-DISK_GB_HOUR_USD = 0.10 / 730
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,13 @@ class PodPlan:
     @property
     def worst_case_usd(self) -> float:
         """The whole lifetime at the maximum price, with the container's disk."""
-        return (self.cap_usd + self.disk_gb * DISK_GB_HOUR_USD) * self.lifetime.total_seconds() / 3600
+        return (self.cap_usd + bills.disk_hour_usd(self.disk_gb)) * self.lifetime.total_seconds() / 3600
 
     def rows(self) -> list[dict[str, Any]]:
         """The plan as it is shown."""
         best, volume, life_s = self.candidates[0], self.volume, self.lifetime.total_seconds()
-        first = f"first of {count(len(self.candidates), 'offer')}"
+        first = f"first of {count(len(self.candidates), 'offer')}, {best.why_first}"
+        disk_usd = bills.disk_hour_usd(self.disk_gb)
         kept = "none: what is not fetched from the pod is lost when it stops"
         if volume:
             kept = f"network volume {volume.name or volume.id} ({volume.size_gb} GB, {volume.data_center})"
@@ -57,7 +56,7 @@ class PodPlan:
             "maximum price": f"{usd(self.cap_usd)} per hour",
             "lifetime": f"{duration(life_s)}, then the pod stops itself",
             "worst case": f"{usd(self.worst_case_usd)} (whole lifetime at the maximum price)",
-            "disk": f"{self.disk_gb} GB, {usd(self.disk_gb * DISK_GB_HOUR_USD)} per hour on top",
+            "disk": f"{self.disk_gb} GB, {usd(disk_usd)} per hour on top ({bills.LISTED})",
             "kept at a stop": kept,
             "image": self.image + (f", CUDA {self.min_cuda} or later" if self.min_cuda else ""),
             "SSH key": self.public_key.split()[0] + f" {self.key_file or '(of ~/.ssh)'}",
@@ -80,7 +79,7 @@ class PodPlan:
             **self.env,
             "PUBLIC_KEY": self.public_key,
             END: str(int((now + self.lifetime).timestamp())),
-            "MUSICGEN_FLOORS_GB": self.purpose.floors_gb,
+            FLOORS: self.purpose.floors_gb,
         }
         start = container.exec_form if exec_form else container.shell_form
         request = {

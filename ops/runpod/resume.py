@@ -10,10 +10,11 @@ from datetime import datetime
 
 from ops import interrupts
 from ops.boxes import Known
-from ops.runpod import pods, refusals
-from ops.runpod.api import RunPod, Tell
+from ops.runpod import ending, pods, refusals
+from ops.runpod.api import RunPod
+from ops.runpod.calls import Tell
 from ops.runpod.errors import ApiError
-from ops.runpod.ready import Login, NoGpu, NotReady, Terms, Wait
+from ops.runpod.ready import NoGpu, NotArmed, NotReady, SshChecks, Terms, Wait
 from ops.runpod.types import Pod
 from worker.errors import UserError
 from worker.timestamps import stamp
@@ -73,7 +74,7 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
             with interrupts.held(tell, f"the stop of {pod.id}"):
                 try:
                     tell(f"stopping {pod.id} again ...")
-                    pods.stop(runpod, pod)
+                    ending.stop(runpod, pod)
                 except UserError as error:
                     tell(f"STILL BILLING: {error}; run: inv pod.stop --pod {pod.id}")
             raise
@@ -91,8 +92,10 @@ def give_new_end(runpod: RunPod, plan: Plan) -> None:
     runpod.change_pod(plan.pod.id, {"env": env})
 
 
-def start(runpod: RunPod, plan: Plan, key_file: str | None, login: Login, tell: Tell) -> tuple[Pod, Known]:
-    """Start the plan's pod and wait until one can log in. Call it within `stopped_again`.
+def start(
+    runpod: RunPod, plan: Plan, key_file: str | None, checks: SshChecks, tell: Tell
+) -> tuple[Pod, Known]:
+    """Start the plan's pod, and wait until one can log in and it is sure to end. Within `stopped_again`.
 
     Raises NoFreeGpu, or UserError if it costs more than the plan's maximum or does not become ready.
     """
@@ -101,11 +104,16 @@ def start(runpod: RunPod, plan: Plan, key_file: str | None, login: Login, tell: 
     with interrupts.held(tell, f"the start of {pod.id}"):
         _ask(runpod, pod)
     tell(f"{pod.id} is starting ...")
-    wait = Wait(runpod, _started(runpod, pod), Terms(plan.cap_usd, key_file, old_lines), login, tell)
+    if not pods.is_created(pod):
+        tell(f"warning: inv pod.create did not make {pod.id}, so nothing ends it until you run: fab install")
+    terms = Terms(plan.cap_usd, key_file, old_lines, ends_itself=pods.is_created(pod))
+    wait = Wait(runpod, _started(runpod, pod), terms, checks, tell)
     try:
         box = wait.run()
     except NoGpu as reason:
         raise NoFreeGpu(str(reason), started=True) from None
+    except NotArmed as reason:
+        raise UserError(f"{pod.id} is of no use: {reason}; make a new one: inv pod.create") from None
     except NotReady as reason:
         raise UserError(
             f"{pod.id} is of no use now: {reason}; try again, or look in RunPod's console"

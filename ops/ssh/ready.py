@@ -1,6 +1,7 @@
-"""A box that was just started: can one log in to it, and does it have a GPU?
+"""A box that was just started: can one log in to it, does it have a GPU, and does a pod's timer run?
 
-RunPod says that a pod runs before its SSH server does, and may start one without a GPU.
+RunPod says that a pod runs before its SSH server does, may start one without a GPU, and an image may not run
+the start script of the request.
 """
 
 from ops.ssh import keys
@@ -19,6 +20,17 @@ def why_not(box: Box) -> str:
     finally:
         box.close()
     return ""
+
+
+def why_unarmed(box: Box) -> str:
+    """Empty if the timer of remote/pod_start.sh runs, which ends a pod; else why that is not known."""
+    try:
+        ran = box.shell('kill -0 "$(cat "$1/boot/timer")"', box.info.home, limit_s=30)
+    except UserError as error:
+        return str(error)
+    finally:
+        box.close()
+    return f"no timer runs there: {ran.reason()}" if ran.code else ""
 
 
 def gpus(box: Box) -> str:

@@ -6,9 +6,10 @@
 It accepts the pod's PUBLIC_KEY, has a host key of its own at each start, which the container's log names as
 RunPod's start.sh does, and keeps MUSICGEN_BOX_ROOT only on a network volume. The platform's variables are in
 the file that MUSICGEN_PLATFORM_ENV and MUSICGEN_POD_ENVIRON name; `more` win over them. The pod's entrypoint
-is not run (tests/fakes/pod_start.py does).
+is not run (tests/fakes/pod_start.py does); where an image obeys the request, this process is its timer.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -44,6 +45,9 @@ def containers(
             given = pod.environ() | {"RUNPOD_API_URL": runpod.url}
             environ.write_bytes(b"".join(f"{name}={value}\0".encode() for name, value in given.items()))
             (own / "console").touch()
+            if runpod.runs_request(pod):
+                (served.box_home / "boot").mkdir(parents=True)
+                (served.box_home / "boot" / "timer").write_text(f"{os.getpid()}\n")
             with (own / "authorized_keys").open("a", encoding="utf-8") as keys:
                 keys.write(f"{given.get('PUBLIC_KEY', '')}\n")
             pod.log("container", "Pod Started", "SSH host keys:", *_host_key(own), "Start script(s) finished")

@@ -103,7 +103,7 @@ class Containers:
         }
         with console.open("ab") as printed:
             own.process = subprocess.Popen(
-                [str(image_start) if word == IMAGE_START else word for word in command(pod.request)],
+                [str(image_start) if word == IMAGE_START else word for word in self.command(pod)],
                 env=given | places,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
@@ -115,9 +115,10 @@ class Containers:
         finally:
             own.end()
 
-
-def command(request: dict) -> list[str]:
-    """What the request has a container run, in either form."""
-    if "args" in request:
-        return shlex.split(request["args"])
-    return [*request["entrypoint"], *request["cmd"]]
+    def command(self, pod: Pod) -> list[str]:
+        """What the container runs: what the request says, in either form, or only the image's own start."""
+        if not self.runpod.runs_request(pod):
+            return [IMAGE_START]
+        if "args" in pod.request:
+            return shlex.split(pod.request["args"])
+        return [*pod.request["entrypoint"], *pod.request["cmd"]]

@@ -9,7 +9,8 @@
 
 Pods live: each look at one, alone or in a list, takes it one step on along `life`; RUNNING has an address.
 What runs in a pod is `containers`: a context manager, entered at each start of the container and left at its
-end, so that a restart begins with an empty disk. Requests and our own answers are judged by
+end, so that a restart begins with an empty disk. `obeys` is for an image that does its own thing.
+Requests and our own answers are judged by
 runpod_openapi.json with runpod_overlay.json; whatever is not in them is in `violations`, and refused.
 Not here: clusters, templates, CPU pods, and what no page of the documentation promises.
 """
@@ -28,6 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ops.runpod.container import ARMED
 from tests.fakes.contract import Contract, Operation
 
 HERE = Path(__file__).parent
@@ -206,6 +208,7 @@ class RunPod:
     deaf: bool = False  # actions and deletions are accepted, and nothing happens
     host_is_full: bool = False  # a stopped pod finds no GPU at its start
     exec_form: bool = True  # `entrypoint` and `cmd` are known fields
+    obeys: set[str] = field(default_factory=lambda: {"entrypoint", "args"})  # what an image's container runs
     page: int | None = None  # pods on a page of a list; None: the API does not know pages
     stream_open: bool = False  # logs do not end
     clock_ahead: timedelta = timedelta()
@@ -265,6 +268,10 @@ class RunPod:
         record = {"startTime": _stamp(start), "endTime": _stamp(start + timedelta(hours=1)), "podId": pod_id}
         amounts = {"totalAmount": gpu_usd + disk_usd, "gpuAmount": gpu_usd, "cpuAmount": 0.0}
         self.bills.append(record | amounts | {"diskAmount": disk_usd})
+
+    def runs_request(self, pod: Pod) -> bool:
+        """True if the pod's container runs what the request says, and not only what is in its image."""
+        return any(pod.request.get(form) for form in self.obeys)
 
     def restart_container(self, pod_id: str) -> None:
         """What RunPod does when a container's command ends: the same pod, another container."""
@@ -480,6 +487,8 @@ class RunPod:
         pod.n_starts += 1
         pod.started_at = datetime.now(UTC) + self.clock_ahead
         pod.log("system", "start container")
+        if self.runs_request(pod):
+            pod.log("container", f"{ARMED}{_stamp(datetime.now(UTC) + timedelta(hours=1))}")
         nowhere = ("203.0.113.7", 40000 + pod.n_starts)  # another port at each start
         container = self.containers(pod) if self.containers else nullcontext(nowhere)
         pod.address = pod.container.enter_context(container)

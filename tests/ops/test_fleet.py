@@ -36,6 +36,9 @@ class Rented:
     def owns(self, text):
         return text in self.machines
 
+    def may_be_host(self, text):
+        return False
+
     def not_set_up(self, settings):
         return self.lacks
 

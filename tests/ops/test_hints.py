@@ -22,6 +22,7 @@ INACTIVE = [{}, {"VIRTUAL_ENV": "/other"}, ACTIVE | {"UV_RUN_RECURSION_DEPTH": "
         ("see: inv status", "see: uv run inv status"),
         ("`fab --list` shows all", "`uv run fab --list` shows all"),
         ("start it: fab install, or fab run", "start it: uv run fab install, or uv run fab run"),
+        ("its songs: fab -H pod1 status", "its songs: uv run fab -H pod1 status"),
         ("run: uv run inv check", "run: uv run inv check"),
         ("no file at /home/inv list", "no file at /home/inv list"),
         ("inv[oke] [--core-opts]", "inv[oke] [--core-opts]"),

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,32 @@ def test_image_s_own_start_takes_over_the_first_process(pod):
 
 
 @pytest.mark.parametrize("form", [container.exec_form, container.shell_form], ids=["exec form", "args"])
+@pytest.mark.parametrize("form", [container.exec_form, container.shell_form], ids=["exec form", "args"])
+def test_log_says_when_the_pod_ends_and_its_timer_runs(pod, form, runpod):
+    (start,) = pod(3600, form=form)
+    until(lambda: start.read("boot/timer") and container.ARMED in start.console)
+    end = datetime.fromtimestamp(int(runpod.pods["pod0000000"].request["env"][END]), UTC)
+    assert f"{container.ARMED}{end:%Y-%m-%dT%H:%M:%SZ}\n" in start.console
+    assert Path(f"/proc/{start.read('boot/timer')}").exists()
+
+
+def test_end_is_a_number_where_the_image_s_date_cannot_write_another_time(pod, runpod, tmp_path):
+    path = programs_without(tmp_path / "bin", "date", "bash")
+    date = tmp_path / "bin" / "date"
+    date.write_text('#!/bin/sh\n[ "$1" = +%s ] || exit 1\nexec /bin/date +%s\n', "utf-8")
+    date.chmod(0o755)
+    (start,) = pod(3600, path=path)
+    until(lambda: container.ARMED in start.console)
+    assert f"{container.ARMED}{runpod.pods['pod0000000'].request['env'][END]}\n" in start.console
+
+
+def test_image_that_does_its_own_thing_says_nothing_of_an_end(pod, runpod):
+    runpod.obeys = set()
+    (start,) = pod(3600)
+    until(lambda: "start.sh of the image" in start.console)
+    assert container.ARMED not in start.console and not start.home.exists()
+
+
 def test_watchdog_knows_the_end_before_anybody_logs_in(pod, form, runpod):
     (start,) = pod(3600, form=form)
     until(lambda: "watching; the deadline is" in start.console)

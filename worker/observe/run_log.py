@@ -29,7 +29,7 @@ from typing import Any
 from worker import timestamps
 from worker.amounts import count, duration, usd
 from worker.engine import Progress
-from worker.observe.redact import redactor
+from worker.redact import redactor
 from worker.run.observer import Begun
 from worker.run.request import RunRequest
 from worker.songs.records import Record, Survey

@@ -199,7 +199,7 @@ def test_pod_that_was_not_made_is_looked_for_as_long_as_lists_lag(account, us, c
 
 def test_pod_that_may_be_there_is_said_when_nobody_can_tell(account, us, request_of):
     account.fault("POST", PODS, 502, acts=True)
-    us._tell = lambda line: account.fault("GET", PODS, 503, times=999)  # from the first word of it on
+    us._calls._tell = lambda line: account.fault("GET", PODS, 503, times=999)  # from the first word of it on
     with pytest.raises(UserError, match="not known whether musicgen-1 was created") as caught:
         us.create_pod(request_of())
     assert caught.value.may_have_acted and "cost money" in str(caught.value)

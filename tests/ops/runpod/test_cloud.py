@@ -4,11 +4,14 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ops import clouds
 from ops.runpod.cloud import Pods
 from ops.runpod.http import POLL_S
 from ops.settings import Settings
+from tests.fakes import heartbeats, s3
 from worker.errors import BadInput, UserError
 
 
@@ -50,19 +53,47 @@ def test_terminated_pod_is_none_also_while_runpod_knows_it(us, running, account)
 
 
 @pytest.mark.parametrize(
-    ("text", "owned"),
+    ("text", "owned", "may_be_host"),
     [
-        ("k2u8d5v3q9xj1a", True),
-        ("i-0123456789abcdef0", False),
-        ("gpu-server", False),
-        ("workstationone", False),
-        ("myworkstation1", False),
-        ("12345678901234", False),
-        ("203.0.113.7", False),
+        ("k2u8d5v3q9xj1a", True, False),
+        ("jpnwovaybyqoql", True, True),
+        ("myworkstation1", True, True),
+        ("12345678901234", True, True),
+        ("i-0123456789abcdef0", False, None),
+        ("gpu-server", False, None),
+        ("workstation", False, None),
+        ("203.0.113.7", False, None),
     ],
 )
-def test_id_is_known_by_its_form(text, owned):
+def test_id_is_known_by_its_form(text, owned, may_be_host):
     assert Pods().owns(text) is owned
+    assert may_be_host is None or Pods().may_be_host(text) is may_be_host
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=14, max_size=14))
+def test_every_id_of_a_pod_is_recognized(pod_id):
+    assert Pods().owns(pod_id)
+
+
+@pytest.mark.parametrize("pod_id", ["abcdefghij{:04d}", "1234567890{:04d}"])
+def test_id_that_may_be_a_host_is_the_pod_where_there_is_one(account, running, pod_id):
+    account.ids = pod_id
+    (pod,) = running("musicgen-1")
+    assert clouds.by_id(pod, Settings.load()).port == 40001
+
+
+def test_host_whose_name_has_the_form_of_an_id_is_a_host(account, monkeypatch):
+    assert clouds.by_id("myworkstation1", Settings.load()) is None
+    asked = len(account.calls)
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    assert clouds.by_id("myworkstation1", Settings.load()) is None
+    assert asked and len(account.calls) == asked
+
+
+def test_where_runpod_does_not_say_which_it_is_the_way_to_name_a_host_is(account):
+    account.fault("GET", "/v2/pods/myworkstation1", 403, "no rights")
+    with pytest.raises(UserError, match=r"no rights.*; if myworkstation1 is a host, write -H USER@myworkst"):
+        clouds.by_id("myworkstation1", Settings.load())
 
 
 def test_pod_is_a_box_by_its_id_alone(account, running):
@@ -170,6 +201,61 @@ def test_volumes_that_cannot_be_listed_are_wrong_and_hide_no_pod(inv, account, r
     done = inv("status", "--json")
     assert done.code == 1 and len(json.loads(done.out)) == 1
     assert "warning: could not list the network volumes: " in done.err
+
+
+# --- the songs of a pod
+
+RUN = "20261122T195059Z-ab12"
+
+
+@pytest.fixture
+def output(s3_url, monkeypatch):
+    """The s3:// address of the user's bucket."""
+    bucket = s3.fresh_bucket(s3_url)
+    monkeypatch.setenv("MUSICGEN_S3_BUCKET", bucket)
+    monkeypatch.setenv("MUSICGEN_S3_PREFIX", "album")
+    return f"s3://{bucket}/album"
+
+
+@pytest.mark.parametrize("task", ["status", "pod.list"])
+def test_progress_of_a_pod_s_songs_is_that_in_the_bucket(inv, running, output, task):
+    (pod, other) = running("musicgen-1", "musicgen-2", **end_in(1))
+    heartbeats.write(output, RUN, host=pod)
+    shown = {row["id"]: row for row in json.loads(inv(task, "--json").out)}
+    assert (shown[pod]["run"], shown[pod]["eta_s"], shown[pod]["remark"]) == (
+        *("generating, 3 of 10 songs, 1 failed", 90.0),
+        "",
+    )
+    assert (shown[other]["run"], shown[other]["remark"]) == (None, f"its songs: fab -H {other} status")
+
+
+@pytest.mark.parametrize(("ago_s", "remark"), [(20, ""), (600, "silent for 10 min 0 s; see: fab -H {} logs")])
+def test_pod_whose_worker_is_silent_is_named(inv, running, output, ago_s, remark):
+    (pod,) = running("musicgen-1", **end_in(1))
+    heartbeats.write(output, RUN, host=pod, ago_s=ago_s)
+    (row,) = json.loads(inv("status", "--json").out)
+    assert row["remark"].replace("10 min 1 s", "10 min 0 s") == remark.format(pod)
+
+
+def test_without_a_bucket_the_songs_are_asked_for_over_ssh(inv, running):
+    (pod,) = running("musicgen-1", **end_in(1))
+    (row,) = json.loads(inv("status", "--json").out)
+    assert (row["run"], row["remark"]) == (None, f"its songs: fab -H {pod} status")
+
+
+def test_bucket_that_does_not_answer_hides_no_pod(inv, running, output, monkeypatch):
+    running("musicgen-1", **end_in(1))
+    monkeypatch.setenv("MUSICGEN_S3_BUCKET", "musicgen-of-nobody")
+    done = inv("status", "--json")
+    assert done.code == 0 and len(json.loads(done.out)) == 1
+    assert "warning: no progress of songs: " in done.err
+
+
+def test_run_on_a_pod_is_found_by_what_it_has_sent(running, output):
+    (pod,) = running("musicgen-1")
+    heartbeats.write(output, RUN, host=pod)
+    heartbeats.write(output, "20261122T205059Z-cd34", host="of-somebody-else")
+    assert Pods().runs(Settings.load(), output, print) == {RUN: pod}
 
 
 # --- inv logs

@@ -9,12 +9,18 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ops import boxes, interrupts
-from ops.runpod import create
+from ops.runpod import create, creation, ready
 from ops.runpod.api import RunPod
+from ops.runpod.calls import LIST_LAG_S
+from ops.runpod.container import ARMED
 from ops.runpod.create import carry_out
 from ops.runpod.pods import END
+from ops.runpod.ready import SshChecks
+from ops.runpod.types import Pod
 from ops.settings import Settings
 from tests.ops.runpod.conftest import StillClock
 from worker.errors import BadInput, UserError
@@ -27,12 +33,19 @@ def yes(box):
     return ""
 
 
+def no_timer(box):
+    return "no timer runs there"
+
+
+CHECKS = SshChecks(yes, no_timer)
+
+
 @pytest.fixture
 def made(us, plan, told, listening):
     """Create a pod; -> what came of it."""
 
-    def run(login=yes, another=False, **options):
-        return carry_out(us, plan(**options), login, told, another=another)
+    def run(login=yes, timer=no_timer, another=False, **options):
+        return carry_out(us, plan(**options), SshChecks(login, timer), told, another=another)
 
     return run
 
@@ -253,7 +266,7 @@ def test_three_useless_pods_are_enough(made, account):
         UserError, match="none of 3 offers became a pod, and nothing is running: RunPod reports"
     ):
         made()
-    assert len(account.pods) == create.MOST_PODS and alive(account) == []
+    assert len(account.pods) == creation.MOST_PODS and alive(account) == []
 
 
 def test_key_that_the_pod_refuses_ends_it_and_tries_no_other(made, account):
@@ -274,6 +287,75 @@ def test_pod_that_somebody_terminates_meanwhile_is_given_up(made, account, told,
 
     assert made(login).pod.id == "pod0000001"
     assert "RunPod does not know it any more" in str(told)
+
+
+# --- the proof that it will end
+
+
+def test_image_that_ignores_the_entrypoint_is_asked_for_with_args(made, account, told, clock):
+    account.obeys = {"args"}
+    created = made()
+    assert created.pod.id == "pod0000001" and alive(account) == ["pod0000001"]
+    first, second = account.sent("POST", PODS)
+    assert first["gpu"] == second["gpu"] and "entrypoint" in first and "args" in second
+    assert "pod0000000 is given up: its image did not run our start script, so nothing would end it" in str(
+        told
+    )
+    assert sum(clock.slept) < 2 * ready.ARMED_S + LIST_LAG_S
+
+
+def test_image_that_ignores_both_is_refused_in_one_line_and_nothing_is_left(made, account):
+    account.obeys = set()
+    with pytest.raises(
+        UserError, match=r"no pod was created: the image runpod/pytorch.* set RUNPOD_IMAGE to"
+    ):
+        made()
+    assert len(account.pods) == 2 and alive(account) == []
+
+
+def test_image_that_ignores_args_where_the_api_knows_nothing_else_is_refused(made, account):
+    account.exec_form, account.obeys = False, set()
+    with pytest.raises(UserError, match="set RUNPOD_IMAGE to an image of RunPod"):
+        made()
+    assert len(account.pods) == 1 and alive(account) == []
+
+
+def test_login_that_works_is_not_enough(made, account, listening, told):
+    account.obeys = set()
+    asked = []
+    with pytest.raises(UserError):
+        made(lambda box: asked.append(box.id) or "")
+    assert {"pod0000000", "pod0000001"} == set(asked)
+
+
+@pytest.mark.parametrize("log", ["cannot be read", "is empty"])
+def test_timer_is_looked_for_over_ssh_where_the_log_tells_nothing(made, account, told, log):
+    if log == "is empty":
+        account.containers, account.obeys = None, set()
+    account.fault("GET", f"{PODS}/.*/logs", 500, times=10**6 if log == "cannot be read" else 0)
+    seen = []
+    assert made(timer=lambda box: seen.append(box.id) or "").pod.id == "pod0000000"
+    assert seen == ["pod0000000"]
+    assert "  its log does not say that it will end; its timer, seen over SSH, does" in told
+
+
+def test_pod_whose_log_cannot_be_read_and_that_has_no_timer_is_not_trusted(made, account, told):
+    account.fault("GET", f"{PODS}/.*/logs", 500, times=10**6)
+    with pytest.raises(UserError, match="set RUNPOD_IMAGE"):
+        made()
+    assert alive(account) == [] and "nothing would end it (no timer runs there)" in str(told)
+
+
+def test_line_that_comes_late_is_waited_for(made, account, clock):
+    account.obeys = set()
+
+    def respond(call, *rest, before=account.respond):
+        if call.path.endswith("/logs") and sum(clock.slept) > ready.ARMED_S / 2:
+            account.pods["pod0000000"].log("container", f"{ARMED}2026-11-22T19:50:59Z")
+        return before(call, *rest)
+
+    account.respond = respond
+    assert made().pod.id == "pod0000000"
 
 
 # --- lost answers
@@ -350,7 +432,7 @@ def test_lost_answer_that_cannot_be_told_leaves_nothing(made, account, closed):
 
 
 def test_error_of_ours_after_the_request_leaves_nothing(made, account, us, monkeypatch):
-    monkeypatch.setattr(us, "_made", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    monkeypatch.setattr(us._calls, "made", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
     account.fault("POST", PODS, 502, acts=True)
     with pytest.raises(RuntimeError):
         made()
@@ -519,10 +601,58 @@ def test_younger_of_two_is_terminated(made, account, told, us, request_of, lag):
     assert boxes.current() is None
 
 
-@pytest.mark.parametrize("list_lag", [0, 2])
-def test_two_at_once_end_in_one_pod(account, plan, listening, list_lag):
+def test_older_pod_that_is_listed_only_after_the_login_wins_all_the_same(made, account, told, us, request_of):
+    def somebody_else(line):
+        if line.startswith("created pod0000000"):
+            us.create_pod(request_of("musicgen-other"))
+            account.pods["pod0000001"].created_at -= timedelta(seconds=1)
+            account.pods["pod0000001"].lists_hidden = 1  # that in which this one is ready
+
+    told.on_line = somebody_else
+    assert made().pod is None and alive(account) == ["pod0000001"]
+
+
+def test_another_one_does_not_wait_for_lists(made, clock):
+    assert made(another=True).pod and sum(clock.slept) < LIST_LAG_S
+
+
+MOMENT = datetime(2026, 11, 22, 19, 50, 59, tzinfo=UTC)
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, int(LIST_LAG_S))), min_size=1, max_size=6))
+def test_of_any_creations_exactly_one_has_no_older_pod_in_its_last_list(creations):
+    """Each is created at a second and listed some later; its last list is LIST_LAG_S after its creation."""
+    made = [
+        Pod.of(
+            {"id": f"pod{n}", "name": "musicgen-1", "status": "RUNNING", "cost": 0.4}
+            | {"createdAt": (MOMENT + timedelta(seconds=at_s)).isoformat()}
+        )
+        for n, (at_s, _) in enumerate(creations)
+    ]
+
+    def last_list(own_s):
+        listed_s = [at_s + lag_s for at_s, lag_s in creations]
+        return [pod for pod, at_s in zip(made, listed_s, strict=True) if at_s <= own_s + LIST_LAG_S]
+
+    kept = [
+        pod for pod, (at_s, _) in zip(made, creations, strict=True) if not create.older(pod, last_list(at_s))
+    ]
+    assert kept == [min(made, key=lambda pod: (pod.created_at, pod.id))]
+
+
+# Of each pod: how many lists lack it, of those that come within the longest lag.
+@pytest.mark.parametrize("lags", [(0, 0), (2, 2), (2, 0), (0, 2)])
+def test_two_at_once_end_in_one_pod(account, plan, listening, lags):
     wanted, both = plan(), threading.Barrier(2, timeout=60)
-    account.list_lag = list_lag
+    create = account._create
+
+    def lagging(call):
+        answer = create(call)
+        made = account.pods[answer[1]["id"]]
+        made.lists_hidden = lags[len(account.pods) - 1]
+        return answer
+
+    account._create = lagging
     results = []
 
     def run():
@@ -532,7 +662,7 @@ def test_two_at_once_end_in_one_pod(account, plan, listening, list_lag):
 
         clock = StillClock()
         ours = RunPod.of(Settings.load(), "test", tell, clock)
-        results.append(carry_out(ours, wanted, yes, tell))
+        results.append(carry_out(ours, wanted, CHECKS, tell))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -551,7 +681,7 @@ def test_two_at_once_end_in_one_pod(account, plan, listening, list_lag):
 def test_lifetime_begins_at_the_request_and_not_at_the_plan(us, plan, told, listening, account):
     wanted = plan(lifetime=timedelta(hours=2))
     later = datetime.now(UTC) + timedelta(minutes=30)  # the user thought long
-    created = carry_out(us, wanted, yes, told, now=lambda: later)
+    created = carry_out(us, wanted, CHECKS, told, now=lambda: later)
     assert int(created.pod.env[END]) == int((later + timedelta(hours=2)).timestamp())
 
 

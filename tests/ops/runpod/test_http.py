@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.runpod import http
+from ops.runpod.api import RunPod
 from ops.runpod.errors import ApiError
 from ops.runpod.http import Clock, Http
+from ops.settings import Settings, rows
 from tests.fakes.s3 import over_http
 from worker.errors import BadInput, UserError
 
@@ -149,6 +151,17 @@ def test_key_of_a_pod_in_its_log_is_not_shown(account, us, request_of):
     pod = us.create_pod(request_of())
     account.pods[pod.id].log("container", "rpa_PLANTED0KEY0OF0THE0POD")
     assert us.log(pod.id, "container")[-1].text == "***"
+
+
+@pytest.mark.parametrize("source", ["system", "container"])
+@pytest.mark.parametrize("name", [row.name for row in rows() if row.secret])
+def test_no_secret_setting_is_shown_of_a_log(account, told, clock, request_of, monkeypatch, name, source):
+    if name != "RUNPOD_API_KEY":
+        monkeypatch.setenv(name, "planted-secret/1")
+    us = RunPod.of(Settings.load(), "test", told, clock)
+    pod = us.create_pod(request_of())
+    account.pods[pod.id].log(source, f"starting with {os.environ[name]} as given")
+    assert us.log(pod.id, source)[-1].text == "starting with *** as given"
 
 
 def test_key_is_not_sent_along_a_redirect(account, us):

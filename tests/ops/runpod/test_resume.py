@@ -5,7 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ops import boxes
-from ops.runpod import http, manage
+from ops.runpod import cli_resume, http
+from ops.runpod.container import ARMED
+from ops.runpod.pods import FLOORS
+from ops.runpod.ready import SshChecks
 from ops.settings import Settings
 from worker.errors import BadInput, Refused, UserError
 
@@ -35,9 +38,12 @@ def resume(account, clock, monkeypatch, capsys):
     monkeypatch.setattr(http, "Clock", lambda: clock)
 
     def run(pod="", login=lambda box: "", recreate=None, yes=True, dry_run=False, json=False, **more):
-        options = manage.ResumeOptions(pod=pod, **more)
+        options = cli_resume.ResumeOptions(pod=pod, **more)
+        checks = SshChecks(login, lambda box: "no timer runs there")
         try:
-            manage.resume_pod(Settings.load(), options, login, recreate, yes=yes, dry_run=dry_run, json=json)
+            cli_resume.resume_pod(
+                Settings.load(), options, checks, recreate, yes=yes, dry_run=dry_run, json=json
+            )
         finally:
             run.said = capsys.readouterr()
         return run.said.err
@@ -103,6 +109,35 @@ def test_login_is_tried_before_it_is_called_ready(account, stopped, resume):
     pod, tried = stopped(), []
     resume(login=tried.append)
     assert [(box.id, box.port) for box in tried] == [(pod, 40002)]
+
+
+@pytest.fixture
+def created(stopped):
+    """Create a pod as `inv pod.create` does, let it run, stop it; -> its id."""
+    env = {"PUBLIC_KEY": "ssh-ed25519 AAAA me", FLOORS: "48,32,100"}
+    return lambda: stopped(env=env, entrypoint=["/bin/sh", "-c", "SCRIPTS="], cmd=["/start.sh"])
+
+
+def test_line_of_an_earlier_start_is_no_proof_that_it_will_end_now(account, created, resume):
+    pod = created()
+    assert any(ARMED in line for _, line in account.pods[pod].logs["container"])
+    account.obeys = set()
+    with pytest.raises(UserError, match="its image did not run our start script, so nothing would end it"):
+        resume()
+    assert account.billed() == []
+
+
+def test_pod_of_pod_create_is_resumed_without_a_warning(created, resume):
+    created()
+    assert "warning" not in resume()
+
+
+def test_pod_set_up_by_hand_is_resumed_and_said_to_end_only_after_fab_install(stopped, resume):
+    pod = stopped()
+    said = resume()
+    assert (
+        f"warning: inv pod.create did not make {pod}, so nothing ends it until you run: fab install" in said
+    )
 
 
 def test_pod_that_runs_already_is_left_alone(account, us, stopped, resume):

@@ -1,6 +1,7 @@
 """ops/ssh/ready.py: a box that has just started is ready when a command runs on it, and not before."""
 
 import getpass
+import os
 
 import pytest
 
@@ -40,6 +41,23 @@ def test_box_that_does_not_listen_yet_is_not_ready(box, known):
 def test_box_without_a_working_gpu_is_not_ready(box, known):
     (box.bin / "nvidia-smi").write_text("#!/bin/sh\necho 'no devices were found' >&2\nexit 6\n")
     assert "no devices were found" in why_not(known)
+
+
+def test_timer_that_runs_proves_that_the_pod_ends_and_nothing_else_does(box, known):
+    host_keys.started(known, box.log)
+
+    def why_unarmed():
+        return ready.why_unarmed(box_of(known, Settings.load()))
+
+    assert "no timer runs there" in why_unarmed()
+    timer = box.box_home / "boot" / "timer"
+    timer.parent.mkdir(parents=True)
+    timer.write_text("4194305\n")  # more than a process id can be
+    assert "no timer runs there" in why_unarmed()
+    timer.write_text(f"{os.getpid()}\n")
+    assert why_unarmed() == ""
+    box.stop()
+    assert "nothing listens" in why_unarmed()
 
 
 def test_foreign_key_at_the_address_is_refused(box, known):

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.songs import listed
-from worker.observe.redact import redactor
 from worker.observe.run_log import RunLog
+from worker.redact import redactor
 from worker.store.open import open_store
 
 (RAIN,) = listed("rain ; 30 ; rain")
@@ -35,6 +35,10 @@ def test_secret_is_in_neither_file_of_the_log(tmp_path, said, hidden):
     for file in (tmp_path / "state").iterdir():
         assert hidden not in file.read_text("utf-8")
         assert "***" in file.read_text("utf-8")
+
+
+def test_further_secrets_are_hidden_too():
+    assert redactor({}, ["planted-secret-1", ""])("it was planted-secret-1 here") == "it was *** here"
 
 
 @pytest.mark.parametrize(
