@@ -69,7 +69,6 @@ def test_image_s_own_start_takes_over_the_first_process(pod):
 
 
 @pytest.mark.parametrize("form", [container.exec_form, container.shell_form], ids=["exec form", "args"])
-@pytest.mark.parametrize("form", [container.exec_form, container.shell_form], ids=["exec form", "args"])
 def test_log_says_when_the_pod_ends_and_its_timer_runs(pod, form, runpod):
     (start,) = pod(3600, form=form)
     until(lambda: start.read("boot/timer") and container.ARMED in start.console)
@@ -95,6 +94,7 @@ def test_image_that_does_its_own_thing_says_nothing_of_an_end(pod, runpod):
     assert container.ARMED not in start.console and not start.home.exists()
 
 
+@pytest.mark.parametrize("form", [container.exec_form, container.shell_form], ids=["exec form", "args"])
 def test_watchdog_knows_the_end_before_anybody_logs_in(pod, form, runpod):
     (start,) = pod(3600, form=form)
     until(lambda: "watching; the deadline is" in start.console)
