@@ -5,9 +5,10 @@ functions (`SshChecks`): nothing here knows how.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from ops import boxes, ui
 from ops.boxes import Known
@@ -43,11 +44,18 @@ def show_offers(
     )
     found = offers(runpod, wanted, prepare.rates(settings, needed))
     rows = [asdict(each) for each in found]
-    joined = [row | {"data_centers": ", ".join(row["data_centers"])} for row in rows]
-    ui.show(rows if json else joined, json=json)
+    ui.show(rows if json else list(map(_to_read, rows)), json=json)
     usable = prepare.usable(found, wanted)
     first = f"{usable[0].gpu} ({usable[0].why_first})"
     ui.say(f"{count(len(usable), 'offer')} of {len(found)} will do; first: {first}")
+
+
+def _to_read(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An offer in fewer and narrower columns."""
+    shown = dict(row)
+    why_first = shown.pop("why_first")
+    state = f"{row['state']} ({why_first})" if why_first else row["state"]
+    return shown | {"data_centers": ", ".join(row["data_centers"]), "state": state}
 
 
 def show_pods(settings: Settings, *, json: bool) -> bool:
