@@ -22,7 +22,9 @@ from ops.runpod.pods import END
 from ops.runpod.ready import SshChecks
 from ops.runpod.types import Pod
 from ops.settings import Settings
+from tests.fakes.pod_start import Containers
 from tests.ops.runpod.conftest import StillClock
+from tests.remote.boxes import until
 from worker.errors import BadInput, UserError
 
 PODS = "/v2/pods"
@@ -344,6 +346,27 @@ def test_pod_whose_log_cannot_be_read_and_that_has_no_timer_is_not_trusted(made,
     with pytest.raises(UserError, match="set RUNPOD_IMAGE"):
         made()
     assert alive(account) == [] and "nothing would end it (no timer runs there)" in str(told)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="runs sh")
+@pytest.mark.parametrize("obeys", ["entrypoint", "args", "nothing"])
+def test_proof_is_what_the_start_script_really_prints(made, account, tmp_path, obeys):
+    account.containers, account.obeys = (started := Containers(account, tmp_path / "pods")), {obeys}
+
+    def logs(call, pod_id, before=account._logs):
+        if call.query["source"] == "container":
+            runs = account.runs_request(account.pods[pod_id])
+            until(lambda: (ARMED if runs else "start.sh of the image") in started.starts[-1].console)
+            account.pods[pod_id].logs["container"].clear()
+            account.pods[pod_id].log("container", *started.starts[-1].console.splitlines())
+        return before(call, pod_id)
+
+    account._logs = logs
+    if obeys == "nothing":
+        with pytest.raises(UserError, match="set RUNPOD_IMAGE"):
+            made()
+    else:
+        assert made().pod.id == ("pod0000000" if obeys == "entrypoint" else "pod0000001")
 
 
 def test_line_that_comes_late_is_waited_for(made, account, clock):
