@@ -138,7 +138,7 @@ def _log(settings: Settings, store: Store, run_id: str) -> str:
 
 def _machines(settings: Settings, output: str) -> dict[str, str]:
     """The machine of each run with this output; a cloud that does not answer is reported."""
-    asked = [cloud for cloud in clouds.CLOUDS if not cloud.not_set_up(settings)]
+    asked = [cloud for cloud in clouds.CLOUDS if not _not_set_up(cloud, settings)]
     found: dict[str, str] = {}
     for cloud in asked:
         try:
@@ -166,7 +166,7 @@ def _to_ask(settings: Settings, region: str) -> list[Cloud]:
     why = {
         cloud.name: "--region is not about it"
         if region and not cloud.has_regions
-        else cloud.not_set_up(settings)
+        else _not_set_up(cloud, settings)
         for cloud in clouds.CLOUDS
     }
     asked = [cloud for cloud in clouds.CLOUDS if not why[cloud.name]]
@@ -176,6 +176,14 @@ def _to_ask(settings: Settings, region: str) -> list[Cloud]:
         if reason:
             ui.say(f"{name} was not asked: {reason}")
     return asked
+
+
+def _not_set_up(cloud: Cloud, settings: Settings) -> str:
+    """Why there is nothing to ask it with; empty where that cannot be found out: asking it then says why."""
+    try:
+        return cloud.not_set_up(settings)
+    except Exception:
+        return ""
 
 
 def _ask_each(asked: Sequence[Cloud], ask: Callable[[Cloud], T]) -> _Answers[T]:

@@ -193,6 +193,14 @@ def test_fault_of_ours_in_one_cloud_keeps_no_other_from_its_end(rent):
     assert other.machines == {}
 
 
+def test_cloud_that_cannot_say_whether_it_is_set_up_hides_nothing_of_another(rent, capsys):
+    a, _ = rent(Rented("A", down=BUG), Rented("B", {"b1": "r2"}))
+    a.not_set_up = lambda settings: 1 / 0
+    assert not status()
+    said = capsys.readouterr()
+    assert "b1" in said.out and "warning: could not ask A: this program failed" in said.err
+
+
 def test_fault_of_ours_in_the_only_cloud_is_not_swallowed(rent):
     rent(Rented("A", down=BUG))
     with pytest.raises(ZeroDivisionError):
