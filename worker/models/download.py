@@ -130,12 +130,12 @@ class _PartFile:
             self._restart()
             if body.start:
                 raise Passing("it sends another part than it was asked for")
-        waiting = b""
+        waiting = bytearray()
         try:
             for block in body.blocks:
                 waiting += block
                 if len(waiting) >= CHUNK_BYTES:
-                    ours, waiting = waiting, b""
+                    ours, waiting = waiting, bytearray()
                     self._append(ours)
                 if self.n_bytes > self._file.size:
                     return
@@ -171,7 +171,7 @@ class _PartFile:
             raise ValueError("not open")
         return self._handle
 
-    def _append(self, block: bytes) -> None:
+    def _append(self, block: bytes | bytearray) -> None:
         if not os.path.lexists(self._path):
             raise _Taken
         rest = memoryview(block)
@@ -179,7 +179,7 @@ class _PartFile:
             rest = rest[os.write(self._descriptor, rest) :]
         self._hashed(block)
 
-    def _hashed(self, block: bytes) -> None:
+    def _hashed(self, block: bytes | bytearray) -> None:
         self._hash.update(block)
         self.n_bytes += len(block)
         self._told(len(block))

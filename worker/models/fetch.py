@@ -73,7 +73,7 @@ def get(
         fetch = _Fetch(wanted, folder, hub or Hub(env), tell, progress)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with held(Lease(folder), tell, is_over=lambda: not verify.quick(folder)) as is_ours:
+            with held(Lease(folder), tell, is_over=lambda: bool(_complete(wanted, folder))) as is_ours:
                 if done := _complete(wanted, folder):
                     return done
                 if not is_ours:
@@ -89,7 +89,7 @@ def _complete(wanted: ModelSet, folder: Path) -> Got | None:
     found = manifest.read(folder, MARKER)
     if found and found.name != wanted.name:
         raise BadInput(f"{folder} holds the model {found.name}, not {wanted.name}; name another folder")
-    if not found or verify.quick(folder):
+    if not found or not find.of_set(wanted, folder, MARKER) or verify.quick(folder):
         return None
     return Got(wanted.name, folder, found.revision, found.n_bytes, 0)
 
@@ -136,11 +136,9 @@ class _Fetch:
         """That of a call that was killed, or of a complete set that was damaged since."""
         if manifest.read(self._folder, MARKER):
             manifest.reopen(self._folder)
-        found = manifest.read(self._folder, PLAN)
-        ours = [(part.repo, part.folder) for part in self._wanted.parts]
-        if found and (found.name != self._wanted.name or [part[:2] for part in found.parts] != ours):
-            (self._folder / PLAN).unlink(missing_ok=True)
-            return None
+        found = find.of_set(self._wanted, self._folder, PLAN)
+        if not found:
+            (self._folder / PLAN).unlink(missing_ok=True)  # another set's, or damaged
         return found
 
     def _resolved(self) -> Manifest:

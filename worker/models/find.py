@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from worker.errors import BadInput
 from worker.models import manifest, places, sets, verify
-from worker.models.manifest import MARKER, NEW, PLAN, UNFINISHED
+from worker.models.manifest import MARKER, NEW, PLAN, UNFINISHED, Manifest
 from worker.models.sets import ModelSet
 
 
@@ -48,10 +48,16 @@ def here(name: str, env: Mapping[str, str]) -> Here | None:
 def complete(wanted: ModelSet, env: Mapping[str, str]) -> Here | None:
     """The set, if it is complete and looks whole."""
     folder = places.folder_of(wanted, env)
-    if verify.quick(folder):
-        return None
-    found = manifest.read(folder, MARKER)
-    return Here(folder, found.revision) if found and found.name == wanted.name else None
+    found = of_set(wanted, folder, MARKER)
+    return Here(folder, found.revision) if found and not verify.quick(folder) else None
+
+
+def of_set(wanted: ModelSet, folder: Path, name: str) -> Manifest | None:
+    """The MARKER or PLAN in this folder, if it is that of the set as the table has it now."""
+    found = manifest.read(folder, name)
+    ours = [(part.repo, part.folder) for part in wanted.parts]
+    fits = found and found.name == wanted.name and [part[:2] for part in found.parts] == ours
+    return found if fits else None
 
 
 def inventory(env: Mapping[str, str]) -> list[Found]:

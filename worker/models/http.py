@@ -4,6 +4,7 @@ The token goes to the hub's own address alone, in a header: redirects lead to ot
 and are followed here, one by one. Knows no repository and no file.
 """
 
+import re
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -156,7 +157,9 @@ def _explained() -> Iterator[None]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; None if the header names none."""
+    """Seconds; None if no header names them. The hub's own is `RateLimit: "resolvers";r=0;t=123`."""
+    if found := re.search(r";\s*t=(\d+)", headers.get("RateLimit", "")):
+        return float(found[1])
     text = headers.get("Retry-After", "")
     with suppress(ValueError):
         return max(0.0, float(text))

@@ -139,7 +139,7 @@ class Lease:
 
     def _read(self) -> bytes | None:
         try:
-            return self._path.read_bytes()
+            return patiently(self._path.read_bytes)
         except FileNotFoundError:
             return None
 

@@ -33,7 +33,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 class Hash(Protocol):
     """What hashlib's objects have in common."""
 
-    def update(self, content: bytes, /) -> object: ...
+    def update(self, content: bytes | bytearray, /) -> object: ...
     def hexdigest(self) -> str: ...
 
 
@@ -115,7 +115,8 @@ class Manifest:
             found = json.loads(content)
             schema = int(found["schema"])
             if schema <= SCHEMA:
-                return cls(str(found["set"]), tuple(_part(part) for part in found["parts"]))
+                parts = tuple(_part(part) for part in found["parts"])
+                return cls(str(found["set"]), parts) if parts else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         raise BadInput(
@@ -184,6 +185,8 @@ def _write(path: Path, content: bytes) -> None:
 
 def _part(found: Any) -> Pinned:
     commit, folder = str(found["commit"]), str(found["folder"])
+    if not found["files"]:
+        raise ValueError("no files")
     if not COMMIT.fullmatch(commit) or (folder and not FILE_NAME.fullmatch(folder)):
         raise ValueError("not a commit and a folder")
     return Pinned(

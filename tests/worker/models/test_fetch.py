@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.hub import cut, flipped, other_etag, short, status, whole
 from tests.worker.models import trees
 from worker.errors import BadInput, DiskFull, UserError
-from worker.models import download, fetch, find, lease, manifest, room, verify
+from worker.models import download, fetch, find, lease, manifest, room, sets, verify
 from worker.models.hub import Hub
 
 WEIGHTS = "model.safetensors"
@@ -81,6 +81,24 @@ def test_set_of_three_repositories_is_one_tree(hub, tmp_path):
     assert verify.full(folder) == []
 
 
+def test_set_of_which_the_table_names_another_repository_is_brought_up_to_date(get, hub, folder, monkeypatch):
+    get()
+    hub.push("demo/newer", trees.FILES | {"generation_config.json": b'{"b": 2}'})
+    newer = sets.ModelSet(trees.NAME, (sets.Part("demo/newer"),), "any")
+    monkeypatch.setitem(sets.NAMED, trees.NAME, newer)
+    hub.asked.clear()
+    assert get().revision == hub.main["demo/newer"]
+    assert hub.fetched() == ["generation_config.json"] and verify.full(folder) == []
+
+
+def test_marker_without_files_makes_no_set_complete(get, folder):
+    get()
+    marker = json.loads((folder / manifest.MARKER).read_text())
+    for parts in ([], [marker["parts"][0] | {"files": {}}]):
+        (folder / manifest.MARKER).write_text(json.dumps(marker | {"parts": parts}))
+        assert verify.quick(folder)
+
+
 def test_progress_ends_with_all_bytes(get):
     seen = []
     get(progress=lambda *now: seen.append(now))
@@ -122,6 +140,18 @@ def test_hub_that_asks_for_a_pause_gets_it(get, hub, waited, folder):
     hub.faults[WEIGHTS] = [status(429, Retry_After="17")]
     get()
     assert waited == [17] and is_complete(folder)
+
+
+def test_pause_is_read_from_the_hubs_own_header_too(get, hub, waited):
+    hub.faults[WEIGHTS] = [status(429, RateLimit='"resolvers";r=0;t=23')]
+    get()
+    assert waited == [23]
+
+
+def test_signed_address_that_has_run_out_is_asked_for_anew(get, hub, folder):
+    hub.cdn, hub.faults[WEIGHTS] = True, [cut(1_000_000), status(403)]
+    get()
+    assert is_complete(folder)
 
 
 def test_wrong_bytes_are_fetched_again_alone(get, hub):
