@@ -1,6 +1,7 @@
 """remote/models.py on a stand-in box: what it prints, writes for `fab status`, and refuses."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from tests.remote.boxes import REPOSITORY, until
 from tests.worker.models import trees
 
 SECRET = "hf_PLANTED"
+SCRIPT = str(REPOSITORY / "remote" / "models.py")  # a box's release has the whole worker beside it
 
 
 @pytest.fixture
@@ -26,9 +28,8 @@ def models(box, hub):
     box.settings(HF_TOKEN=SECRET, HF_ENDPOINT=hub.url)
 
     def models(*arguments):
-        script = str(REPOSITORY / "remote" / "models.py")  # a box's release has the whole worker beside it
         return subprocess.run(
-            [sys.executable, "-B", script, *arguments],
+            [sys.executable, "-B", SCRIPT, *arguments],
             env=box.env,
             capture_output=True,
             text=True,
@@ -99,3 +100,37 @@ def test_model_of_a_run_is_not_removed(models, box):
         1,
         "error: the model demo/tiny is in use by run r; stop that first (fab stop)\n",
     )
+
+
+@pytest.fixture
+def started(models, box, hub):
+    """Start a `get` that takes its time, with a pipe for what it prints."""
+    hub.pause_s = 0.1
+    process = subprocess.Popen(
+        [sys.executable, "-B", SCRIPT, "get", trees.NAME],
+        env=box.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        until(lambda: hub.sent_bytes > 2_000_000)  # it writes 1 MiB at a time
+        yield process
+
+
+def test_stopped_download_says_so_and_is_resumed(started, models, box, hub):
+    started.send_signal(signal.SIGTERM)
+    out, err = started.communicate()
+    assert (started.returncode, err) == (75, "error: stopped; run it again to resume\n")
+    assert state(box)["state"] == "interrupted" and SECRET not in out
+    hub.pause_s = 0
+    hub.asked.clear()
+    assert models("get", trees.NAME).returncode == 0
+    assert max(asked.start for asked in hub.asked) > 0
+
+
+def test_download_goes_on_when_nobody_reads_what_it_prints(started, box):
+    started.stdout.close()
+    started.stderr.close()
+    assert started.wait(timeout=60) == 0
+    assert (box.root / "models" / "demo--tiny" / ".complete.json").exists()
