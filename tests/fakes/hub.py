@@ -3,6 +3,7 @@
     with hubs.serving({"demo/model": {"config.json": b"{}", "model.safetensors": weights}}) as hub:
         hub.push("demo/model", {...})                     # `main` moves; old commits stay
         hub.faults["model.safetensors"] = [cut(1000), status(503)]   # one for each request, in this order
+        hub.faults["api"] = [status(503)]                 # of questions, not files
         hub.gated["demo/model"] = "hf_token"              # only with this token
         hub.cdn = True                                    # files come from another host, by a signed address
 
@@ -166,6 +167,9 @@ def _handler(hub: Hub, by_cdn: bool) -> type[BaseHTTPRequestHandler]:
                 self.answer(403 if token else 401, b"{}", code)
             elif name:
                 self.file(repo, path, name)
+            elif hub.faults.get("api"):
+                fault = hub.faults["api"].pop(0)
+                self.answer(fault.value, b"{}", dict(fault.headers))
             elif (listed := hub.listing(path)) is not None:
                 self.answer(200, json.dumps(listed).encode())
             else:

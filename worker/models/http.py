@@ -46,20 +46,23 @@ class Passing(Exception):
 class Patience:
     """How often something is tried again: until a number of tries in a row have brought nothing.
 
-    patience = Patience(pauses_s, wait)
+    patience = Patience(lambda fault: (1.0, 2.0, 4.0), wait)
     ...
     except Passing as fault:
         patience.after(fault)      # waits, or raises the fault again
     patience.reset()               # it brought something
     """
 
-    def __init__(self, pauses_s: tuple[float, ...], wait: Callable[[float], None]) -> None:
+    def __init__(
+        self, pauses_s: Callable[[Passing], tuple[float, ...]], wait: Callable[[float], None]
+    ) -> None:
         self._pauses_s, self._wait, self._tries = pauses_s, wait, 0
 
     def after(self, fault: Passing) -> None:
-        if self._tries >= len(self._pauses_s) or (fault.pause_s or 0) > _LONGEST_PAUSE_S:
+        pauses_s = self._pauses_s(fault)
+        if self._tries >= len(pauses_s) or (fault.pause_s or 0) > _LONGEST_PAUSE_S:
             raise fault
-        self._wait(self._pauses_s[self._tries] if fault.pause_s is None else fault.pause_s)
+        self._wait(pauses_s[self._tries] if fault.pause_s is None else fault.pause_s)
         self._tries += 1
 
     def reset(self) -> None:

@@ -22,7 +22,7 @@ from worker.models.manifest import COMMIT, File
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 # Without any answer so far there is probably no network.
-_FIRST_PAUSES_S = (0.5,)
+_FIRST_PAUSES_S = (0.5, 1.0)
 _TRUE = ("1", "ON", "YES", "TRUE")
 _LONGEST_ANSWER_BYTES = 50_000_000
 
@@ -48,25 +48,31 @@ class Body(NamedTuple):
 
 
 class Hub:
-    """The hub that an environment leads to. `stop`: ends waiting. Safe to share between threads."""
+    """The hub that an environment leads to. `stop`: ends waiting. Safe to share between threads.
+
+    `wait`: instead of sleeping for so many seconds.
+    """
 
     def __init__(
         self,
         env: Mapping[str, str],
         *,
-        pauses_s: tuple[float, ...] = _PAUSES_S,
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self.stop = Event()
         self._is_offline = is_offline(env)
         self._token = token(env)
         self._http = Http(env.get("HF_ENDPOINT") or "https://huggingface.co", self._token)
-        self._pauses_s, self._sleep = pauses_s, wait or self.stop.wait
+        self._sleep = wait or self.stop.wait
         self._answered = False
 
     def patience(self) -> Patience:
         """For one file, or one question."""
-        return Patience(self._pauses_s if self._answered else _FIRST_PAUSES_S, self._wait)
+
+        def pauses_s(fault: Passing) -> tuple[float, ...]:
+            return _PAUSES_S if self._answered or fault.answered else _FIRST_PAUSES_S
+
+        return Patience(pauses_s, self._wait)
 
     def commit(self, repo: str, revision: str) -> str:
         """The commit that a branch or tag is at. Raises NoCommit, Away, and BadInput if there is none."""

@@ -142,6 +142,18 @@ def test_hub_that_asks_for_a_pause_gets_it(get, hub, waited, folder):
     assert waited == [17] and is_complete(folder)
 
 
+def test_hub_that_has_no_answer_for_a_while_is_asked_again(get, hub, waited, folder):
+    hub.faults["api"] = [status(503), status(429, Retry_After="3"), status(500)]
+    get()
+    assert waited[1] == 3 and is_complete(folder)
+
+
+def test_hub_that_never_has_an_answer_is_one_line_and_leaves_nothing(get, hub, folder):
+    hub.faults["api"] = [status(503)] * 9
+    assert "cannot fetch demo/tiny from the hub (it answers 503)" in refused(get)
+    assert not folder.exists()
+
+
 def test_pause_is_read_from_the_hubs_own_header_too(get, hub, waited):
     hub.faults[WEIGHTS] = [status(429, RateLimit='"resolvers";r=0;t=23')]
     get()
