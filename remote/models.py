@@ -155,7 +155,7 @@ def verify_set(name: str, env: Mapping[str, str], state: StateFile) -> dict[str,
     if found.faults:
         files = amounts.count(len(found.faults), "file")
         print(
-            f"error: {files} of {name} are damaged or missing; get it again, which fetches these alone",
+            f"error: {name} has {files} damaged or missing; get it again, which fetches these alone",
             file=sys.stderr,
         )
     else:

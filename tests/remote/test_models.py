@@ -59,7 +59,9 @@ def test_model_is_fetched_verified_listed_and_removed(models, box, hub):
     (folder / "tokenizer.json").write_bytes(bytes(len(trees.FILES["tokenizer.json"])))
     checked = models("verify", trees.NAME, "--json")
     assert checked.returncode == 1
-    assert checked.stderr.startswith("error: 1 file of demo/tiny") and checked.stderr.count("\n") == 1
+    assert (
+        checked.stderr.startswith("error: demo/tiny has 1 file damaged") and checked.stderr.count("\n") == 1
+    )
     assert [fault["path"] for fault in json.loads(checked.stdout.splitlines()[-1])["faults"]] == [
         "tokenizer.json"
     ]
