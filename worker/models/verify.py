@@ -13,6 +13,7 @@ from typing import NamedTuple
 from worker.errors import BadInput
 from worker.models import manifest, places, sets
 from worker.models.manifest import MARKER, Manifest
+from worker.store.files import disk_errors
 
 _LONGEST_HEADER_BYTES = 100_000_000
 
@@ -46,8 +47,9 @@ def quick(folder: Path) -> list[Fault]:
     found = manifest.read(folder, MARKER)
     if found is None:
         return [Fault(MARKER, "is missing: the set is not complete")]
-    where = [Fault(path, "is a link, not a real file") for path in links(folder)]
-    return [*where, *_by_size(folder, found)]
+    with disk_errors(folder):
+        where = [Fault(path, "is a link, not a real file") for path in links(folder)]
+        return [*where, *_by_size(folder, found)]
 
 
 def full(folder: Path, progress: Callable[[int, int, str], None] = _quiet) -> list[Fault]:
@@ -59,8 +61,9 @@ def full(folder: Path, progress: Callable[[int, int, str], None] = _quiet) -> li
     known, done = {fault.path for fault in faults}, 0
     for _, path, file in found.each():
         progress(done, found.n_bytes, path)
-        if path not in known and not file.matches(folder / path):
-            faults.append(Fault(path, "is damaged: its checksum is another"))
+        with disk_errors(folder / path):
+            if path not in known and not file.matches(folder / path):
+                faults.append(Fault(path, "is damaged: its checksum is another"))
         done += file.size
     progress(done, found.n_bytes, "")
     return faults

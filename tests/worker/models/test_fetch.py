@@ -374,6 +374,18 @@ def test_wrong_left_over_is_found_by_its_checksum_and_fetched_again(get, hub, fo
     assert starts == [1_000_000, 0] and is_complete(folder)
 
 
+def test_disk_that_fails_while_a_set_is_verified_is_one_line(get, env, folder, monkeypatch):
+    get()
+
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(manifest.File, "matches", failing)
+    with pytest.raises(UserError, match=r"cannot use .*config\.json \(Input/output error\); "):
+        verify.check(trees.NAME, env)
+    assert verify.quick(folder) == []  # nothing is known against it
+
+
 # --- two at once
 
 
