@@ -238,10 +238,11 @@ class _Fetch:
                 self._here += n_bytes
                 self._progress(self._here, self._total, path)
 
+        lacking = self._lacks(path, source)
         download(self._hub, source, self._folder / path, told)
         with self._lock:
             self._brought.add(path)
-            self._came += source.file.size
+            self._came += lacking
 
     def _each(self, items: Iterable[Item], work: Callable[[Item], None]) -> None:
         """Work on all, some at once. The first failure stops the others and is raised."""
