@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke import Collection, Exit
 
 from ops import sampling, ui
-from ops.flags import JSON
+from ops.flags import JSON, MODELS
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
@@ -38,17 +38,19 @@ def deploy(box: Box, prompts: str = "", force: bool = False) -> None:
     help={"use_my_keys": _OWN_KEYS, "renew": "Only renew settings and credentials; restarts nothing"},
 )
 def install(box: Box, use_my_keys: bool = False, renew: bool = False) -> None:
-    """Phase 2: settings, credentials, bucket, environment.
+    """Phase 2: settings, bucket, environment, model.
 
     Example: fab install
     """
     from ops.ssh import phases
+    from ops.ssh.models import OnBox
 
     settings = Settings.load()
     if renew:
         phases.send_settings(box, settings, ui.say, use_my_keys=use_my_keys or None)
     else:
         ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+        OnBox(box).have(settings.model)
 
 
 @box_task(help={"json": JSON})
@@ -126,12 +128,14 @@ def up(
     Example: fab up logs
     """
     from ops.ssh import phases
+    from ops.ssh.models import OnBox
 
     settings = Settings.load()
     chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
     release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
     ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
+    OnBox(box).have(settings.model)
     findings = phases.validate(box)
     ui.show(phases.finding_rows(findings))
     phases.refuse_failing(findings)
@@ -276,6 +280,32 @@ def fetch(box: Box, to: str = "out/fetched", json: bool = False) -> None:
         raise Exit(code=1)
 
 
-ns = Collection(deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch)
+@box_task(help=MODELS)
+def models(
+    box: Box,
+    get: str = "",
+    verify: bool = False,
+    remove: str = "",
+    smoke: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """List the models on the box; get, verify, remove, try.
+
+    The box goes on with it when you stop following; the same command follows it again.
+    Example: fab models --get heartmula-3b
+    """
+    from ops import model_files
+    from ops.ssh.models import OnBox
+
+    flags = model_files.ModelFlags(get, verify, remove, smoke, yes, dry_run, json)
+    if code := model_files.act(OnBox(box), flags):
+        raise Exit(code=code)
+
+
+ns = Collection(
+    deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch, models
+)
 ns.configure(CONFIG)
 refuse_task_as_box()

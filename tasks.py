@@ -6,7 +6,7 @@ from invoke import Collection, Context, Exit
 from invoke.main import program
 
 from ops import mistyped, pod_tasks, sampling, ui
-from ops.flags import DRY_RUN, JSON, YES, task
+from ops.flags import DRY_RUN, JSON, MODELS, YES, task
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 
@@ -141,6 +141,29 @@ def decode(
     """
     flags = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
     _run_worker(prompts, output, model, only, ["--from-tokens", *flags])
+
+
+@task(help=MODELS)
+@ui.one_line_errors
+def models(
+    c: Context,
+    get: str = "",
+    verify: bool = False,
+    remove: str = "",
+    smoke: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """List the models here; get, verify, remove, try.
+
+    Example: inv models --get facebook/musicgen-small
+    """
+    from ops import model_files
+
+    flags = model_files.ModelFlags(get, verify, remove, smoke, yes, dry_run, json)
+    if code := model_files.act(model_files.Here(), flags):
+        raise Exit(code=code)
 
 
 def _run_worker(
@@ -451,7 +474,7 @@ def bench(c: Context, gpu: bool = False, pretend: bool = False, args: str = "") 
 
 
 ns = Collection(
-    *(bench, check, decode, demo, fetch, generate, image, kill_all, launch, lint, logs, setup, spot_price),
-    *(status, test),
+    *(bench, check, decode, demo, fetch, generate, image, kill_all, launch, lint, logs, models, setup),
+    *(spot_price, status, test),
     pod_tasks.ns,
 )

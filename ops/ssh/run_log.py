@@ -28,7 +28,7 @@ from worker.store.open import open_store
 POLL_S = 1.0
 RETRY_AFTER_S = (1, 2, 5, 10, 30)
 GONE_AFTER_S = 120
-# A run whose processes are gone without an exit code gets one from `session.sh status`.
+# A run whose processes are gone without an exit code is given one.
 _CHECK_AFTER_S = 30
 _BLOCK = 65536
 _LINES = 20
@@ -162,8 +162,19 @@ def since_when(text: str, now: datetime) -> str:
     return timestamps.stamp(moment)
 
 
-def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report, *, offset: int = 0) -> int:
-    """Pass the log of the run in `folder` to `write` from `offset` on; -> the worker's exit code."""
+def follow(
+    box: Box,
+    folder: str,
+    write: Callable[[bytes], None],
+    report: Report,
+    *,
+    offset: int = 0,
+    settle: Callable[[Box], object] = session.status,
+) -> int:
+    """Pass the log of the run in `folder` to `write` from `offset` on; -> its exit code.
+
+    `settle`: asked now and then, writes the exit code of a run whose processes are gone.
+    """
     reconnection, last_grown_s = _Reconnection(box, report), time.monotonic()
 
     def pass_on(block: bytes) -> None:
@@ -188,7 +199,7 @@ def follow(box: Box, folder: str, write: Callable[[bytes], None], report: Report
                             return code
                         if time.monotonic() - last_grown_s > _CHECK_AFTER_S:
                             with suppress(UserError):  # the next try will do
-                                session.status(box)
+                                settle(box)
                             last_grown_s = time.monotonic()
                         time.sleep(0 if grown else POLL_S)
             except _WriterFailed as error:

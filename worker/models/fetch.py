@@ -180,6 +180,8 @@ class _Fetch:
             room.check(self._folder, coming)
             self._tell(f"{size(coming)} of {size(plan.n_bytes)} are to come, into {self._folder}")
         self._each(missing, lambda path: self._download(path, sources[path]))
+        if self._wanted.whole:
+            self._wanted.whole(self._folder, False)
         return self._completed(plan)
 
     def _completed(self, plan: Manifest) -> Got:

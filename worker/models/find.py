@@ -23,7 +23,7 @@ class Found:
     """A set, and what there is of it.
 
     `state`: complete, damaged (it was complete), incomplete or absent; `note`: what is wrong. `n_bytes`: on
-    this disk; `about_bytes`: of the whole set, None if not known.
+    this disk; `about_bytes`: of the whole set, None if not known. `verified_at`: "" unless it is complete.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Found:
     n_bytes: int
     about_bytes: float | None
     revision: str
+    verified_at: str
     licence: str
     folder: str
     note: str
@@ -93,6 +94,7 @@ def look(wanted: ModelSet, env: Mapping[str, str]) -> Found:
         n_bytes=n_bytes,
         about_bytes=known.n_bytes if known else wanted.about_bytes,
         revision=known.revision if known else "",
+        verified_at=marker.verified_at if marker and state == "complete" else "",
         licence=wanted.licence,
         folder=str(folder),
         note=note,

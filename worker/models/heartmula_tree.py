@@ -35,7 +35,7 @@ MULA, CODEC = "HeartMuLa-oss-3B", "HeartCodec-oss"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ("gen_config.json", "tokenizer.json", f"{MULA}/config.json", f"{CODEC}/config.json")
 # What the user can do about nearly all of it.
-FETCH = "fetch it with `models --get heartmula-3b` (inv, or on a box fab)"
+FETCH = "fetch it: `inv models --get heartmula-3b`, on a box `fab models --get heartmula-3b`"
 
 # Models that were published for the codec of 2026-01-23. Their own files do not say so: the weights of
 # all releases have the same names and shapes.

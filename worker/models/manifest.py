@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -76,10 +76,11 @@ class Pinned(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """All files of a set."""
+    """All files of a set. `verified_at`: when every checksum was last right; "" in a plan."""
 
     name: str
     parts: tuple[Pinned, ...]
+    verified_at: str = field(default="", compare=False)
 
     @property
     def n_bytes(self) -> int:
@@ -116,7 +117,8 @@ class Manifest:
             schema = int(found["schema"])
             if schema <= SCHEMA:
                 parts = tuple(_part(part) for part in found["parts"])
-                return cls(str(found["set"]), parts) if parts else None
+                verified_at = str(found.get("verified_at", ""))
+                return cls(str(found["set"]), parts, verified_at) if parts else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         raise BadInput(

@@ -6,8 +6,10 @@ Touches no disk and no network.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from worker.errors import BadInput
+from worker.models import heartmula_tree
 from worker.songs import supported
 from worker.songs.maker import HUB_ID
 
@@ -34,13 +36,17 @@ class Part:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """A named set. `about_bytes`: for plans, None if not known. `setting`: what may name its folder."""
+    """A named set. `about_bytes`: for plans, None if not known. `setting`: what may name its folder.
+
+    `whole`: raises BadInput unless the files in a folder make one model; with True it reads every weight.
+    """
 
     name: str
     parts: tuple[Part, ...]
     licence: str
     about_bytes: float | None = None
     setting: str | None = None
+    whole: Callable[[Path, bool], object] | None = None
 
 
 def _musicgen(repo: str, licence: str, about_bytes: float | None = None) -> ModelSet:
@@ -56,17 +62,25 @@ _MUSICGEN_BYTES = {
     "musicgen-stereo-medium": 8.1e9,
     "musicgen-stereo-large": 13.8e9,
 }
+_HEARTMULA_RELEASE = "HeartMuLa/HeartMuLa-oss-3B-happy-new-year"
+
+
+def _whole_heartmula(folder: Path, finite: bool) -> object:
+    return heartmula_tree.check(folder, model=_HEARTMULA_RELEASE, finite=finite)
+
+
 _HEARTMULA = ModelSet(
     "heartmula-3b",
     (
         Part("HeartMuLa/HeartMuLaGen", "", *2 * (("gen_config.json", "tokenizer.json"),)),
         # Whatever the release, the folder's name is the one that its loader expects.
-        Part("HeartMuLa/HeartMuLa-oss-3B-happy-new-year", "HeartMuLa-oss-3B"),
+        Part(_HEARTMULA_RELEASE, "HeartMuLa-oss-3B"),
         Part("HeartMuLa/HeartCodec-oss-20260123", "HeartCodec-oss"),
     ),
     "Apache-2.0",
     22.4e9,
     "MUSICGEN_HEARTMULA_DIR",
+    _whole_heartmula,
 )
 
 NAMED: dict[str, ModelSet] = {

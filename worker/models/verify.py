@@ -1,6 +1,7 @@
 """Whether a set is whole: `quick` in milliseconds before each use, `full` by every file's checksum.
 
-Both change nothing, and a set without its marker is never whole. `check` takes the marker from a damaged set.
+Both change nothing, and a set without its marker is never whole. `check` takes the marker from a damaged set,
+and writes into that of a whole one when it was.
 """
 
 import json
@@ -72,9 +73,10 @@ def full(folder: Path, progress: Callable[[int, int, str], None] = _quiet) -> li
 def check(
     name: str, env: Mapping[str, str] = os.environ, progress: Callable[[int, int, str], None] = _quiet
 ) -> Checked:
-    """`full` on a set. A damaged one is complete no longer: `get` fetches what is wrong, and that alone.
+    """`full` on a set, and what its files say of themselves, every weight read.
 
-    Raises BadInput for a set that is not complete on this machine.
+    A damaged one is complete no longer: `get` fetches what is wrong, and that alone. Raises BadInput for a
+    set that is not complete on this machine, and for files that are the hub's own and no model.
     """
     wanted = sets.find(name)
     folder = places.folder_of(wanted, env)
@@ -83,6 +85,10 @@ def check(
         raise BadInput(f"the model {wanted.name} is not complete in {folder}; get it first")
     if faults := full(folder, progress):
         manifest.reopen(folder)
+    else:
+        if wanted.whole:
+            wanted.whole(folder, True)
+        manifest.complete(found, folder)  # again, with the time
     return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults)
 
 

@@ -1,4 +1,4 @@
-"""A hub with one small model, an empty folder of models, and the tiny HeartMuLa, built once for each process."""
+"""A hub with one small model, an empty folder of models, and the tiny HeartMuLa, built once a process."""
 
 import logging
 import shutil

@@ -8,14 +8,19 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import load_file, save
 
 from tests.fakes.hub import cut, flipped, other_etag, short, status, whole
 from tests.worker.models import trees
+from worker import timestamps
 from worker.errors import BadInput, DiskFull, UserError
 from worker.models import download, fetch, find, lease, manifest, room, sets, verify
+from worker.models.heartmula_tree import CODEC, MULA
 from worker.models.hub import Hub
 
 WEIGHTS = "model.safetensors"
+# The repositories of heartmula-3b whose names are not their folders'.
+RELEASES = {MULA: "HeartMuLa-oss-3B-happy-new-year", CODEC: "HeartCodec-oss-20260123"}
 
 
 def contents(folder):
@@ -63,22 +68,56 @@ def test_complete_set_stays_at_its_commit_when_main_moves(get, hub):
     assert get().revision == before
 
 
-def test_set_of_three_repositories_is_one_tree(hub, tmp_path):
-    weights = {"config.json": b"{}", WEIGHTS: trees.weights(1000)}
-    hub.push("HeartMuLa/HeartMuLaGen", {"gen_config.json": b"{}", "tokenizer.json": b"[]", "README.md": b"x"})
-    hub.push("HeartMuLa/HeartMuLa-oss-3B-happy-new-year", weights)
-    hub.push("HeartMuLa/HeartCodec-oss-20260123", weights)
-    folder = tmp_path / "ckpt"
-    fetch.get("heartmula-3b", trees.env(hub, tmp_path / "models", MUSICGEN_HEARTMULA_DIR=str(folder)))
-    assert sorted(contents(folder)) == [
-        "HeartCodec-oss/config.json",
-        "HeartCodec-oss/model.safetensors",
-        "HeartMuLa-oss-3B/config.json",
-        "HeartMuLa-oss-3B/model.safetensors",
-        "gen_config.json",
-        "tokenizer.json",
-    ]
+@pytest.fixture
+def heartmula(hub, built, tmp_path):
+    """The tiny HeartMuLa as the hub has it, in three repositories, and the environment to get it."""
+    for repo, below in (("HeartMuLaGen", "."), (MULA, MULA), (CODEC, CODEC)):
+        there = {
+            path.name: path.read_bytes() for path in (built / "single" / below).iterdir() if path.is_file()
+        }
+        hub.push(f"HeartMuLa/{RELEASES.get(repo, repo)}", there | {"README.md": b"x"})
+    return trees.env(hub, tmp_path / "models", MUSICGEN_HEARTMULA_DIR=str(tmp_path / "ckpt"))
+
+
+def test_set_of_three_repositories_is_one_tree(heartmula, built, tmp_path):
+    fetch.get("heartmula-3b", heartmula)
+    folder, tree = tmp_path / "ckpt", built / "single"
+    assert sorted(contents(folder)) == sorted(
+        str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()
+    )
     assert verify.full(folder) == []
+
+
+def test_tree_of_which_the_hub_lacks_a_weight_is_not_complete(heartmula, hub, built, tmp_path):
+    repo = f"HeartMuLa/{RELEASES[MULA]}"
+    there = hub.commits[f"{repo}@{hub.main[repo]}"]
+    tensors = load_file(built / "single" / MULA / WEIGHTS)
+    del tensors["backbone.norm.scale"]
+    hub.push(repo, there | {WEIGHTS: save(tensors, metadata={"format": "pt"})})
+    with pytest.raises(BadInput, match="lacks 1 of 37 weights"):
+        fetch.get("heartmula-3b", heartmula)
+    assert not is_complete(tmp_path / "ckpt")
+
+
+def test_every_weight_of_a_tree_is_read_when_it_is_verified(heartmula, hub, built):
+    repo = f"HeartMuLa/{RELEASES[MULA]}"
+    tensors = load_file(built / "single" / MULA / WEIGHTS)
+    tensors["backbone.norm.scale"] = tensors["backbone.norm.scale"] * float("nan")
+    hub.push(
+        repo, hub.commits[f"{repo}@{hub.main[repo]}"] | {WEIGHTS: save(tensors, metadata={"format": "pt"})}
+    )
+    fetch.get("heartmula-3b", heartmula)
+    with pytest.raises(BadInput, match="scale holds NaN or infinity"):
+        verify.check("heartmula-3b", heartmula)
+
+
+def test_list_says_when_a_set_was_verified_last(get, env, folder, monkeypatch):
+    monkeypatch.setattr(timestamps, "now", lambda: "2026-01-01T00:00:00Z")
+    get()
+    assert find.look(sets.find(trees.NAME), env).verified_at == "2026-01-01T00:00:00Z"
+    monkeypatch.setattr(timestamps, "now", lambda: "2026-01-02T00:00:00Z")
+    assert verify.check(trees.NAME, env).faults == []
+    assert find.look(sets.find(trees.NAME), env).verified_at == "2026-01-02T00:00:00Z"
 
 
 def test_set_of_which_the_table_names_another_repository_is_brought_up_to_date(get, hub, folder, monkeypatch):

@@ -1,0 +1,132 @@
+"""What `fab models` and `inv models` share: one set of flags, for models on a box or on this machine.
+
+    act(place, ModelFlags(get="heartmula-3b"))      # `place`: ops.ssh.models.OnBox, or Here
+
+Lists, or does one thing. Asks before it deletes.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from ops import ui
+from ops.repository import ROOT
+from ops.settings import child_env
+from worker.amounts import count, size
+from worker.errors import BadInput
+from worker.models import fetch, find, remove, sets, verify
+from worker.models.progress import Meter
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """What to do, one thing at a time; by default: list."""
+
+    get: str = ""
+    verify: bool = False
+    remove: str = ""
+    smoke: str = ""
+    yes: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+
+class Place(Protocol):
+    """Where models are."""
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The fields of worker.models.find.Found, of every set."""
+
+    def remove(self, name: str) -> None:
+        """Delete what there is of a set. Raises BadInput, UserError where it is in use."""
+
+    def job(self, kind: str, name: str) -> int:
+        """`get`, `verify` or `smoke`: print what it does; -> the exit code."""
+
+
+def act(place: Place, flags: ModelFlags) -> int:
+    """Do what the flags say; -> the exit code. Raises BadInput, UserError, Refused."""
+    asked = [name for name in ("get", "verify", "remove", "smoke") if getattr(flags, name)]
+    if len(asked) > 1:
+        raise BadInput(f"--{asked[0]} and --{asked[1]} are two things; give one at a time")
+    if flags.json and asked:
+        raise BadInput(f"--json is for the list; leave --{asked[0]} out")
+    if flags.get:
+        return place.job("get", sets.find(flags.get).name)
+    if flags.smoke:
+        return place.job("smoke", flags.smoke)
+    found = place.listed()
+    if flags.remove:
+        _remove(place, found, flags)
+    elif flags.verify:
+        return _verify(place, found)
+    else:
+        ui.show(found if flags.json else [_row(each) for each in found], json=flags.json)
+    return 0
+
+
+def _remove(place: Place, found: list[dict[str, Any]], flags: ModelFlags) -> None:
+    name = sets.find(flags.remove).name
+    rows = [_row(each) for each in found if each["name"] == name and each["n_bytes"]]
+    if not rows:
+        raise BadInput(f"there is nothing of the model {name}; see what there is: leave --remove out")
+    if ui.agreed(rows, f"delete {name}?", yes=flags.yes, dry_run=flags.dry_run):
+        place.remove(name)
+
+
+def _verify(place: Place, found: list[dict[str, Any]]) -> int:
+    names = [each["name"] for each in found if each["state"] in ("complete", "damaged")]
+    if not names:
+        raise BadInput("no model is complete here; fetch one: --get NAME")
+    return max(place.job("verify", name) for name in names)
+
+
+def _row(each: Mapping[str, Any]) -> dict[str, str]:
+    about = "" if each["about_bytes"] is None else f"about {size(each['about_bytes'])}"
+    here = size(each["n_bytes"]) if each["n_bytes"] else ""
+    return {
+        "model": each["name"],
+        "state": each["state"] + (f": {each['note']}" if each["note"] else ""),
+        "size": f"{here} of {about}" if each["state"] == "incomplete" else here or about,
+        "verified": each["verified_at"],
+        "licence": each["licence"],
+        "folder": each["folder"],
+    }
+
+
+class Here:
+    """This machine."""
+
+    def listed(self) -> list[dict[str, Any]]:
+        return [asdict(each) for each in find.inventory(child_env())]
+
+    def remove(self, name: str) -> None:
+        n_bytes = remove.remove(name, child_env(), tell=ui.say)
+        ui.say(f"{name} is removed: {size(n_bytes)} are free again")
+
+    def job(self, kind: str, name: str) -> int:
+        if kind == "smoke":
+            command = [sys.executable, str(ROOT / "remote" / "smoke.py"), name]
+            return subprocess.run(command, cwd=ROOT, env=child_env()).returncode
+        return self._verify(name) if kind == "verify" else self._get(name)
+
+    def _get(self, name: str) -> int:
+        meter = Meter(lambda now: ui.say(f"fetching {name}: {now}"))
+        got = fetch.get(name, child_env(), tell=ui.say, progress=meter)
+        came = f"{size(got.came_bytes)} came now" if got.came_bytes else "it was here already"
+        ui.say(f"{name} is complete: {size(got.n_bytes)} in {got.folder}, verified; {came}")
+        return 0
+
+    def _verify(self, name: str) -> int:
+        meter = Meter(lambda now: ui.say(f"verifying {name}: {now}"))
+        found = verify.check(name, child_env(), meter)
+        for fault in found.faults:
+            ui.say(f"{name}: {fault}")
+        if found.faults:
+            ui.say(f"{name} is damaged; fetch these files again: inv models --get {name}")
+            return 1
+        n_files = count(found.n_files, "file")
+        ui.say(f"{name} is whole: {n_files}, {size(found.n_bytes)}, every checksum is right")
+        return 0

@@ -1,0 +1,90 @@
+"""`inv models` on this machine: what there is, and one thing at a time with it."""
+
+import json
+
+import pytest
+
+from ops.model_files import Here, ModelFlags, act
+from tests.fakes import hub as hubs
+from tests.worker.models import trees
+from worker.errors import BadInput, Refused
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with hubs.serving(trees.repos()) as hub:
+        for name, value in trees.env(hub, tmp_path / "models").items():
+            monkeypatch.setenv(name, value)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "models" / "demo--tiny"
+
+
+@pytest.fixture
+def listed(capsys):
+    def listed():
+        capsys.readouterr()
+        assert act(Here(), ModelFlags(json=True)) == 0
+        return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+
+    return listed
+
+
+def test_every_set_of_the_table_is_listed_without_a_network(hub, listed):
+    found = listed()
+    assert found["heartmula-3b"]["state"] == found["facebook/musicgen-small"]["state"] == "absent"
+    assert hub.asked == []
+
+
+def test_model_is_got_listed_verified_and_removed(hub, listed, folder, capsys):
+    assert act(Here(), ModelFlags(get=trees.NAME)) == 0
+    assert "demo/tiny is complete: 3.0 MB" in capsys.readouterr().err
+    row = listed()[trees.NAME]
+    assert (row["state"], row["folder"], row["revision"]) == ("complete", str(folder), hub.main[trees.NAME])
+    assert row["verified_at"] and row["n_bytes"] == sum(map(len, trees.NEEDED.values()))
+    assert act(Here(), ModelFlags(verify=True)) == 0
+    assert "every checksum is right" in capsys.readouterr().err
+    assert act(Here(), ModelFlags(remove=trees.NAME, yes=True)) == 0
+    assert not folder.exists()
+
+
+def test_table_says_size_and_time(hub, capsys):
+    act(Here(), ModelFlags(get=trees.NAME))
+    capsys.readouterr()
+    act(Here(), ModelFlags())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if trees.NAME in line]
+    assert "complete" in line and "3.0 MB" in line and "Z" in line
+
+
+def test_damaged_model_is_named_with_what_fetches_it_again(hub, folder, capsys):
+    act(Here(), ModelFlags(get=trees.NAME))
+    (folder / "tokenizer.json").write_bytes(bytes(len(trees.FILES["tokenizer.json"])))
+    assert act(Here(), ModelFlags(verify=True)) == 1
+    assert "inv models --get demo/tiny" in capsys.readouterr().err
+
+
+def test_removal_asks_and_a_dry_run_removes_nothing(hub, folder):
+    act(Here(), ModelFlags(get=trees.NAME))
+    with pytest.raises(Refused, match="--yes"):
+        act(Here(), ModelFlags(remove=trees.NAME))
+    assert act(Here(), ModelFlags(remove=trees.NAME, dry_run=True)) == 0
+    assert (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (ModelFlags(get="a", remove="b"), "--get and --remove are two things"),
+        (ModelFlags(get="a", json=True), "--json is for the list"),
+        (ModelFlags(get="nothing-like-it"), "there is no model nothing-like-it"),
+        (ModelFlags(remove="musicgen-small"), "there is nothing of the model facebook/musicgen-small"),
+        (ModelFlags(verify=True), "no model is complete here"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(hub, flags, why):
+    with pytest.raises(BadInput, match=why) as caught:
+        act(Here(), flags)
+    assert "; " in str(caught.value) and "\n" not in str(caught.value)
