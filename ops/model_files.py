@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ops import ui
 from ops.repository import ROOT
 from ops.settings import child_env
-from worker.amounts import count, size
+from worker.amounts import size
 from worker.errors import BadInput
 from worker.models import fetch, find, remove, sets, verify
 from worker.models.progress import Meter
@@ -124,9 +124,6 @@ class Here:
         found = verify.check(name, child_env(), meter)
         for fault in found.faults:
             ui.say(f"{name}: {fault}")
-        if found.faults:
-            ui.say(f"{name} is damaged; fetch these files again: inv models --get {name}")
-            return 1
-        n_files = count(found.n_files, "file")
-        ui.say(f"{name} is whole: {n_files}, {size(found.n_bytes)}, every checksum is right")
-        return 0
+        advice = f"; fetch these files again: inv models --get {name}" if found.faults else ""
+        ui.say(f"{found.summary()}{advice}")
+        return 1 if found.faults else 0

@@ -159,8 +159,7 @@ def verify_set(name: str, env: Mapping[str, str], state: StateFile) -> dict[str,
             file=sys.stderr,
         )
     else:
-        files = amounts.count(found.n_files, "file")
-        say(f"{name} is whole: {files}, {amounts.size(found.n_bytes)}, every checksum is right")
+        say(found.summary())
     faults = [fault._asdict() for fault in found.faults]
     return found._asdict() | {"folder": str(found.folder), "faults": faults}
 

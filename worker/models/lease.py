@@ -120,18 +120,19 @@ class Lease:
     def _unfinished(self) -> Path:
         self._count += 1
         path = self._path.with_name(f"{FILE}.{self._owner[:8]}{NEW}")
-        path.write_bytes(
-            json_bytes(
-                {
-                    "owner": self._owner,
-                    "count": self._count,
-                    "host": socket.gethostname(),
-                    "machine": _machine(),
-                    "pid": os.getpid(),
-                    "since": timestamps.now(),  # for people; never compared
-                }
-            )
-        )
+        content = {
+            "owner": self._owner,
+            "count": self._count,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "since": timestamps.now(),  # for people; never compared
+        }
+        try:
+            path.write_bytes(json_bytes(content))
+        except OSError:  # a full disk: an empty file may be there
+            path.unlink(missing_ok=True)
+            raise
         return path
 
     def _is_ours(self) -> bool:

@@ -4,10 +4,11 @@ Other people's files in its folder stay. Refuses a set that is being fetched. Wh
 caller's to know: remote/models.py asks the box.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from worker.errors import BadInput, UserError
@@ -30,8 +31,7 @@ def remove(
         if not _is_there(wanted, folder):
             raise BadInput(f"there is nothing of the model {wanted.name} in {folder}; nothing was removed")
         lease = Lease(folder)
-        _take(lease, wanted, tell)
-        with lease.renewed():
+        with lease.renewed() if _take(lease, wanted, tell) else nullcontext():
             for name_of_state in (MARKER, PLAN):
                 (folder / name_of_state).unlink(missing_ok=True)
                 manifest.sync({folder})
@@ -50,8 +50,21 @@ def _is_there(wanted: ModelSet, folder: Path) -> bool:
     return bool(find.files_of(wanted, folder)) or (folder / MARKER).exists() or (folder / PLAN).exists()
 
 
-def _take(lease: Lease, wanted: ModelSet, tell: Callable[[str], None]) -> None:
-    """Take the lease. One that has not changed for its time is a dead process's."""
+def _take(lease: Lease, wanted: ModelSet, tell: Callable[[str], None]) -> bool:
+    """Take the lease. One that has not changed for its time is a dead process's.
+
+    False if nobody holds it and a full disk has no room for it: to remove is the way out of that.
+    """
+    try:
+        _wait(lease, wanted, tell)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _wait(lease: Lease, wanted: ModelSet, tell: Callable[[str], None]) -> None:
     last_s = time.monotonic() + TTL_S + 10
     waits = False
     while not lease.take():

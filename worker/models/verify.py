@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from worker.amounts import count, size
 from worker.errors import BadInput
 from worker.models import manifest, places, sets
 from worker.models.manifest import MARKER, Manifest
@@ -30,13 +31,23 @@ class Fault(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A set after `check`: whole if it has no faults."""
+    """A set after `check`: whole if it has no faults. `unnoted`: why its marker could not be written."""
 
     name: str
     folder: Path
     n_files: int
     n_bytes: int
     faults: list[Fault]
+    unnoted: str = ""
+
+    def summary(self) -> str:
+        """The set as a line; each of `faults` is one of its own."""
+        if self.faults:
+            mark = f"; it is still marked complete ({self.unnoted}): do not use it" if self.unnoted else ""
+            return f"{self.name} is damaged in {self.folder}{mark}"
+        time = f"; the time could not be noted ({self.unnoted})" if self.unnoted else ""
+        n_files = count(self.n_files, "file")
+        return f"{self.name} is whole: {n_files}, {size(self.n_bytes)}, every checksum is right{time}"
 
 
 def _quiet(done: int, total: int, path: str) -> None:
@@ -83,13 +94,17 @@ def check(
     found = manifest.read(folder, MARKER)
     if found is None or found.name != wanted.name:
         raise BadInput(f"the model {wanted.name} is not complete in {folder}; get it first")
-    if faults := full(folder, progress):
-        manifest.reopen(folder)
-    else:
-        if wanted.whole:
-            wanted.whole(folder, True)
-        manifest.complete(found, folder)  # again, with the time
-    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults)
+    faults, unnoted = full(folder, progress), ""
+    if not faults and wanted.whole:
+        wanted.whole(folder, True)
+    try:
+        if faults:
+            manifest.reopen(folder)
+        else:
+            manifest.complete(found, folder)  # again, with the time
+    except OSError as error:  # a full or read-only disk; what was read is known nevertheless
+        unnoted = error.strerror or str(error)
+    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults, unnoted)
 
 
 def absent_weights(folder: Path) -> list[str]:

@@ -1,7 +1,10 @@
 """A hub with one small model, an empty folder of models, and the tiny HeartMuLa, built once a process."""
 
+import errno
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,23 @@ def get(env, waited, caplog):
         )
 
     return get
+
+
+@pytest.fixture
+def takes_no_write(monkeypatch):
+    """From the call on, no file can be written: the disk is full (ENOSPC, EDQUOT), or read-only (EROFS)."""
+
+    def takes_no_write(number=errno.ENOSPC):
+        open_ = Path.open
+
+        def refusing(path, mode="r", *arguments, **options):
+            if set(mode) & set("wxa+"):
+                raise OSError(number, os.strerror(number), str(path))
+            return open_(path, mode, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", refusing)
+
+    return takes_no_write
 
 
 @pytest.fixture(scope="session")

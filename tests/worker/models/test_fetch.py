@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -423,6 +424,28 @@ def test_disk_that_fails_while_a_set_is_verified_is_one_line(get, env, folder, m
     with pytest.raises(UserError, match=r"cannot use .*config\.json \(Input/output error\); "):
         verify.check(trees.NAME, env)
     assert verify.quick(folder) == []  # nothing is known against it
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+def test_whole_set_on_a_disk_that_takes_no_write_is_whole(get, env, folder, takes_no_write, number):
+    get()
+    takes_no_write(number)
+    checked = verify.check(trees.NAME, env)
+    assert checked.faults == []
+    assert f"the time could not be noted ({os.strerror(number)})" in checked.summary()
+
+
+def test_damage_on_a_read_only_disk_is_told_although_the_marker_stays(get, env, folder, monkeypatch):
+    get()
+    (folder / "tokenizer.json").write_bytes(trees.FILES["tokenizer.json"][:-1] + b"x")
+
+    def refusing(path, target):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    checked = verify.check(trees.NAME, env)
+    assert [fault.path for fault in checked.faults] == ["tokenizer.json"]
+    assert "still marked complete (Read-only file system)" in checked.summary()
 
 
 # --- two at once

@@ -1,5 +1,6 @@
 """Removing a set: its files alone, never while it is fetched, and at no moment complete and damaged."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -55,5 +56,24 @@ def test_set_that_is_being_fetched_is_not_removed(get, env, folder):
     holder = lease.Lease(folder, ttl_s=0.5)
     holder.take()
     with holder.renewed(), pytest.raises(UserError, match="is being fetched by process"):
+        remove.remove(trees.NAME, env)
+    assert verify.full(folder) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])
+def test_full_disk_is_emptied_although_it_has_no_room_for_a_lease(get, env, folder, takes_no_write, number):
+    get()
+    takes_no_write(number)
+    assert remove.remove(trees.NAME, env) == sum(map(len, trees.NEEDED.values()))
+    assert not folder.exists()
+
+
+def test_full_disk_keeps_what_is_being_fetched(get, env, folder, takes_no_write, monkeypatch):
+    get()
+    holder = lease.Lease(folder)
+    holder.take()
+    monkeypatch.setattr(remove, "TTL_S", -10)  # do not wait whether it lives
+    takes_no_write()
+    with pytest.raises(UserError, match="is being fetched by process"):
         remove.remove(trees.NAME, env)
     assert verify.full(folder) == []
