@@ -15,7 +15,7 @@ from ops import ui
 from ops.repository import ROOT
 from ops.settings import child_env
 from worker.amounts import size
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 from worker.models import fetch, find, remove, sets, verify
 from worker.models.progress import Meter
 
@@ -121,9 +121,13 @@ class Here:
 
     def _verify(self, name: str) -> int:
         meter = Meter(lambda now: ui.say(f"verifying {name}: {now}"))
-        found = verify.check(name, child_env(), meter)
+        try:
+            found = verify.check(name, child_env(), meter)
+        except UserError as error:  # others may be verified
+            ui.say(f"error: {error}")
+            return error.code
         for fault in found.faults:
             ui.say(f"{name}: {fault}")
-        advice = f"; fetch these files again: inv models --get {name}" if found.faults else ""
+        advice = f": inv models --get {name}" if found.faults and not found.unfit else ""
         ui.say(f"{found.summary()}{advice}")
         return 1 if found.faults else 0

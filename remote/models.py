@@ -153,11 +153,7 @@ def verify_set(name: str, env: Mapping[str, str], state: StateFile) -> dict[str,
     for fault in found.faults:
         say(f"{name}: {fault}")
     if found.faults:
-        files = amounts.count(len(found.faults), "file")
-        print(
-            f"error: {name} has {files} damaged or missing; get it again, which fetches these alone",
-            file=sys.stderr,
-        )
+        print(f"error: {found.summary()}", file=sys.stderr)
     else:
         say(found.summary())
     faults = [fault._asdict() for fault in found.faults]

@@ -21,6 +21,7 @@ from worker.amounts import count, size
 from worker.errors import BadInput, DiskFull, UserError
 from worker.models import find, manifest, places, room, sets, verify
 from worker.models.download import Source, download, unfinished
+from worker.models.heartmula_tree import Unfit
 from worker.models.hub import Away, Hub, NoCommit, Stopped
 from worker.models.lease import Lease, held
 from worker.models.manifest import FILE_NAME, MARKER, PLAN, UNFINISHED, File, Manifest, Pinned
@@ -117,11 +118,16 @@ class _Fetch:
         self._brought: set[str] = set()
 
     def run(self) -> Got:
-        if plan := self._kept_plan():
+        plan, newest = self._kept_plan(), None
+        if plan and plan.unfit:
+            newest = self._resolved()
+        if plan and newest in (None, plan):
             with suppress(NoCommit):  # its history was rewritten: the branch has another commit now
                 return self._bring(plan)
-            (self._folder / PLAN).unlink(missing_ok=True)
-        return self._bring(manifest.propose(self._resolved(), self._folder))
+        newest = newest or self._resolved()
+        if plan:
+            self._leave(plan, newest)
+        return self._bring(manifest.propose(newest, self._folder))
 
     def away(self, reason: Away) -> UserError:
         """The hub cannot be reached and the set is not complete."""
@@ -140,6 +146,12 @@ class _Fetch:
         if not found:
             (self._folder / PLAN).unlink(missing_ok=True)  # another set's, or damaged
         return found
+
+    def _leave(self, plan: Manifest, newest: Manifest) -> None:
+        """Of an older plan, keep the files that the newest has too."""
+        for path in {path for _, path, _ in plan.each()} - {path for _, path, _ in newest.each()}:
+            (self._folder / path).unlink(missing_ok=True)
+        (self._folder / PLAN).unlink(missing_ok=True)
 
     def _resolved(self) -> Manifest:
         """What the hub has now."""
@@ -180,9 +192,20 @@ class _Fetch:
             room.check(self._folder, coming)
             self._tell(f"{size(coming)} of {size(plan.n_bytes)} are to come, into {self._folder}")
         self._each(missing, lambda path: self._download(path, sources[path]))
-        if self._wanted.whole:
-            self._wanted.whole(self._folder, False)
+        self._refuse_unfit(plan)
         return self._completed(plan)
+
+    def _refuse_unfit(self, plan: Manifest) -> None:
+        """Raises BadInput if the files are the hub's own and no model. They are kept."""
+        try:
+            if self._wanted.whole:
+                self._wanted.whole(self._folder, plan.unfit)
+        except Unfit as error:
+            manifest.condemn(plan, self._folder)
+            raise BadInput(
+                f"{error.what}; every file is as the hub has it, and is kept: run it again when the hub has "
+                f"another release, or remove {self._wanted.name}"
+            ) from None
 
     def _completed(self, plan: Manifest) -> Got:
         if manifest.read(self._folder, PLAN) != plan and not _complete(self._wanted, self._folder):

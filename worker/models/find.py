@@ -85,7 +85,7 @@ def look(wanted: ModelSet, env: Mapping[str, str]) -> Found:
         faults = verify.quick(folder)
         state, note = ("damaged", str(faults[0])) if faults else ("complete", "")
     elif n_bytes:
-        state = "incomplete"
+        state, note = "incomplete", "the hub's own files are no model" if known and known.unfit else ""
     else:
         state = "absent"
     return Found(

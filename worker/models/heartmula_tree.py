@@ -48,6 +48,14 @@ _FLOATS = ("F32", "F16", "BF16")
 _NAMED = 3  # in one message, of what may be hundreds
 
 
+class Unfit(BadInput):
+    """These files are no HeartMuLa. `what`: is wrong, without what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; {FETCH}")
+        self.what = what
+
+
 @dataclass(frozen=True)
 class Tree:
     """A checked folder. `codec_release`: NEW_CODEC or OLD_CODEC, by how its quantiser is stored.
@@ -65,10 +73,11 @@ class Tree:
 
 
 def check(folder: Path, *, model: str | None = None, finite: bool = False) -> Tree:
-    """The tree in `folder`. Raises BadInput, in one line, unless it is whole and its parts fit.
+    """The tree in `folder`. Raises Unfit, in one line, unless it is whole and its parts fit.
 
     `model`: the repository that the language model is known to come from; then an old codec beside a
-    newer model is refused. With `finite`, all 22 GB are read for NaN and infinity.
+    newer model is refused. With `finite`, all 22 GB are read for NaN and infinity. A file that cannot be
+    read is another BadInput.
     """
     try:
         return _check(folder, model, finite)
@@ -259,4 +268,4 @@ def _listed(names: list[str], most: int = _NAMED) -> str:
 
 
 def _bad(what: str) -> NoReturn:
-    raise BadInput(f"{what}; {FETCH}") from None
+    raise Unfit(what) from None

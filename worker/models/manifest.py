@@ -76,11 +76,15 @@ class Pinned(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """All files of a set. `verified_at`: when every checksum was last right; "" in a plan."""
+    """All files of a set. `verified_at`: when every checksum was last right; "" in a plan.
+
+    `unfit`: these very files were seen to be no model, although every checksum is right.
+    """
 
     name: str
     parts: tuple[Pinned, ...]
     verified_at: str = field(default="", compare=False)
+    unfit: bool = field(default=False, compare=False)
 
     @property
     def n_bytes(self) -> int:
@@ -97,7 +101,7 @@ class Manifest:
             for name, file in part.files.items():
                 yield part, f"{part.folder}/{name}" if part.folder else name, file
 
-    def to_json(self, **more: str) -> bytes:
+    def to_json(self, **more: object) -> bytes:
         parts = [
             {
                 "repo": part.repo,
@@ -117,8 +121,8 @@ class Manifest:
             schema = int(found["schema"])
             if schema <= SCHEMA:
                 parts = tuple(_part(part) for part in found["parts"])
-                verified_at = str(found.get("verified_at", ""))
-                return cls(str(found["set"]), parts, verified_at) if parts else None
+                verified_at, unfit = str(found.get("verified_at", "")), found.get("unfit") is True
+                return cls(str(found["set"]), parts, verified_at, unfit) if parts else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         raise BadInput(
@@ -149,6 +153,13 @@ def reopen(folder: Path) -> None:
     """Make a complete set an incomplete one that keeps its commits: the next `get` looks at every file."""
     with suppress(FileNotFoundError):
         (folder / MARKER).replace(folder / PLAN)
+    sync({folder})
+
+
+def condemn(manifest: Manifest, folder: Path) -> None:
+    """Make it an incomplete set whose files are no model: the next `get` looks for other commits."""
+    _write(folder / PLAN, manifest.to_json(unfit=True))
+    (folder / MARKER).unlink(missing_ok=True)
     sync({folder})
 
 

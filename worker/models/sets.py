@@ -10,12 +10,15 @@ from pathlib import Path
 
 from worker.errors import BadInput
 from worker.models import heartmula_tree
+from worker.models.heartmula_config import CodecConfig, MulaConfig, parse
 from worker.songs import supported
 from worker.songs.maker import HUB_ID
 
 # What transformers needs of a checkpoint. Repositories hold the same weights in other formats beside these.
 _CHECKPOINT = ("*.json", "*.safetensors", "spiece.model")
 _WEIGHTS = "*.safetensors"
+
+Judge = Callable[[object, str], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Part:
     folder: str = ""
     files: tuple[str, ...] = _CHECKPOINT
     needs: tuple[str, ...] = ("config.json", _WEIGHTS)
-    judge: Callable[[object, str], None] | None = None
+    judge: Judge | None = None
     revision: str = "main"  # resolved to a commit once, which the set then keeps
 
 
@@ -38,7 +41,7 @@ class Part:
 class ModelSet:
     """A named set. `about_bytes`: for plans, None if not known. `setting`: what may name its folder.
 
-    `whole`: raises BadInput unless the files in a folder make one model; with True it reads every weight.
+    `whole`: raises Unfit unless the files in a folder make one model; with True it reads every weight.
     """
 
     name: str
@@ -62,7 +65,21 @@ _MUSICGEN_BYTES = {
     "musicgen-stereo-medium": 8.1e9,
     "musicgen-stereo-large": 13.8e9,
 }
+_OTHER_RELEASE = "update this program, or try again when the hub has another release"
 _HEARTMULA_RELEASE = "HeartMuLa/HeartMuLa-oss-3B-happy-new-year"
+
+
+def _judge_heartmula(kind: type[MulaConfig] | type[CodecConfig], model_type: str) -> Judge:
+    def judge(config: object, model: str) -> None:
+        found = config.get("model_type") if isinstance(config, dict) else None
+        if not isinstance(config, dict) or found != model_type:
+            raise BadInput(f"{model} describes a {found!r} model, not {model_type}; {_OTHER_RELEASE}")
+        try:
+            parse(kind, config)
+        except ValueError as error:
+            raise BadInput(f"{model} cannot run here: {error}; {_OTHER_RELEASE}") from None
+
+    return judge
 
 
 def _whole_heartmula(folder: Path, finite: bool) -> object:
@@ -74,8 +91,12 @@ _HEARTMULA = ModelSet(
     (
         Part("HeartMuLa/HeartMuLaGen", "", *2 * (("gen_config.json", "tokenizer.json"),)),
         # Whatever the release, the folder's name is the one that its loader expects.
-        Part(_HEARTMULA_RELEASE, "HeartMuLa-oss-3B"),
-        Part("HeartMuLa/HeartCodec-oss-20260123", "HeartCodec-oss"),
+        Part(_HEARTMULA_RELEASE, heartmula_tree.MULA, judge=_judge_heartmula(MulaConfig, "heartmula")),
+        Part(
+            "HeartMuLa/HeartCodec-oss-20260123",
+            heartmula_tree.CODEC,
+            judge=_judge_heartmula(CodecConfig, "heartcodec"),
+        ),
     ),
     "Apache-2.0",
     22.4e9,

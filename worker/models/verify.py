@@ -14,6 +14,7 @@ from typing import NamedTuple
 from worker.amounts import count, size
 from worker.errors import BadInput
 from worker.models import manifest, places, sets
+from worker.models.heartmula_tree import Unfit
 from worker.models.manifest import MARKER, Manifest
 from worker.store.files import disk_errors
 
@@ -21,17 +22,20 @@ _LONGEST_HEADER_BYTES = 100_000_000
 
 
 class Fault(NamedTuple):
-    """What is wrong with one file or link. `path`: below the set's folder."""
+    """What is wrong with one file or link. `path`: below the set's folder; "" for all of it."""
 
     path: str
     what: str
 
     def __str__(self) -> str:
-        return f"{self.path} {self.what}"
+        return f"{self.path} {self.what}".lstrip()
 
 
 class Checked(NamedTuple):
-    """A set after `check`: whole if it has no faults. `unnoted`: why its marker could not be written."""
+    """A set after `check`: whole if it has no faults.
+
+    `unnoted`: why its marker could not be written; `unfit`: the fault is in the hub's own files.
+    """
 
     name: str
     folder: Path
@@ -39,12 +43,21 @@ class Checked(NamedTuple):
     n_bytes: int
     faults: list[Fault]
     unnoted: str = ""
+    unfit: bool = False
 
     def summary(self) -> str:
         """The set as a line; each of `faults` is one of its own."""
+        mark = f" (and still marked complete: {self.unnoted})" if self.unnoted else ""
+        if self.unfit:
+            return (
+                f"{self.name} is no model that works{mark}, and every file is as the hub has it; remove it, "
+                "and get it when the hub has another release"
+            )
         if self.faults:
-            mark = f"; it is still marked complete ({self.unnoted}): do not use it" if self.unnoted else ""
-            return f"{self.name} is damaged in {self.folder}{mark}"
+            files = count(len(self.faults), "file")
+            return (
+                f"{self.name} has {files} damaged or missing{mark}; get it again, which fetches these alone"
+            )
         time = f"; the time could not be noted ({self.unnoted})" if self.unnoted else ""
         n_files = count(self.n_files, "file")
         return f"{self.name} is whole: {n_files}, {size(self.n_bytes)}, every checksum is right{time}"
@@ -86,25 +99,30 @@ def check(
 ) -> Checked:
     """`full` on a set, and what its files say of themselves, every weight read.
 
-    A damaged one is complete no longer: `get` fetches what is wrong, and that alone. Raises BadInput for a
-    set that is not complete on this machine, and for files that are the hub's own and no model.
+    A damaged one is complete no longer: `get` fetches what is wrong, and that alone. Nor is one whose files
+    are the hub's own and no model. Raises BadInput for a set that is not complete on this machine.
     """
     wanted = sets.find(name)
     folder = places.folder_of(wanted, env)
     found = manifest.read(folder, MARKER)
     if found is None or found.name != wanted.name:
         raise BadInput(f"the model {wanted.name} is not complete in {folder}; get it first")
-    faults, unnoted = full(folder, progress), ""
+    faults, unfit, unnoted = full(folder, progress), False, ""
     if not faults and wanted.whole:
-        wanted.whole(folder, True)
+        try:
+            wanted.whole(folder, True)
+        except Unfit as error:
+            faults, unfit = [Fault("", error.what)], True
     try:
-        if faults:
+        if unfit:
+            manifest.condemn(found, folder)
+        elif faults:
             manifest.reopen(folder)
         else:
             manifest.complete(found, folder)  # again, with the time
     except OSError as error:  # a full or read-only disk; what was read is known nevertheless
         unnoted = error.strerror or str(error)
-    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults, unnoted)
+    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults, unnoted, unfit)
 
 
 def absent_weights(folder: Path) -> list[str]:

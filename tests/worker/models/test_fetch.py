@@ -89,27 +89,66 @@ def test_set_of_three_repositories_is_one_tree(heartmula, built, tmp_path):
     assert verify.full(folder) == []
 
 
-def test_tree_of_which_the_hub_lacks_a_weight_is_not_complete(heartmula, hub, built, tmp_path):
+@pytest.fixture
+def published(hub, built):
+    """Have the hub publish the language model with its weights changed so; -> undo it in a newer commit."""
     repo = f"HeartMuLa/{RELEASES[MULA]}"
-    there = hub.commits[f"{repo}@{hub.main[repo]}"]
-    tensors = load_file(built / "single" / MULA / WEIGHTS)
-    del tensors["backbone.norm.scale"]
-    hub.push(repo, there | {WEIGHTS: save(tensors, metadata={"format": "pt"})})
-    with pytest.raises(BadInput, match="lacks 1 of 37 weights"):
-        fetch.get("heartmula-3b", heartmula)
-    assert not is_complete(tmp_path / "ckpt")
+
+    def published(change):
+        right = hub.commits[f"{repo}@{hub.main[repo]}"]
+        tensors = load_file(built / "single" / MULA / WEIGHTS)
+        change(tensors)
+        hub.push(repo, right | {WEIGHTS: save(tensors, metadata={"format": "pt"})})
+        return lambda: hub.push(repo, right)
+
+    return published
 
 
-def test_every_weight_of_a_tree_is_read_when_it_is_verified(heartmula, hub, built):
-    repo = f"HeartMuLa/{RELEASES[MULA]}"
-    tensors = load_file(built / "single" / MULA / WEIGHTS)
-    tensors["backbone.norm.scale"] = tensors["backbone.norm.scale"] * float("nan")
-    hub.push(
-        repo, hub.commits[f"{repo}@{hub.main[repo]}"] | {WEIGHTS: save(tensors, metadata={"format": "pt"})}
-    )
+def test_tree_of_which_the_hub_lacks_a_weight_comes_when_the_hub_has_it(heartmula, hub, published, tmp_path):
+    repair = published(lambda tensors: tensors.pop("backbone.norm.scale"))
+    for _ in range(2):
+        with pytest.raises(
+            BadInput, match=r"lacks 1 of 37 weights.*; every file is as the hub has it"
+        ) as caught:
+            fetch.get("heartmula-3b", heartmula)
+        assert "--get" not in str(caught.value)
+        assert verify.quick(tmp_path / "ckpt") and (tmp_path / "ckpt" / CODEC / WEIGHTS).exists()
+    repair()
+    hub.asked.clear()
     fetch.get("heartmula-3b", heartmula)
-    with pytest.raises(BadInput, match="scale holds NaN or infinity"):
-        verify.check("heartmula-3b", heartmula)
+    assert verify.full(tmp_path / "ckpt") == [] and hub.fetched() == [WEIGHTS]
+
+
+def test_tree_with_nan_is_complete_no_longer_until_the_hub_has_another(heartmula, hub, published, tmp_path):
+    repair = published(lambda tensors: tensors["backbone.norm.scale"].fill(float("nan")))
+    fetch.get("heartmula-3b", heartmula)
+    checked = verify.check("heartmula-3b", heartmula)
+    assert "scale holds NaN or infinity" in str(checked.faults[0])
+    assert "remove it, and get it when the hub has another release" in checked.summary()
+    assert find.look(sets.find("heartmula-3b"), heartmula).state == "incomplete"
+    with pytest.raises(BadInput, match="scale holds NaN or infinity; every file is as the hub has it"):
+        fetch.get("heartmula-3b", heartmula)
+    repair()
+    fetch.get("heartmula-3b", heartmula)
+    assert verify.check("heartmula-3b", heartmula).faults == []
+
+
+@pytest.mark.parametrize(
+    ("release", "changes", "why"),
+    [
+        (RELEASES[MULA], {"backbone_flavor": "llama-70B"}, "backbone_flavor is 'llama-70B'"),
+        (RELEASES[MULA], {"model_type": "llama"}, "describes a 'llama' model, not heartmula"),
+        (RELEASES[CODEC], {"sample_rate": 44_100}, "sample_rate"),
+    ],
+)
+def test_tree_that_cannot_run_is_refused_before_its_weights(heartmula, hub, tmp_path, release, changes, why):
+    repo = f"HeartMuLa/{release}"
+    there = hub.commits[f"{repo}@{hub.main[repo]}"]
+    config = json.dumps(json.loads(there["config.json"]) | changes).encode()
+    hub.push(repo, there | {"config.json": config})
+    with pytest.raises(BadInput, match=why):
+        fetch.get("heartmula-3b", heartmula)
+    assert hub.fetched() == ["config.json", "config.json"] and not (tmp_path / "ckpt").exists()
 
 
 def test_list_says_when_a_set_was_verified_last(get, env, folder, monkeypatch):
@@ -445,7 +484,7 @@ def test_damage_on_a_read_only_disk_is_told_although_the_marker_stays(get, env, 
     monkeypatch.setattr(Path, "replace", refusing)
     checked = verify.check(trees.NAME, env)
     assert [fault.path for fault in checked.faults] == ["tokenizer.json"]
-    assert "still marked complete (Read-only file system)" in checked.summary()
+    assert "still marked complete: Read-only file system" in checked.summary()
 
 
 # --- two at once
