@@ -34,7 +34,9 @@ class ModelFlags:
 
 
 class Place(Protocol):
-    """Where models are."""
+    """Where models are. `goes_on`: what to say after Ctrl-C where a job goes on; else ""."""
+
+    goes_on: str
 
     def listed(self) -> list[dict[str, Any]]:
         """The fields of worker.models.find.Found, of every set."""
@@ -54,9 +56,10 @@ def act(place: Place, flags: ModelFlags) -> int:
     if flags.json and asked:
         raise BadInput(f"--json is for the list; leave --{asked[0]} out")
     if flags.get:
-        return place.job("get", sets.find(flags.get).name)
+        return _jobs(place, "get", [sets.find(flags.get).name])
     if flags.smoke:
-        return place.job("smoke", flags.smoke)
+        sets.refuse_not_run(flags.smoke)
+        return _jobs(place, "smoke", [sets.full_name(flags.smoke)])
     found = place.listed()
     if flags.remove:
         _remove(place, found, flags)
@@ -78,9 +81,29 @@ def _remove(place: Place, found: list[dict[str, Any]], flags: ModelFlags) -> Non
 
 def _verify(place: Place, found: list[dict[str, Any]]) -> int:
     names = [each["name"] for each in found if each["state"] in ("complete", "damaged")]
-    if not names:
-        raise BadInput("no model is complete here; fetch one: --get NAME")
-    return max(place.job("verify", name) for name in names)
+    others = [each for each in found if each["n_bytes"] and each["name"] not in names]
+    if not names and not others:
+        raise BadInput("no model is here; fetch one: --get NAME")
+    for each in others:
+        ui.say(f"{each['name']} is {_state(each)}; fetch what it lacks: --get {each['name']}")
+    return max(_jobs(place, "verify", names), 1 if others else 0)
+
+
+def _jobs(place: Place, kind: str, names: list[str]) -> int:
+    """One after another; -> the worst exit code. Ctrl-C ends all of it, where a box goes on with one."""
+    codes = [0]
+    try:
+        codes.extend(place.job(kind, name) for name in names)
+    except KeyboardInterrupt:
+        if not place.goes_on:
+            raise
+        ui.say(f"\n{place.goes_on}")
+        return 0
+    return max(codes)
+
+
+def _state(each: Mapping[str, Any]) -> str:
+    return str(each["state"]) + (f": {each['note']}" if each["note"] else "")
 
 
 def _row(each: Mapping[str, Any]) -> dict[str, str]:
@@ -88,7 +111,7 @@ def _row(each: Mapping[str, Any]) -> dict[str, str]:
     here = size(each["n_bytes"]) if each["n_bytes"] else ""
     return {
         "model": each["name"],
-        "state": each["state"] + (f": {each['note']}" if each["note"] else ""),
+        "state": _state(each),
         "size": f"{here} of {about}" if each["state"] == "incomplete" else here or about,
         "verified": each["verified_at"],
         "licence": each["licence"],
@@ -98,6 +121,8 @@ def _row(each: Mapping[str, Any]) -> dict[str, str]:
 
 class Here:
     """This machine."""
+
+    goes_on = ""
 
     def listed(self) -> list[dict[str, Any]]:
         return [asdict(each) for each in find.inventory(child_env())]

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -112,6 +113,18 @@ def box_environment() -> dict[str, str]:
     command = ["bash", "-c", script, "bash", str(REMOTE)]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
     return dict(entry.split("=", 1) for entry in os.fsdecode(printed).split("\0") if "=" in entry)
+
+
+def run_is_on(env: Mapping[str, str]) -> bool:
+    """True if a worker is on this box. One of another box on the same network volume is not seen."""
+    try:
+        with (Path(env["MUSICGEN_BOX_HOME"]) / "worker.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def gather(env: dict[str, str], timeout_s: float) -> list[Check]:

@@ -12,7 +12,6 @@ Prints no secret.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -175,14 +174,8 @@ def used_by(name: str, env: Mapping[str, str]) -> str:
 
     A run of another box on the same network volume is not seen: its lock is on its own disk.
     """
-    try:
-        with (Path(env["MUSICGEN_BOX_HOME"]) / "worker.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if not check.run_is_on(env):
         return ""
-    except FileNotFoundError:
-        return ""
-    except BlockingIOError:
-        pass
     with suppress(BadInput):
         if sets.full_name(adapter.base_model(env.get("MUSICGEN_MODEL", ""))) == name:
             return "the run that is on"

@@ -20,6 +20,8 @@ _GOES_ON = "stopped following; the box goes on with it (the same command follows
 class OnBox:
     """See ops.model_files.Place."""
 
+    goes_on = _GOES_ON
+
     def __init__(self, box: Box) -> None:
         self._box = box
 
@@ -33,11 +35,8 @@ class OnBox:
         ui.say(ran.out.strip())
 
     def job(self, kind: str, name: str) -> int:
-        try:
-            return self._followed(kind, name)
-        except KeyboardInterrupt:
-            ui.say(f"\n{_GOES_ON}")
-            return 0
+        """Raises KeyboardInterrupt; the box goes on then."""
+        return self._followed(kind, name)
 
     def have(self, model: str) -> None:
         """Have what the worker will load complete on the box. Raises UserError, Interrupted.

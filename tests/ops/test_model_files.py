@@ -7,7 +7,8 @@ import pytest
 from ops.model_files import Here, ModelFlags, act
 from tests.fakes import hub as hubs
 from tests.worker.models import trees
-from worker.errors import BadInput, Refused
+from worker.errors import BadInput, Refused, UserError
+from worker.models import verify
 
 
 @pytest.fixture
@@ -66,6 +67,53 @@ def test_damaged_model_is_named_with_what_fetches_it_again(hub, folder, capsys):
     assert "inv models --get demo/tiny" in capsys.readouterr().err
 
 
+def test_what_is_not_whole_is_named_by_every_verification_until_it_is(hub, folder, capsys):
+    act(Here(), ModelFlags(get=trees.NAME))
+    (folder / "tokenizer.json").write_bytes(bytes(len(trees.FILES["tokenizer.json"])))
+    assert act(Here(), ModelFlags(verify=True)) == 1
+    capsys.readouterr()
+    assert act(Here(), ModelFlags(verify=True)) == 1
+    assert "demo/tiny is incomplete; fetch what it lacks: --get demo/tiny" in capsys.readouterr().err
+    act(Here(), ModelFlags(get=trees.NAME))
+    assert act(Here(), ModelFlags(verify=True)) == 0
+
+
+def test_disk_that_fails_under_one_model_does_not_keep_the_others_from_being_verified(
+    hub, folder, capsys, monkeypatch
+):
+    hub.push("demo/other", trees.FILES)
+    for name in (trees.NAME, "demo/other"):
+        act(Here(), ModelFlags(get=name))
+    check = verify.check
+
+    def failing(name, *rest):
+        if name == "demo/other":
+            raise UserError("cannot use the disk; check it")
+        return check(name, *rest)
+
+    monkeypatch.setattr(verify, "check", failing)
+    assert act(Here(), ModelFlags(verify=True)) == 1
+    said = capsys.readouterr().err
+    assert "error: cannot use the disk; check it" in said and "demo/tiny is whole" in said
+
+
+def test_ctrl_c_ends_the_verification_of_all_models(hub, capsys):
+    hub.push("demo/other", trees.FILES)
+    for name in (trees.NAME, "demo/other"):
+        act(Here(), ModelFlags(get=name))
+    begun = []
+
+    class Pressed(Here):
+        goes_on = "the box goes on with it"
+
+        def job(self, kind, name):
+            begun.append(name)
+            raise KeyboardInterrupt
+
+    assert act(Pressed(), ModelFlags(verify=True)) == 0
+    assert len(begun) == 1 and "the box goes on with it" in capsys.readouterr().err
+
+
 def test_removal_asks_and_a_dry_run_removes_nothing(hub, folder):
     act(Here(), ModelFlags(get=trees.NAME))
     with pytest.raises(Refused, match="--yes"):
@@ -81,7 +129,8 @@ def test_removal_asks_and_a_dry_run_removes_nothing(hub, folder):
         (ModelFlags(get="a", json=True), "--json is for the list"),
         (ModelFlags(get="nothing-like-it"), "there is no model nothing-like-it"),
         (ModelFlags(remove="musicgen-small"), "there is nothing of the model facebook/musicgen-small"),
-        (ModelFlags(verify=True), "no model is complete here"),
+        (ModelFlags(verify=True), "no model is here"),
+        (ModelFlags(smoke="heartmula-3b"), "heartmula-3b is not run yet"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(hub, flags, why):

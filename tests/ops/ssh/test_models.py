@@ -1,5 +1,6 @@
 """`fab models`: what is on a box, fetched by a job that goes on, verified, removed, tried."""
 
+import fcntl
 import json
 import signal
 import sys
@@ -20,7 +21,11 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 
+Path.home().joinpath("seen.json").write_text(json.dumps(dict(os.environ)))
 given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+print("loaded in 0 s")
+print("made smoke.wav, $0.00")
+print("songs are in", given["output"])
 if given["model"] == "broken":
     sys.exit("error: no such model; give another")
 records = Path(given["output"]) / "records"
@@ -115,7 +120,11 @@ def test_ctrl_c_while_the_model_comes_stops_the_phases(conn, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "code", "said"),
     [
-        ("rehearsal", 0, "it works: rehearsal on cpu, fp32: 5 of 5 s, -20.0 LUFS, 0.1 s of silence"),
+        (
+            "rehearsal",
+            0,
+            "it works, so this environment is valid: rehearsal on cpu, fp32: 5 of 5 s, -20.0 LUFS",
+        ),
         ("silent", 1, "NO: silent on cpu, fp32: 5 of 5 s, silent, 5 s of silence"),
         ("broken", 1, "error: no such model"),
     ],
@@ -123,3 +132,20 @@ def test_ctrl_c_while_the_model_comes_stops_the_phases(conn, monkeypatch):
 def test_smoke_says_what_it_heard(fab, conn, model, code, said):
     done = fab("models", "--smoke", model)
     assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
+    assert "loaded in 0 s" in done.stdout and "songs are in" not in done.stdout
+
+
+def test_smoke_has_the_boxs_settings_and_the_whole_name(fab, conn, box):
+    (box.box_home / "worker.env").write_text("HF_TOKEN=hf_PLANTED\nHF_ENDPOINT=http://mirror\n")
+    done = fab("models", "--smoke", "musicgen-small")
+    assert "valid: facebook/musicgen-small on cpu" in done.stdout, done.stdout + done.stderr
+    seen = json.loads((box.home / "seen.json").read_text())
+    assert (seen["HF_TOKEN"], seen["HF_ENDPOINT"]) == ("hf_PLANTED", "http://mirror")
+    assert "hf_PLANTED" not in done.stdout + done.stderr
+
+
+def test_smoke_does_not_disturb_a_run(fab, conn, box):
+    with (box.box_home / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = fab("models", "--smoke", "rehearsal")
+    assert (done.returncode, "error: a run is on" in done.stdout) == (1, True), done.stdout + done.stderr
