@@ -7,7 +7,7 @@ from worker.amounts import size
 from worker.errors import BadInput
 from worker.models import find, sets
 from worker.songs import adapter, supported
-from worker.songs.maker import REHEARSAL
+from worker.songs.model_names import REHEARSAL
 
 
 def download_bytes(model: str, env: Mapping[str, str]) -> float | None:

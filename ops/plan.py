@@ -15,6 +15,7 @@ from ops.settings import Settings, child_env
 from worker.amounts import count, duration, size, usd
 from worker.songs import jobs, maker, records
 from worker.songs.job import Job
+from worker.songs.model_names import REHEARSAL
 from worker.store.base import Missing, Store
 from worker.store.open import open_store
 
@@ -101,7 +102,7 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
         free = _free_bytes(Path(output).expanduser())
         disk += f"; {size(free)} are free there" + ("; free some space first" if free < n_bytes else "")
     assumed = Speed(ASSUMED_RATE, "assumed for one T4; without a GPU far slower")
-    if model == maker.REHEARSAL:
+    if model == REHEARSAL:
         assumed = Speed(_REHEARSAL_RATE, "assumed for two CPU cores")
     speed = measured_speed(open_store(output)) or assumed
     hourly, price = settings.hourly_cost_usd, "HOURLY_COST_USD"

@@ -10,7 +10,7 @@ from ops import ui
 from ops.ssh import run_log
 from ops.ssh.box import Box, CommandResult
 from worker.errors import BadInput, Interrupted, UserError
-from worker.songs import maker
+from worker.songs.model_names import REHEARSAL
 
 _LIST_LIMIT_S = 120
 _REMOVE_LIMIT_S = 600
@@ -43,7 +43,7 @@ class OnBox:
 
         A folder and the rehearsal model need nothing.
         """
-        if model == maker.REHEARSAL or model.startswith((".", "/", "~")):
+        if model == REHEARSAL or model.startswith((".", "/", "~")):
             return
         try:
             code = self._followed("get", model)

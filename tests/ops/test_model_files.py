@@ -1,10 +1,13 @@
 """`inv models` on this machine: what there is, and one thing at a time with it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from ops.model_files import Here, ModelFlags, act
+from ops.repository import ROOT
 from tests.fakes import hub as hubs
 from tests.worker.models import trees
 from worker.errors import BadInput, Refused, UserError
@@ -112,6 +115,12 @@ def test_ctrl_c_ends_the_verification_of_all_models(hub, capsys):
 
     assert act(Pressed(), ModelFlags(verify=True)) == 0
     assert len(begun) == 1 and "the box goes on with it" in capsys.readouterr().err
+
+
+def test_models_are_listed_and_fetched_where_there_is_no_numpy():
+    """A user's machine need not have what the worker needs."""
+    blocked = "import sys; sys.modules['numpy'] = None; import ops.ssh.models, ops.model_files, ops.models"
+    subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, check=True)
 
 
 def test_removal_asks_and_a_dry_run_removes_nothing(hub, folder):

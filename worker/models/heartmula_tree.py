@@ -240,7 +240,13 @@ def _family(name: str) -> str:
 
 
 def _refuse_not_finite(weights: Weights) -> None:
-    from worker.models.finite import first_not_finite  # here: numpy is not on a user's machine
+    try:
+        from worker.models.finite import first_not_finite  # here: numpy may not be on a user's machine
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"every checksum is right, but to read the weights takes {error.name}, which is not installed; "
+            "install the worker's packages (uv sync), or verify it on a box"
+        ) from None
 
     for path, tensors in weights.items():
         try:

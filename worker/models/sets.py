@@ -12,7 +12,7 @@ from worker.errors import BadInput
 from worker.models import heartmula_tree
 from worker.models.heartmula_config import CodecConfig, MulaConfig, parse
 from worker.songs import supported
-from worker.songs.maker import HUB_ID
+from worker.songs.model_names import HUB_ID
 
 # What transformers needs of a checkpoint. Repositories hold the same weights in other formats beside these.
 _CHECKPOINT = ("*.json", "*.safetensors", "spiece.model")

@@ -27,7 +27,8 @@ from worker.errors import BadInput, UserError
 from worker.models import fetch, find
 from worker.models.progress import Meter
 from worker.songs import adapter, supported
-from worker.songs.maker import REHEARSAL, model_name
+from worker.songs.maker import model_name
+from worker.songs.model_names import REHEARSAL
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ revision, with one sampling: two lists or two workers with different settings wo
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,18 +12,16 @@ from typing import Any
 
 from worker.engine import Sampling
 from worker.errors import BadInput
+from worker.songs.model_names import HUB_ID, REHEARSAL
 from worker.songs.records import Record, Survey
 from worker.store.base import Missing, Store, json_bytes
 
-REHEARSAL = "rehearsal"  # the built-in tiny model
 KEY = "place.json"
 SCHEMA = 1
 START_OVER = "--start-over"
 STRIDE_S = 18.0
 # A stride is rounded to frames.
 _FRAME_S = 0.02
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from worker.models.heartmula_tree import (
     NEW_CODEC,
     OLD_CODEC,
     SINGLE,
+    Unfit,
     check,
 )
 
@@ -387,3 +388,11 @@ def test_tree_without_any_one_file_never_passes(spoiled, data):
         assert re.search(rf"lacks .*{re.escape(path.name)}", refused(root_of(folder, path), ""))
     finally:
         path.write_bytes(contents[path])
+
+
+def test_weights_that_cannot_be_read_without_numpy_are_one_line(tree, monkeypatch):
+    monkeypatch.delitem(sys.modules, "worker.models.finite", raising=False)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(BadInput, match="takes numpy, which is not installed; install") as caught:
+        check(tree, finite=True)
+    assert not isinstance(caught.value, Unfit)
