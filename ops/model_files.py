@@ -34,9 +34,13 @@ class ModelFlags:
 
 
 class Place(Protocol):
-    """Where models are. `goes_on`: what to say after Ctrl-C where a job goes on; else ""."""
+    """Where models are. `goes_on`: what to say after Ctrl-C where a job goes on; else "".
+
+    `caution`: what to know before a model is removed; else "".
+    """
 
     goes_on: str
+    caution: str
 
     def listed(self) -> list[dict[str, Any]]:
         """The fields of worker.models.find.Found, of every set."""
@@ -75,7 +79,7 @@ def _remove(place: Place, found: list[dict[str, Any]], flags: ModelFlags) -> Non
     rows = [_row(each) for each in found if each["name"] == name and each["n_bytes"]]
     if not rows:
         raise BadInput(f"there is nothing of the model {name}; see what there is: leave --remove out")
-    if ui.agreed(rows, f"delete {name}?", yes=flags.yes, dry_run=flags.dry_run):
+    if ui.agreed(rows, f"delete {name}?{place.caution}", yes=flags.yes, dry_run=flags.dry_run):
         place.remove(name)
 
 
@@ -123,6 +127,7 @@ class Here:
     """This machine."""
 
     goes_on = ""
+    caution = " (a worker that runs on this machine is not seen: stop it first)"
 
     def listed(self) -> list[dict[str, Any]]:
         return [asdict(each) for each in find.inventory(child_env())]

@@ -117,8 +117,13 @@ def box_environment() -> dict[str, str]:
 
 def run_is_on(env: Mapping[str, str]) -> bool:
     """True if a worker is on this box. One of another box on the same network volume is not seen."""
+    return is_held(Path(env["MUSICGEN_BOX_HOME"]) / "worker.lock")
+
+
+def is_held(path: Path) -> bool:
+    """True if a process has locked this file."""
     try:
-        with (Path(env["MUSICGEN_BOX_HOME"]) / "worker.lock").open("rb") as lock:
+        with path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

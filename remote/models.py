@@ -170,22 +170,50 @@ def remove_set(name: str, env: Mapping[str, str], state: StateFile) -> dict[str,
 
 
 def used_by(name: str, env: Mapping[str, str]) -> str:
-    """The run on this box that has the model loaded, or may be about to; "" if there is none.
+    """What on this box has the model loaded, or may be about to: a run, or a trial; "" if nothing has.
 
     A run of another box on the same network volume is not seen: its lock is on its own disk.
     """
+    if tried_by(name, env):
+        return "a trial (--smoke)"
     if not check.run_is_on(env):
         return ""
-    with suppress(BadInput):
-        if sets.full_name(adapter.base_model(env.get("MUSICGEN_MODEL", ""))) == name:
-            return "the run that is on"
+    if is_of_set(env.get("MUSICGEN_MODEL", ""), name, env):
+        return "the run that is on"
     state = Path(env["MUSICGEN_BOX_ROOT"]) / "state" / "current"
     try:
         status = json.loads((state / "status.json").read_text("utf-8"))
         run_id, model = status["run_id"], status["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return "the run that is starting"  # with which model is not known yet
-    return f"run {run_id}" if sets.full_name(str(model)) == name else ""
+    # Of a model folder, only its own name is known.
+    is_it = is_of_set(str(model), name, env) or model == places.folder_of(sets.find(name), env).name
+    return f"run {run_id}" if is_it else ""
+
+
+def tried_by(name: str, env: Mapping[str, str]) -> bool:
+    """True if a `--smoke` is on that uses the model, or one of which it is not known."""
+    home = Path(env["MUSICGEN_BOX_HOME"])
+    for busy in home.glob("busy/smoke-*"):
+        if not check.is_held(busy):
+            continue
+        try:
+            model = (home / "models" / busy.name / "model").read_text("utf-8").strip()
+        except OSError:
+            return True
+        if is_of_set(model, name, env):
+            return True
+    return False
+
+
+def is_of_set(model: str, name: str, env: Mapping[str, str]) -> bool:
+    """True if a worker with this MODEL, a name or a folder, loads files of the set."""
+    with suppress(BadInput):
+        model = adapter.base_model(model)
+    if sets.full_name(model) == name:
+        return True
+    folder = places.folder_of(sets.find(name), env).resolve()
+    return bool(model) and places.expanded(model).resolve().is_relative_to(folder)
 
 
 def show_list(found: list[find.Found], *, as_json: bool) -> None:

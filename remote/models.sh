@@ -26,16 +26,24 @@ run_python() {
 
 is_on() { [ -e "$MUSICGEN_BOX_HOME/busy/$1" ] && ! flock --nonblock --shared "$MUSICGEN_BOX_HOME/busy/$1" true; }
 
+# --- job_name KIND NAME: with a checksum, as a/b-c and a-b/c are two models
+job_name() {
+  local sum
+  sum=$(printf '%s' "$2" | cksum)
+  printf '%s-%s-%s' "$1" "$(printf '%s' "$2" | tr -c 'A-Za-z0-9' '-')" "${sum%% *}"
+}
+
 start() {
   local job began_s=$SECONDS joined=true
   [[ ${1:-} =~ ^(get|verify|smoke)$ && ${2:-} =~ ^[A-Za-z0-9/~.][A-Za-z0-9._/-]*$ ]] \
     || fail 2 "write: models.sh start get|verify|smoke NAME"
   [ -x "$python" ] || fail 2 "the environment is missing on this box; run: fab install"
-  job=$1-$(printf '%s' "$2" | tr -c 'A-Za-z0-9' '-')
+  job=$(job_name "$1" "$2")
   if ! is_on "$job"; then
     joined=false
     mkdir -p "$jobs/$job"
     rm -f "$jobs/$job/began"
+    write_whole "$jobs/$job/model" "$2" # for who asks what it uses
     setsid bash "${BASH_SOURCE[0]}" job "$job" "$@" > /dev/null 2>&1 < /dev/null &
     until [ -e "$jobs/$job/began" ]; do
       [ $((SECONDS - began_s)) -lt 20 ] || fail 1 "the job did not start; run it again"

@@ -21,6 +21,7 @@ class OnBox:
     """See ops.model_files.Place."""
 
     goes_on = _GOES_ON
+    caution = ""  # the box looks for itself
 
     def __init__(self, box: Box) -> None:
         self._box = box

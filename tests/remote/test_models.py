@@ -1,5 +1,6 @@
 """remote/models.py on a stand-in box: what it prints, writes for `fab status`, and refuses."""
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -102,6 +103,35 @@ def test_model_of_a_run_is_not_removed(models, box):
         1,
         "error: the model demo/tiny is in use by run r; stop that first (fab stop)\n",
     )
+
+
+@pytest.mark.parametrize("how", ["folder", "link", "alias"])
+def test_model_that_a_run_has_by_its_folder_is_not_removed(models, box, hub, tmp_path, how):
+    assert models("get", trees.NAME).returncode == 0
+    folder = box.root / "models" / "demo--tiny"
+    (tmp_path / "link").symlink_to(folder)
+    given = {"folder": str(folder), "link": str(tmp_path / "link"), "alias": trees.NAME}[how]
+    box.settings(HF_ENDPOINT=hub.url, MUSICGEN_MODEL=given)
+    with (box.home / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = models("remove", trees.NAME)
+    assert refused.returncode == 1 and "in use by the run that is on" in refused.stderr
+    assert models("remove", trees.NAME).returncode == 0
+
+
+@pytest.mark.parametrize(("model", "is_used"), [(trees.NAME, True), ("demo/other", False), (None, True)])
+def test_model_that_is_tried_is_not_removed(models, box, model, is_used):
+    assert models("get", trees.NAME).returncode == 0
+    job = box.home / "models" / "smoke-x"
+    job.mkdir(parents=True)
+    if model:
+        (job / "model").write_text(f"{model}\n")
+    (box.home / "busy").mkdir(exist_ok=True)
+    with (box.home / "busy" / "smoke-x").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = models("remove", trees.NAME)
+    assert ("in use by a trial (--smoke)" in done.stderr) == is_used
+    assert done.returncode == int(is_used)
 
 
 @pytest.fixture

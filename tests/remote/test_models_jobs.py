@@ -58,6 +58,14 @@ def test_second_start_joins_the_first(started, box):
     assert ended(started) == "0\n"
 
 
+def test_two_models_with_like_names_are_two_jobs(box, hub):
+    with_models(box, hub)
+    folders = {box.json("models.sh", "start", "get", name)["folder"] for name in ("demo/a-b", "demo-a/b")}
+    for folder in folders:
+        ended(Path(folder))
+    assert len(folders) == 2
+
+
 def test_killed_job_has_an_exit_code_and_a_new_one_resumes(started, box, hub):
     until(lambda: hub.sent_bytes > 300_000)
     os.killpg(_group_of_job(box), signal.SIGKILL)
