@@ -34,9 +34,9 @@ class ModelFlags:
 
 
 class Place(Protocol):
-    """Where models are. `goes_on`: what to say after Ctrl-C where a job goes on; else "".
+    """Where models are.
 
-    `caution`: what to know before a model is removed; else "".
+    `goes_on`: what to say after Ctrl-C where a job goes on; `caution`: what to know before a removal.
     """
 
     goes_on: str
@@ -85,11 +85,16 @@ def _remove(place: Place, found: list[dict[str, Any]], flags: ModelFlags) -> Non
 
 def _verify(place: Place, found: list[dict[str, Any]]) -> int:
     names = [each["name"] for each in found if each["state"] in ("complete", "damaged")]
-    others = [each for each in found if each["n_bytes"] and each["name"] not in names]
+    others = [
+        each
+        for each in found
+        if each["name"] not in names and (each["n_bytes"] or each["state"] == "unknown")
+    ]
     if not names and not others:
         raise BadInput("no model is here; fetch one: --get NAME")
     for each in others:
-        ui.say(f"{each['name']} is {_state(each)}; fetch what it lacks: --get {each['name']}")
+        lacks = f"; fetch what it lacks: --get {each['name']}" if each["state"] == "incomplete" else ""
+        ui.say(f"{each['name']} is {_state(each)}{lacks}")
     return max(_jobs(place, "verify", names), 1 if others else 0)
 
 
@@ -145,8 +150,7 @@ class Here:
     def _get(self, name: str) -> int:
         meter = Meter(lambda now: ui.say(f"fetching {name}: {now}"))
         got = fetch.get(name, child_env(), tell=ui.say, progress=meter)
-        came = f"{size(got.came_bytes)} came now" if got.came_bytes else "it was here already"
-        ui.say(f"{name} is complete: {size(got.n_bytes)} in {got.folder}, verified; {came}")
+        ui.say(got.summary())
         return 0
 
     def _verify(self, name: str) -> int:

@@ -139,8 +139,7 @@ def get(name: str, env: Mapping[str, str], state: StateFile) -> dict[str, Any]:
     with state.kept("fetching"):
         got = fetch.get(name, env, tell=tell, progress=state.meter("fetching"))
     state.write("done")
-    came = f"{amounts.size(got.came_bytes)} came now" if got.came_bytes else "it was here already"
-    say(f"{name} is complete: {amounts.size(got.n_bytes)} in {got.folder}, verified; {came}")
+    say(got.summary())
     return asdict(got) | {"folder": str(got.folder)}
 
 

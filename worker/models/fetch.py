@@ -19,12 +19,13 @@ from typing import TypeVar
 
 from worker.amounts import count, size
 from worker.errors import BadInput, DiskFull, UserError
-from worker.models import find, manifest, places, room, sets, verify
+from worker.models import cached, find, manifest, places, room, sets, verify
 from worker.models.download import Source, download, unfinished
 from worker.models.heartmula_tree import Unfit
 from worker.models.hub import Away, Hub, NoCommit, Stopped
+from worker.models.lease import FILE as LEASE
 from worker.models.lease import Lease, held
-from worker.models.manifest import FILE_NAME, MARKER, PLAN, UNFINISHED, File, Manifest, Pinned
+from worker.models.manifest import FILE_NAME, MARKER, NEW, PLAN, UNFINISHED, File, Manifest, Pinned
 from worker.models.sets import ModelSet, Part
 from worker.songs import supported
 from worker.store.files import disk_errors
@@ -33,6 +34,7 @@ Progress = Callable[[int, int, str], None]
 Item = TypeVar("Item")
 
 _FILES_AT_ONCE = 4
+_LEFT_S = 600
 _CONFIG, _INDEX = "config.json", ".safetensors.index.json"
 # Weights in formats that are not loaded, and what makes a checkpoint of them.
 _FOREIGN = "convert them: from_pretrained(MODEL).save_pretrained(FOLDER), and give that folder"
@@ -40,13 +42,22 @@ _FOREIGN = "convert them: from_pretrained(MODEL).save_pretrained(FOLDER), and gi
 
 @dataclass(frozen=True)
 class Got:
-    """A complete set. `revision`: the hub's commit; `came_bytes`: those that this call has brought."""
+    """A set that can be loaded. `revision`: the hub's commit; `came_bytes`: those that this call has brought.
+
+    `assurance`: verified now, verified then, or not verified.
+    """
 
     name: str
     folder: Path
     revision: str
     n_bytes: int
     came_bytes: int
+    assurance: str = "verified"
+
+    def summary(self) -> str:
+        """The set as a line."""
+        came = f"{size(self.came_bytes)} came now" if self.came_bytes else "it was here already"
+        return f"{self.name} is complete: {size(self.n_bytes)} in {self.folder}, {self.assurance}; {came}"
 
 
 def _quiet(*_: object) -> None:
@@ -71,7 +82,7 @@ def get(
     with _explained(wanted, folder, env):
         if done := _complete(wanted, folder):
             return done
-        fetch = _Fetch(wanted, folder, hub or Hub(env), tell, progress)
+        fetch = _Fetch(wanted, folder, hub or Hub(env), places.hub_cache(env), tell, progress)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with held(Lease(folder), tell, is_over=lambda: bool(_complete(wanted, folder))) as is_ours:
@@ -81,6 +92,8 @@ def get(
                     raise UserError(f"another process has changed {folder} meanwhile; run it again")
                 return fetch.run()
         except Away as away:
+            if there := find.here(name, env):  # huggingface_hub's own
+                return _as_cached(wanted, there)
             raise fetch.away(away) from None
         finally:
             _remove_empty(folder, wanted)
@@ -92,7 +105,15 @@ def _complete(wanted: ModelSet, folder: Path) -> Got | None:
         raise BadInput(f"{folder} holds the model {found.name}, not {wanted.name}; name another folder")
     if not found or not find.of_set(wanted, folder, MARKER) or verify.quick(folder):
         return None
-    return Got(wanted.name, folder, found.revision, found.n_bytes, 0)
+    then = f"verified at {found.verified_at}"
+    return Got(wanted.name, folder, found.revision, found.n_bytes, 0, then)
+
+
+def _as_cached(wanted: ModelSet, there: find.Here) -> Got:
+    n_bytes = sum(path.stat().st_size for path in there.folder.iterdir() if path.is_file())
+    return Got(
+        wanted.name, there.folder, there.revision, n_bytes, 0, "not verified, as the hub cannot be reached"
+    )
 
 
 @contextmanager
@@ -109,9 +130,15 @@ class _Fetch:
     """One call of `get`, by the holder of the lease."""
 
     def __init__(
-        self, wanted: ModelSet, folder: Path, hub: Hub, tell: Callable[[str], None], progress: Progress
+        self,
+        wanted: ModelSet,
+        folder: Path,
+        hub: Hub,
+        cache: Path,
+        tell: Callable[[str], None],
+        progress: Progress,
     ) -> None:
-        self._wanted, self._folder, self._hub = wanted, folder, hub
+        self._wanted, self._folder, self._hub, self._cache = wanted, folder, hub, cache
         self._tell, self._progress = tell, progress
         self._lock = threading.Lock()
         self._here = self._came = self._total = 0
@@ -133,8 +160,9 @@ class _Fetch:
         """The hub cannot be reached and the set is not complete."""
         n_bytes = sum(path.lstat().st_size for path in find.files_of(self._wanted, self._folder))
         some = f"; {size(n_bytes)} of it are in {self._folder}" if n_bytes else ""
+        what = "not complete" if n_bytes else "not on this machine"
         return BadInput(
-            f"model {self._wanted.name} is not on this machine and the hub cannot be reached "
+            f"model {self._wanted.name} is {what} and the hub cannot be reached "
             f"({reason}{some}); check the network, or give a model folder"
         )
 
@@ -187,8 +215,11 @@ class _Fetch:
         missing = sorted(sources.keys() - right, key=lambda path: -sources[path].file.size)
         self._remove_left(missing, sources)
         self._here = sum(sources[path].file.size for path in right)
+        self._each(missing, lambda path: self._take(path, sources[path]))
+        missing = [path for path in missing if path not in self._brought]
         coming = sum(self._lacks(path, sources[path]) for path in missing)
         if coming:
+            self._hub.check_online()
             room.check(self._folder, coming)
             self._tell(f"{size(coming)} of {size(plan.n_bytes)} are to come, into {self._folder}")
         self._each(missing, lambda path: self._download(path, sources[path]))
@@ -219,7 +250,7 @@ class _Fetch:
         """A few kB that are judged before the gigabytes: config.json, and the index of the weights."""
         for path, source in sources.items():
             first = source.name == _CONFIG or source.name.endswith(_INDEX)
-            if first and not source.file.matches(self._folder / path):
+            if first and not source.file.matches(self._folder / path) and not self._take(path, source):
                 self._download(path, source)
         for part, pinned in zip(self._wanted.parts, plan.parts, strict=True):
             below = self._folder / pinned.folder
@@ -249,27 +280,47 @@ class _Fetch:
         return source.file.size - min(source.file.size, there[0][0] if there else 0)
 
     def _remove_left(self, missing: Iterable[str], sources: Mapping[str, Source]) -> None:
-        """Delete unfinished files that nobody owns and that are not what is to come next."""
+        """Delete unfinished files that nobody owns and that are not what is to come next.
+
+        Those of the small files here, and of files from the cache, are seconds old while they are written.
+        """
         kept = {
             path for name in missing for _, path in unfinished(self._folder / name, sources[name].commit)[:1]
         }
+        with suppress(OSError):  # without a lease, on a full disk, nothing says what the disk's clock is at
+            old_s = (self._folder / LEASE).stat().st_mtime - _LEFT_S
+            for path in find.files_of(self._wanted, self._folder):
+                if path.suffix == NEW and path.lstat().st_mtime < old_s:
+                    path.unlink(missing_ok=True)
         for path in find.files_of(self._wanted, self._folder):
             if path.suffix == UNFINISHED and path not in kept:
                 path.unlink(missing_ok=True)
 
-    def _download(self, path: str, source: Source) -> None:
+    def _tell_of(self, path: str) -> Callable[[int], None]:
         def told(n_bytes: int) -> None:
             with self._lock:
                 self._here += n_bytes
                 self._progress(self._here, self._total, path)
 
+        return told
+
+    def _take(self, path: str, source: Source) -> bool:
+        """True if the file was in huggingface_hub's cache and is in the set now."""
+        if not cached.take(source, self._folder / path, self._cache):
+            return False
+        with self._lock:
+            self._brought.add(path)
+        self._tell_of(path)(source.file.size)
+        return True
+
+    def _download(self, path: str, source: Source) -> None:
         lacking = self._lacks(path, source)
-        download(self._hub, source, self._folder / path, told)
+        download(self._hub, source, self._folder / path, self._tell_of(path))
         with self._lock:
             self._brought.add(path)
             self._came += lacking
 
-    def _each(self, items: Iterable[Item], work: Callable[[Item], None]) -> None:
+    def _each(self, items: Iterable[Item], work: Callable[[Item], object]) -> None:
         """Work on all, some at once. The first failure stops the others and is raised."""
         waiting, failures = deque(items), list[BaseException]()
 
@@ -307,6 +358,10 @@ def needed(part: Part, listing: Mapping[str, File]) -> dict[str, File]:
         for name, file in sorted(listing.items())
         if FILE_NAME.fullmatch(name) and any(fnmatchcase(name, pattern) for pattern in part.files)
     }
+    for index in [name for name in found if name.endswith(_INDEX)]:
+        whole = index.removesuffix(_INDEX)
+        if any(fnmatchcase(name, f"{whole}-*-of-*.safetensors") for name in found):
+            found.pop(f"{whole}.safetensors", None)  # the same weights once more
     for pattern in part.needs:
         if any(fnmatchcase(name, pattern) for name in found):
             continue

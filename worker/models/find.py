@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 from worker.models import manifest, places, sets, verify
 from worker.models.manifest import MARKER, NEW, PLAN, UNFINISHED, Manifest
 from worker.models.sets import ModelSet
@@ -22,8 +22,9 @@ class Here(NamedTuple):
 class Found:
     """A set, and what there is of it.
 
-    `state`: complete, damaged (it was complete), incomplete or absent; `note`: what is wrong. `n_bytes`: on
-    this disk; `about_bytes`: of the whole set, None if not known. `verified_at`: "" unless it is complete.
+    `state`: complete, damaged (it was complete), incomplete, absent, or unknown; `note`: what is wrong.
+    `n_bytes`: on this disk; `about_bytes`: of the whole set, None if not known. `verified_at`: "" unless
+    complete.
     """
 
     name: str
@@ -76,8 +77,26 @@ def inventory(env: Mapping[str, str]) -> list[Found]:
 
 
 def look(wanted: ModelSet, env: Mapping[str, str]) -> Found:
-    """One set, and what there is of it."""
+    """One set, and what there is of it; `unknown` if its folder cannot be read."""
     folder = places.folder_of(wanted, env)
+    try:
+        return _look(wanted, folder, env)
+    except (UserError, OSError) as error:
+        note = str(error) if isinstance(error, UserError) else f"{folder} cannot be read ({error.strerror})"
+        return Found(
+            name=wanted.name,
+            state="unknown",
+            n_bytes=0,
+            about_bytes=wanted.about_bytes,
+            revision="",
+            verified_at="",
+            licence=wanted.licence,
+            folder=str(folder),
+            note=note,
+        )
+
+
+def _look(wanted: ModelSet, folder: Path, env: Mapping[str, str]) -> Found:
     marker = manifest.read(folder, MARKER)
     known = marker or manifest.read(folder, PLAN)
     n_bytes, note = _bytes_of(wanted, folder), ""
@@ -86,6 +105,8 @@ def look(wanted: ModelSet, env: Mapping[str, str]) -> Found:
         state, note = ("damaged", str(faults[0])) if faults else ("complete", "")
     elif n_bytes:
         state, note = "incomplete", "the hub's own files are no model" if known and known.unfit else ""
+    elif there := _snapshot(wanted, env):
+        state, note = "absent", f"huggingface_hub has it in {there.folder}"
     else:
         state = "absent"
     return Found(

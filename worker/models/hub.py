@@ -99,7 +99,7 @@ class Hub:
     @contextmanager
     def body(self, repo: str, commit: str, name: str, start: int = 0, etag: str = "") -> Iterator[Body]:
         """The file's bytes from `start` on, or from 0 if the hub does not resume. Raises Passing."""
-        self._check_online()
+        self.check_online()
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and etag:
             headers["If-Range"] = etag  # another content is sent whole
@@ -119,7 +119,7 @@ class Hub:
 
     def _asked(self, place: str, repo: str) -> tuple[Any, str | None]:
         """A question's JSON answer, and the address of what follows it."""
-        self._check_online()
+        self.check_online()
         url = urljoin(f"{self._http.endpoint}/", place)
         patience = self.patience()
         while True:
@@ -149,7 +149,7 @@ class Hub:
         if fault.pause_s:
             hint = "" if self._token else ", or set HF_TOKEN, which is allowed more"
             return UserError(
-                f"cannot fetch {what}: the hub asks to wait {duration(fault.pause_s)} ({fault.what}); "
+                f"cannot fetch {what}: the hub asks to wait {duration(fault.pause_s)}; "
                 f"run it again then{hint}"
             )
         return UserError(f"cannot fetch {what} from the hub ({fault.what}); run it again to resume")
@@ -174,7 +174,8 @@ class Hub:
             return BadInput(f"no model {repo} on the hub; check the name, or HF_TOKEN if it is private")
         return UserError(f"the hub refuses {repo} (status {status}); look at {page}")
 
-    def _check_online(self) -> None:
+    def check_online(self) -> None:
+        """Raises Away if the user wants no request."""
         if self._is_offline:
             raise Away("HF_HUB_OFFLINE is set")
 

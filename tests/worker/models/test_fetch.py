@@ -1,6 +1,7 @@
 """A set comes complete and verified, or not at all and in one line, whatever hub, network and disk do."""
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -11,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.numpy import load_file, save
 
-from tests.fakes.hub import cut, flipped, other_etag, short, status, whole
+from tests.fakes.hub import cut, flipped, git_sha1, other_etag, short, status, whole
 from tests.worker.models import trees
 from worker import timestamps
 from worker.errors import BadInput, DiskFull, UserError
-from worker.models import download, fetch, find, lease, manifest, room, sets, verify
+from worker.models import cached, download, fetch, find, lease, manifest, remove, room, sets, verify
 from worker.models.heartmula_tree import CODEC, MULA
 from worker.models.hub import Hub
 
@@ -260,7 +261,7 @@ def test_wrong_bytes_are_fetched_again_alone(get, hub):
         ([flipped()] * 3, "came 3 times with a wrong checksum; run it again later"),
         ([short(1_000_000)] * 9, "it sends less than the whole file"),
         ([status(503)] * 8, "it answers 503"),
-        ([status(429, Retry_After="7200")], "the hub asks to wait 2 h 0 min"),
+        ([status(429, Retry_After="7200")], "the hub asks to wait 2 h 0 min; run it again then"),
     ],
     ids=["flipped", "short", "503", "429"],
 )
@@ -419,6 +420,82 @@ def test_files_that_someone_put_there_are_kept_if_they_are_right(get, hub, folde
     get()
     assert sorted(hub.fetched()) == ["config.json", "generation_config.json", "tokenizer.json"]
     assert is_complete(folder)
+
+
+@pytest.fixture
+def in_cache(tmp_path, hub):
+    """What huggingface_hub has of the small model: blobs, to which a snapshot's files are links."""
+
+    def in_cache(**changed):
+        repo = tmp_path / "models" / "hf" / "hub" / "models--demo--tiny"
+        snapshot = repo / "snapshots" / hub.main[trees.NAME]
+        for folder in (repo / "blobs", snapshot):
+            folder.mkdir(parents=True)
+        for name, content in trees.NEEDED.items():
+            large = name.endswith("safetensors")
+            digest = hashlib.sha256(content).hexdigest() if large else git_sha1(content)
+            (repo / "blobs" / digest).write_bytes(changed.get(name.partition(".")[0], content))
+            (snapshot / name).symlink_to(repo / "blobs" / digest)
+        return snapshot
+
+    return in_cache
+
+
+def real(folder):
+    return [path for path in folder.iterdir() if not path.is_symlink()]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["the same disk", "another disk"])
+def test_what_the_hubs_own_cache_has_is_not_fetched_again(get, hub, folder, in_cache, monkeypatch, links):
+    snapshot = in_cache()
+    if not links:
+
+        def across_disks(*_):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr(cached.os, "link", across_disks)
+    got = get()
+    assert (hub.fetched(), got.came_bytes) == ([], 0)
+    assert is_complete(folder) and len(real(folder)) == len(trees.NEEDED) + 1
+    remove.remove(trees.NAME, trees.env(hub, folder.parent))
+    assert (snapshot / WEIGHTS).read_bytes() == trees.LARGE
+
+
+def test_file_that_is_damaged_in_the_hubs_own_cache_is_fetched(get, hub, folder, in_cache):
+    in_cache(model=bytes(len(trees.LARGE)), tokenizer=b"short")
+    get()
+    assert sorted(hub.fetched()) == [WEIGHTS, "tokenizer.json"] and is_complete(folder)
+
+
+def test_whole_snapshot_of_the_hubs_own_cache_will_do_without_a_network(get, env, in_cache):
+    snapshot = in_cache()
+    assert find.look(sets.find(trees.NAME), env).note == f"huggingface_hub has it in {snapshot}"
+    got = get(HF_HUB_OFFLINE="1")
+    assert got.folder == snapshot and "not verified" in got.summary()
+
+
+def test_set_that_is_only_looked_at_says_when_it_was_verified(get, monkeypatch):
+    monkeypatch.setattr(timestamps, "now", lambda: "2026-01-01T00:00:00Z")
+    assert "verified; 3.0 MB came now" in get().summary()
+    assert "verified at 2026-01-01T00:00:00Z; it was here already" in get().summary()
+
+
+def test_offline_with_one_file_gone_promises_nothing(get, folder):
+    get()
+    (folder / "tokenizer.json").unlink()
+    said = []
+    assert "model demo/tiny is not complete" in refused(get, BadInput, said=said, HF_HUB_OFFLINE="1")
+    assert not any("are to come" in line for line in said)
+
+
+def test_small_files_that_a_killed_process_left_are_removed_and_a_living_ones_not(get, folder):
+    folder.mkdir(parents=True)
+    old, new = (folder / f".complete.json.{n}.new" for n in ("01234567", "89abcdef"))
+    for path in (old, new):
+        path.write_bytes(b"{")
+    os.utime(old, (1e9, 1e9))
+    get()
+    assert new.exists() and not old.exists()
 
 
 def test_link_in_place_of_a_file_becomes_a_real_file(get, folder, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.hub import status
 from tests.worker.models import trees
 from worker.errors import UserError
-from worker.models import find
+from worker.models import find, manifest
 
 SHARDS = ("model-1.safetensors", "model-2.safetensors")
 
@@ -91,3 +91,20 @@ def test_inventory_shows_what_is_complete_incomplete_damaged_and_absent(get, env
         "damaged",
         f"model.safetensors has 0 bytes instead of {len(trees.LARGE)}",
     )
+
+
+@pytest.mark.parametrize("marker", ["a folder", "of a later version"])
+def test_marker_that_cannot_be_read_is_a_row_and_does_not_hide_the_others(get, env, hub, folder, marker):
+    hub.push("demo/other", trees.FILES)
+    get()
+    get("demo/other")
+    path = folder / manifest.MARKER
+    content = path.read_text().replace('"schema": 1', '"schema": 9')
+    path.unlink()
+    if marker == "a folder":
+        path.mkdir()
+    else:
+        path.write_text(content)
+    found = {each.name: each for each in find.inventory(env)}
+    assert found["demo/other"].state == "complete" and found["demo/tiny"].state == "unknown"
+    assert ("a folder stands where" if marker == "a folder" else "schema 9") in found["demo/tiny"].note

@@ -38,6 +38,16 @@ def test_only_needed_files_of_the_repositorys_own_folder_are_taken():
     assert list(needed(part, dict.fromkeys(listing, FILE))) == sorted(listing[:3])
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_of_weights_that_are_there_whole_and_in_shards_one_is_taken(index):
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    listing = ["config.json", "model.safetensors", "other.safetensors", *shards]
+    listing += ["model.safetensors.index.json"] * index
+    (part,) = sets.find("musicgen-small").parts
+    assert ("model.safetensors" in needed(part, dict.fromkeys(listing, FILE))) == (not index)
+    assert {*shards, "other.safetensors"} <= needed(part, dict.fromkeys(listing, FILE)).keys()
+
+
 def test_folder_is_as_set_else_below_the_boxs_root_else_in_the_users_cache():
     small, heart = sets.find("musicgen-small"), sets.find("heartmula-3b")
     assert places.folder_of(small, {"MUSICGEN_MODELS_DIR": "/m"}) == Path("/m/facebook--musicgen-small")
