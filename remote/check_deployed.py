@@ -2,6 +2,7 @@
 
 import email.utils
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -152,8 +153,12 @@ def check_model() -> Iterator[Check]:
         )
         return
     models = Path(os.environ.get("MUSICGEN_MODELS_DIR") or f"{os.environ['MUSICGEN_BOX_ROOT']}/models")
-    if (models / model.replace("/", "--") / ".complete.json").is_file():
-        yield Check("model", True, f"{model} is complete in {models}")
+    folder = models / model.replace("/", "--")
+    if (folder / ".complete.json").is_file():
+        wrong = damage(folder)
+        remedy = f"get it again: fab models --get {model}" if wrong else ""
+        detail = f"{model} is damaged: {wrong}" if wrong else f"{model} is complete in {models}"
+        yield Check("model", not wrong, detail, remedy)
         return
     hub = Path(os.environ["HF_HOME"]) / "hub"
     weights = list(hub.glob(f"models--{model.replace('/', '--')}/snapshots/*/*.safetensors"))
@@ -174,6 +179,25 @@ def check_model() -> Iterator[Check]:
         yield Check(
             "model", "warn", f"{model} will be downloaded at the first run, {need} GB; there is room for it"
         )
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a model by the sizes in its marker; "" if nothing is. Checksums take minutes."""
+    try:
+        parts = json.loads((folder / ".complete.json").read_text("utf-8"))["parts"]
+        sizes = {
+            folder / part["folder"] / name: its["size"]
+            for part in parts
+            for name, its in part["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its marker cannot be read"
+    for path, size in sizes.items():
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if path.stat().st_size != size:
+            return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
+    return ""
 
 
 def _bucket() -> str:

@@ -14,6 +14,8 @@ import pytest
 from tests.fakes import s3
 from tests.parts import need
 from tests.remote.boxes import REPOSITORY
+from worker.models import manifest
+from worker.models.manifest import File, Manifest, Pinned
 from worker.store.open import open_store
 
 SECRET = "swordfish-swordfish"
@@ -221,12 +223,39 @@ def test_weights_that_are_there_are_found(asked, box):
     assert asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"][0] is True
 
 
-def test_complete_model_is_found(asked, box):
-    marker = box.root / "models" / "facebook--musicgen-small" / ".complete.json"
-    marker.parent.mkdir(parents=True)
-    marker.write_bytes(b"{}")
+@pytest.fixture
+def complete(box):
+    """The folder of a complete model of one file."""
+    file = File(5, "sha256", "00")
+    pinned = Pinned("facebook/musicgen-small", "", 40 * "a", {"model.safetensors": file})
+    folder = box.root / "models" / "facebook--musicgen-small"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(5))
+    manifest.complete(Manifest("facebook/musicgen-small", (pinned,)), folder)
+    return folder
+
+
+def test_complete_model_is_found(asked, complete):
     ok, detail, _ = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
-    assert (ok, detail) == (True, f"facebook/musicgen-small is complete in {box.root / 'models'}")
+    assert (ok, detail) == (True, f"facebook/musicgen-small is complete in {complete.parent}")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("model.safetensors", b"x", "model.safetensors has 1 bytes instead of 5"),
+        ("model.safetensors", None, "model.safetensors is missing"),
+        (".complete.json", b"{}", "its marker cannot be read"),
+    ],
+)
+def test_damaged_model_is_not_called_complete(asked, complete, file, content, why):
+    if content is None:
+        (complete / file).unlink()
+    else:
+        (complete / file).write_bytes(content)
+    ok, detail, remedy = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
+    assert (ok, detail) == (False, f"facebook/musicgen-small is damaged: {why}")
+    assert remedy == "get it again: fab models --get facebook/musicgen-small"
 
 
 def test_weights_that_are_to_come_need_room(asked):
