@@ -164,4 +164,4 @@ class Here:
             ui.say(f"{name}: {fault}")
         advice = f": inv models --get {name}" if found.faults and not found.unfit else ""
         ui.say(f"{found.summary()}{advice}")
-        return 1 if found.faults else 0
+        return found.code

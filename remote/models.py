@@ -7,8 +7,8 @@
 Runs in the worker's environment, from a release's folder, with the paths of env.sh and the settings of
 worker.env; `bash remote/busy.sh models LIMIT_S -- ...` has the watchdog count it as work. Prints a line from
 time to time, with --json a JSON object at the end; the same is in state/models/NAME.json all the time.
-Exit codes: 0 done, 1 failed or damaged, 2 a wrong argument or setting, 75 stopped; then one `error:` line.
-Prints no secret.
+Exit codes: 0 done, 1 failed or damaged, 2 a wrong argument or setting, or files that are no model, 75
+stopped; then one `error:` line. Prints no secret.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = work(wanted.name, env, state)
     if arguments.json:
         print(json.dumps(done))
-    return 1 if done.get("faults") else 0
+    return int(done.get("code", 0))
 
 
 class StateFile:

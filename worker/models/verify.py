@@ -16,6 +16,7 @@ from worker.errors import BadInput
 from worker.models import manifest, places, sets
 from worker.models.heartmula_tree import Unfit
 from worker.models.manifest import MARKER, Manifest
+from worker.models.sets import ModelSet
 from worker.store.files import disk_errors
 
 _LONGEST_HEADER_BYTES = 100_000_000
@@ -34,7 +35,8 @@ class Fault(NamedTuple):
 class Checked(NamedTuple):
     """A set after `check`: whole if it has no faults.
 
-    `unnoted`: why its marker could not be written; `unfit`: the fault is in the hub's own files.
+    `unnoted`: why its marker could not be written; `unfit`: the fault is in the hub's own files; `code`: for
+    a process to end with, 1 for files that differ, 2 where what is there is no model.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Checked(NamedTuple):
     faults: list[Fault]
     unnoted: str = ""
     unfit: bool = False
+    code: int = 0
 
     def summary(self) -> str:
         """The set as a line; each of `faults` is one of its own."""
@@ -107,12 +110,12 @@ def check(
     found = manifest.read(folder, MARKER)
     if found is None or found.name != wanted.name:
         raise BadInput(f"the model {wanted.name} is not complete in {folder}; get it first")
-    faults, unfit, unnoted = full(folder, progress), False, ""
-    if not faults and wanted.whole:
-        try:
-            wanted.whole(folder, True)
-        except Unfit as error:
-            faults, unfit = [Fault("", error.what)], True
+    faults, unnoted = full(folder, progress), ""
+    wrong = _no_model(wanted, folder, bool(faults))
+    unfit = bool(wrong and not faults)
+    code = 2 if wrong else 1 if faults else 0
+    if unfit:
+        faults = [Fault("", wrong)]
     try:
         if unfit:
             manifest.condemn(found, folder)
@@ -122,7 +125,20 @@ def check(
             manifest.complete(found, folder)  # again, with the time
     except OSError as error:  # a full or read-only disk; what was read is known nevertheless
         unnoted = error.strerror or str(error)
-    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults, unnoted, unfit)
+    return Checked(wanted.name, folder, len(list(found.each())), found.n_bytes, faults, unnoted, unfit, code)
+
+
+def _no_model(wanted: ModelSet, folder: Path, is_damaged: bool) -> str:
+    """Why these files are no model; "" if they are, or nothing says so."""
+    try:
+        if wanted.whole:
+            wanted.whole(folder, True)
+    except Unfit as error:
+        return error.what
+    except BadInput:  # it cannot be told; the damage can
+        if not is_damaged:
+            raise
+    return ""
 
 
 def absent_weights(folder: Path) -> list[str]:

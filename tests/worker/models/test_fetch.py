@@ -124,7 +124,7 @@ def test_tree_with_nan_is_complete_no_longer_until_the_hub_has_another(heartmula
     repair = published(lambda tensors: tensors["backbone.norm.scale"].fill(float("nan")))
     fetch.get("heartmula-3b", heartmula)
     checked = verify.check("heartmula-3b", heartmula)
-    assert "scale holds NaN or infinity" in str(checked.faults[0])
+    assert "scale holds NaN or infinity" in str(checked.faults[0]) and checked.code == 2
     assert "remove it, and get it when the hub has another release" in checked.summary()
     assert find.look(sets.find("heartmula-3b"), heartmula).state == "incomplete"
     with pytest.raises(BadInput, match="scale holds NaN or infinity; every file is as the hub has it"):
@@ -132,6 +132,41 @@ def test_tree_with_nan_is_complete_no_longer_until_the_hub_has_another(heartmula
     repair()
     fetch.get("heartmula-3b", heartmula)
     assert verify.check("heartmula-3b", heartmula).faults == []
+
+
+def _half(folder):
+    weights = folder / MULA / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+def _without_a_tensor(folder):
+    tensors = load_file(folder / MULA / WEIGHTS)
+    del tensors["backbone.norm.scale"]
+    (folder / MULA / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def _with_nan(folder):
+    tensors = load_file(folder / MULA / WEIGHTS)
+    tensors["backbone.norm.scale"].fill(float("nan"))
+    (folder / MULA / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def _with_extra_space(folder):
+    with (folder / "tokenizer.json").open("ab") as file:
+        file.write(b" ")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [(_half, 2), (_without_a_tensor, 2), (_with_nan, 2), (_with_extra_space, 1)],
+)
+def test_tree_that_became_no_model_is_more_than_a_damaged_one(heartmula, tmp_path, spoil, code):
+    fetch.get("heartmula-3b", heartmula)
+    spoil(tmp_path / "ckpt")
+    checked = verify.check("heartmula-3b", heartmula)
+    assert checked.code == code and len(checked.faults) == 1
+    fetch.get("heartmula-3b", heartmula)
+    assert verify.check("heartmula-3b", heartmula).code == 0
 
 
 @pytest.mark.parametrize(
