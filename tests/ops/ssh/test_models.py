@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,11 @@ from ops.repository import ROOT
 from ops.ssh import models, ship
 from ops.ssh.models import OnBox
 from tests.fakes import hub as hubs
+from tests.fakes.hub import cut, flipped, status
 from tests.ops.ssh.connect import connected
 from tests.worker.models import trees
 from worker.errors import Interrupted, UserError
+from worker.models import sets, tiny_heartmula
 
 # Makes a song in no time, as `python -m worker` would.
 WORKER = """
@@ -47,18 +51,23 @@ def hub():
 @pytest.fixture
 def conn(box, hub, tmp_path):
     """A box with our code and an environment, whose hub is that one."""
+    box.variables["HF_ENDPOINT"] = hub.url
+    box.write_shell()
+    with connected(box, tmp_path) as conn:
+        prepare(box, conn)
+        yield conn
+
+
+def prepare(box, conn):
+    """What `fab deploy` and `fab install` do, in no time."""
     code = [*(ROOT / "remote").glob("*"), *(ROOT / "worker").rglob("*.py")]
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in code if path.is_file()}
     files |= {"prompts.txt": b"rain ; 1 ; rain\n", "worker/__main__.py": WORKER.encode()}
     python = box.box_home / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    box.variables["HF_ENDPOINT"] = hub.url
-    box.write_shell()
-    with connected(box, tmp_path) as conn:
-        ship.send(conn, release.bundle(files))
-        yield conn
+    ship.send(conn, release.bundle(files))
 
 
 def test_model_is_got_listed_verified_and_removed(fab, conn, box):
@@ -73,6 +82,60 @@ def test_model_is_got_listed_verified_and_removed(fab, conn, box):
     assert refused.returncode == 3 and "--yes" in refused.stderr
     assert fab("models", "--remove", trees.NAME, "--yes").returncode == 0
     assert list(box.root.parent.glob("models/demo--tiny/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "gated", "code", "said"),
+    [
+        (
+            [cut(1_000_000), flipped(), status(429, Retry_After="1")],
+            "",
+            0,
+            "is complete: 3.0 MB",
+        ),
+        ([flipped()] * 3, "", 1, "came 3 times with a wrong checksum"),
+        ([status(429, Retry_After="7200")], "", 1, "the hub asks to wait 2 h 0 min"),
+        ([], "hf_NOT_OURS", 2, "needs a licence accepted; accept it on its page"),
+    ],
+    ids=["those that pass", "wrong bytes", "too many questions", "gated"],
+)
+def test_get_through_faults_ends_complete_or_in_one_line(fab, conn, box, hub, faults, gated, code, said):
+    hub.faults["model.safetensors"] = faults
+    if gated:
+        hub.gated[trees.NAME] = gated
+    got = fab("models", "--get", trees.NAME)
+    assert (got.returncode, said in got.stdout) == (code, True), got.stdout + got.stderr
+    assert got.stdout.count("error: ") == bool(code)
+    marker = box.root.parent / "models" / "demo--tiny" / ".complete.json"
+    assert marker.exists() == (code == 0)
+
+
+def test_wiped_home_and_wiped_volume_are_restored_by_the_same_commands(fab, conn, box, hub):
+    assert fab("models", "--get", trees.NAME).returncode == 0
+    hub.asked.clear()
+    shutil.rmtree(box.box_home)
+    prepare(box, conn)
+    assert fab("models", "--get", trees.NAME).returncode == 0 and hub.asked == []
+    shutil.rmtree(box.root)
+    shutil.rmtree(box.root.parent / "models")
+    prepare(box, conn)
+    assert "3.0 MB came now" in fab("models", "--get", trees.NAME).stdout
+    assert "every checksum is right" in fab("models", "--verify").stdout
+
+
+def test_tree_of_three_repositories_is_real_files_on_the_volume_alone(fab, conn, box, hub, tmp_path):
+    tiny_heartmula.build(tmp_path / "tree")
+    for part in sets.find("heartmula-3b").parts:
+        files = [path for path in (tmp_path / "tree" / part.folder).iterdir() if path.is_file()]
+        hub.push(part.repo, {path.name: path.read_bytes() for path in files})
+    got = fab("models", "--get", "heartmula-3b")
+    assert got.returncode == 0, got.stdout + got.stderr
+    (row,) = [row for row in json.loads(fab("models", "--json").stdout) if row["name"] == "heartmula-3b"]
+    assert row["state"] == "complete"
+    assert [path for path in Path(row["folder"]).rglob("*") if path.is_symlink()] == []
+    weights = {path.parent for path in box.folder.rglob("*.safetensors")}
+    assert weights == {Path(row["folder"], name) for name in ("HeartMuLa-oss-3B", "HeartCodec-oss")}
+    assert Path(row["folder"]).is_relative_to(box.root.parent)
 
 
 def test_damaged_file_is_named_and_alone_fetched_again(fab, conn, box, hub):
