@@ -93,7 +93,11 @@ def _verify(place: Place, found: list[dict[str, Any]]) -> int:
     if not names and not others:
         raise BadInput("no model is here; fetch one: --get NAME")
     for each in others:
-        lacks = f"; fetch what it lacks: --get {each['name']}" if each["state"] == "incomplete" else ""
+        lacks = (
+            f"; fetch what it lacks: --get {each['name']}"
+            if each["state"] == "incomplete" and not each["note"]
+            else ""
+        )
         ui.say(f"{each['name']} is {_state(each)}{lacks}")
     return max(_jobs(place, "verify", names), 1 if others else 0)
 

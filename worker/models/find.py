@@ -104,7 +104,10 @@ def _look(wanted: ModelSet, folder: Path, env: Mapping[str, str]) -> Found:
         faults = verify.quick(folder)
         state, note = ("damaged", str(faults[0])) if faults else ("complete", "")
     elif n_bytes:
-        state, note = "incomplete", "the hub's own files are no model" if known and known.unfit else ""
+        state, note = (
+            "incomplete",
+            "the hub's files are no model; get its next release" if known and known.unfit else "",
+        )
     elif there := _snapshot(wanted, env):
         state, note = "absent", f"huggingface_hub has it in {there.folder}"
     else:

@@ -126,7 +126,8 @@ def test_tree_with_nan_is_complete_no_longer_until_the_hub_has_another(heartmula
     checked = verify.check("heartmula-3b", heartmula)
     assert "scale holds NaN or infinity" in str(checked.faults[0]) and checked.code == 2
     assert "remove it, and get it when the hub has another release" in checked.summary()
-    assert find.look(sets.find("heartmula-3b"), heartmula).state == "incomplete"
+    look = find.look(sets.find("heartmula-3b"), heartmula)
+    assert look.state == "incomplete" and "files are no model; get its next release" in look.note
     with pytest.raises(BadInput, match="scale holds NaN or infinity; every file is as the hub has it"):
         fetch.get("heartmula-3b", heartmula)
     repair()
