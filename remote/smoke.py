@@ -42,7 +42,7 @@ def main() -> None:
 
 def _environment() -> dict[str, str]:
     """What a worker has on this machine. Ends with one line where a run is on."""
-    if "MUSICGEN_BOX_ROOT" not in os.environ:
+    if "MUSICGEN_PLATFORM" not in os.environ:  # set by env.sh
         return dict(os.environ)
     import check  # here: it is for boxes alone
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,6 +130,14 @@ def test_removal_asks_and_a_dry_run_removes_nothing(hub, folder):
         act(Here(), ModelFlags(remove=trees.NAME))
     assert act(Here(), ModelFlags(remove=trees.NAME, dry_run=True)) == 0
     assert (folder / "model.safetensors").exists()
+
+
+def test_question_says_that_a_worker_of_this_machine_is_not_seen(hub, monkeypatch, capsys):
+    act(Here(), ModelFlags(get=trees.NAME))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "n"))
+    with pytest.raises(Refused):
+        act(Here(), ModelFlags(remove=trees.NAME))
+    assert "a worker that runs on this machine is not seen: stop it first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
