@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ops import interrupts
-from ops.runpod import errors
 from ops.runpod.api import RunPod
 from ops.runpod.calls import LIST_LAG_S, Tell
 from ops.runpod.errors import ApiError
@@ -17,26 +16,58 @@ END_LIMIT_S = 300.0
 STOP_LIMIT_S = 120.0
 
 
-def stop(runpod: RunPod, pod: Pod) -> None:
-    """Stop a pod, and see that it is, or that it is gone. Raises UserError: it may be billed."""
+def stop(runpod: RunPod, pod: Pod, *, start_asked: bool = False) -> None:
+    """Stop a pod, and see that it is, or that it is gone. Raises UserError: it may be billed.
+
+    `start_asked`: RunPod was asked to start it, and for a while may show the state from before, and refuse
+    the stop. That it is stopped is believed once it was seen to run, or when that while is over; until then
+    the stop is asked for again whenever it is seen to run.
+    """
     if pod.locked:
         raise UserError(f"{pod.id} is locked, so RunPod does not stop it; unlock it in RunPod's console")
+    ran = not start_asked or _runs(runpod, pod.id)
+    ask, state, without, unseen = True, pod.status, 0, None
+    for since_s in runpod.http.clock.looks(STOP_LIMIT_S):
+        try:
+            if ask:
+                _ask_to_stop(runpod, pod.id)
+            now = runpod.pod(pod.id, whole=False) or next(iter(_ours_or(runpod, [pod.id])), None)
+        except ApiError as error:
+            without, unseen = 0, error
+            if not error.passes:
+                break
+            continue
+        without, unseen = (without + 1 if now is None else 0), None
+        if without >= LISTS_WITHOUT or (now and not now.may_bill and (ran or since_s >= LIST_LAG_S)):
+            return
+        if ask := start_asked and now is not None and now.may_bill:
+            ran = True
+        state = now.status if now else state
+    then = f"run it again, or: inv pod.terminate --pod {pod.id}"
+    if unseen:
+        failed = UserError(f"{pod.id} may be STILL BILLING: it was not seen to be stopped ({unseen}); {then}")
+        failed.code = unseen.code
+        raise failed
+    raise UserError(
+        f"{pod.id} is still {state} {duration(STOP_LIMIT_S)} after its stop, and STILL BILLING; {then}"
+    )
+
+
+def _runs(runpod: RunPod, pod_id: str) -> bool:
+    """True if RunPod shows that it may be billed; False where it fails."""
     try:
-        runpod.stop(pod.id)
+        now = runpod.pod(pod_id, whole=False)
+    except ApiError:
+        return False
+    return now is not None and now.may_bill
+
+
+def _ask_to_stop(runpod: RunPod, pod_id: str) -> None:
+    try:
+        runpod.stop(pod_id)
     except ApiError as error:
         if error.status not in (404, 409):  # it may have stopped itself meanwhile
             raise
-    state, without = pod.status, 0
-    for _ in runpod.http.clock.looks(STOP_LIMIT_S):
-        now = runpod.pod(pod.id, whole=False) or next(iter(_ours_or(runpod, [pod.id])), None)
-        without = without + 1 if now is None else 0
-        if without >= LISTS_WITHOUT or (now and not now.may_bill):
-            return
-        state = now.status if now else state
-    raise UserError(
-        f"{pod.id} is still {state} {duration(STOP_LIMIT_S)} after its stop, and STILL BILLING; "
-        f"run it again, or: inv pod.terminate --pod {pod.id}"
-    )
 
 
 @dataclass
@@ -79,7 +110,7 @@ def terminate(
         try:
             there = [pod for pod in _ours_or(runpod, ids) if pod.status != "TERMINATED"]
         except ApiError as error:
-            if error.status not in (errors.NO_ANSWER, 429) and error.status < 500:
+            if not error.passes:
                 raise
             without, done.ending.unsure = 0, str(error)
             continue

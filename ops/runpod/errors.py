@@ -62,6 +62,11 @@ class ApiError(UserError):
         self.status, self.detail, self.code = status, detail, code
         self.may_have_acted = may_have_acted
 
+    @property
+    def passes(self) -> bool:
+        """True if the same call may succeed in a moment: RunPod failed, was silent or has had too many."""
+        return self.status in (NO_ANSWER, 429) or self.status >= 500
+
 
 def refused(
     status: int, content_type: str, body: bytes, what: str, hide: Callable[[str], str] = str

@@ -137,7 +137,7 @@ class Wait:
             now = next((pod for pod in listed if pod.id == self.pod.id), None)
             now = now or self._runpod.pod(self.pod.id)
         except ApiError as error:
-            if error.status not in (errors.NO_ANSWER, 429) and error.status < 500:
+            if not error.passes:
                 raise
             self._tell(f"  {error}")
             return []

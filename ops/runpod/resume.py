@@ -74,7 +74,7 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
             with interrupts.held(tell, f"the stop of {pod.id}"):
                 try:
                     tell(f"stopping {pod.id} again ...")
-                    ending.stop(runpod, pod)
+                    ending.stop(runpod, pod, start_asked=True)
                 except UserError as error:
                     tell(f"STILL BILLING: {error}; run: inv pod.stop --pod {pod.id}")
             raise

@@ -205,6 +205,7 @@ class RunPod:
     list_lag: int = 0  # lists without a new pod
     get_lag: int = 0  # 404s for a new pod
     delete_lag: int = 0  # lists with a deleted pod
+    start_lag: int = 0  # looks at a pod that was started and is still shown as stopped
     deaf: bool = False  # actions and deletions are accepted, and nothing happens
     host_is_full: bool = False  # a stopped pod finds no GPU at its start
     exec_form: bool = True  # `entrypoint` and `cmd` are known fields
@@ -469,7 +470,8 @@ class RunPod:
                 self._leave(pod)
             elif action == "start":
                 first = {"PROVISIONING", "STARTING"}
-                pod.life = ["STARTING", *(step for step in self.life if step not in first)]
+                pod.life = [*["EXITED"] * self.start_lag, "STARTING"]
+                pod.life += [step for step in self.life if step not in first]
             else:
                 self._leave(pod)
                 self._enter(pod)

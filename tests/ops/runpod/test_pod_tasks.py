@@ -143,6 +143,25 @@ def test_stop_that_is_accepted_and_not_done_is_1_and_still_billing(inv, account,
     assert f"error: {pod} is still RUNNING 2 min 0 s after its stop, and STILL BILLING; " in done.err
 
 
+@pytest.mark.parametrize("fault", [{"status": 503}, {"kind": "drop"}])
+def test_stop_whose_looks_fail_for_a_moment_is_seen_after_it(inv, account, running, fault):
+    (pod,) = running("musicgen-1")
+    account.fault("GET", f"/v2/pods/{pod}", times=9, **fault)
+    done = inv("pod.stop", "--yes")
+    assert done.code == 0 and f"{pod} is stopped" in done.err
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 403}, {"kind": "drop"}])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_stop_that_cannot_be_seen_is_1_and_may_be_billing(inv, account, running, fault, method):
+    (pod,) = running("musicgen-1")
+    account.fault(method, f"/v2/pods/{pod}.*", times=10**6, **fault)
+    done = inv("pod.stop", "--yes")
+    assert done.code == 1
+    assert f"error: {pod} may be STILL BILLING: it was not seen to be stopped (" in done.err
+    assert f"inv pod.terminate --pod {pod}" in done.err
+
+
 def test_locked_pod_says_what_to_do(inv, account, running):
     (pod,) = running("musicgen-1")
     account.pods[pod].locked = True

@@ -1,5 +1,6 @@
 """inv pod.resume: the pod runs with a new end, within its price and with a GPU, or is stopped again."""
 
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -343,6 +344,54 @@ def test_pod_that_cannot_be_stopped_again_is_said_to_be_billed(account, stopped,
     with pytest.raises(UserError, match="no login"):
         resume(login=login)
     assert f"STILL BILLING: {pod} is still RUNNING" in resume.said.err
+
+
+@pytest.mark.parametrize("moment", ["right after the start", "when its state is asked for"])
+def test_pod_that_is_still_shown_as_stopped_is_not_believed_to_be(
+    account, us, stopped, resume, monkeypatch, moment
+):
+    pod, act = stopped(), account._action
+    account.start_lag = 10
+
+    def interrupted(call, pod_id):
+        if call.body == {"action": "start"} and moment == "right after the start":
+            signal.raise_signal(signal.SIGINT)
+        return act(call, pod_id)
+
+    monkeypatch.setattr(account, "_action", interrupted)
+    told = KeyboardInterrupt if moment == "right after the start" else UserError
+    with pytest.raises(told):
+        resume()
+    for _ in range(account.start_lag):
+        us.pod(pod)
+    assert account.pods[pod].status == "EXITED"
+
+
+def test_pod_that_starts_late_and_cannot_be_stopped_is_said_to_be_billed(account, stopped, resume):
+    pod = stopped()
+    account.start_lag = 10
+    really = account._action
+
+    def deaf_to_stops(call, pod_id):
+        account.deaf = call.body == {"action": "stop"}
+        return really(call, pod_id)
+
+    account._action = deaf_to_stops
+    with pytest.raises(UserError, match="did not start: it is EXITED"):
+        resume()
+    assert f"STILL BILLING: {pod} is still RUNNING" in resume.said.err
+
+
+def test_pod_that_was_seen_to_run_is_believed_to_be_stopped_at_once(account, clock, stopped, resume):
+    stopped()
+
+    def login(box):
+        clock.slept.clear()
+        raise UserError("no login")
+
+    with pytest.raises(UserError, match="no login"):
+        resume(login=login)
+    assert sum(clock.slept) < 10
 
 
 @pytest.mark.parametrize(
