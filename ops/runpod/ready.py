@@ -111,8 +111,8 @@ class Wait:
             each_list(self.pod, listed)
             log = self._container_log()
             box = self._box(log)
-            is_open = box is not None and self._logs_in(box, log)
-            self._prove_its_end(box, log, is_open)
+            is_open = box is not None and self._logs_in(box, log or ())
+            self._prove_its_end(box, log or (), is_open)
             if box and is_open and self._armed:
                 if asked_s >= self._terms.listed_s and any(pod.id == self.pod.id for pod in listed):
                     return box
@@ -168,12 +168,12 @@ class Wait:
         except ApiError:
             return None
 
-    def _container_log(self) -> list[LogLine]:
-        """What its container has printed since this start; nothing where that is not known."""
+    def _container_log(self) -> list[LogLine] | None:
+        """What its container has printed since this start; None where that is not known."""
         old = self._terms.old_lines
-        if old is None or self.pod.address is None:
-            return []
-        return [line for line in self._log("container") or () if line.id not in old]
+        if self.pod.address is None or old is None or (log := self._log("container")) is None:
+            return None
+        return [line for line in log if line.id not in old]
 
     def _refuse_unusable(self) -> None:
         pod, now_s = self.pod, self._clock.monotonic()
@@ -217,24 +217,28 @@ class Wait:
 
     # --- the box itself
 
-    def _box(self, lines: Sequence[LogLine]) -> Known | None:
-        """The pod as a box, with the host keys that its log names; None until then."""
+    def _box(self, lines: Sequence[LogLine] | None) -> Known | None:
+        """The pod as a box, with the host keys that its log names; None until then.
+
+        What its log has named for this address is trusted although a later look at it finds less or fails.
+        """
         box = pods.known(self.pod, self._terms.key_file)
         if box is None or not self.pod.has_running_gpu:
             return None
-        log = "\n".join(line.text for line in lines)
+        log = "\n".join(line.text for line in lines or ())
         named = host_keys.fingerprints(log)
+        if self._trusted and self._trusted[:2] == (box.host, box.port) and {*named} <= {*self._trusted[2]}:
+            return box
         if not named and self._since_s(self._addressed_s) < HOST_KEYS_S:
             return None
-        if self._trusted != (box.host, box.port, named):
-            self._opened = None
-            try:
-                said = host_keys.started(box, log)
-            except OSError as error:
-                raise unwritable(error) from None
-            if self._trusted is None or not named:
-                self._tell(f"  {said}")
-            self._trusted = (box.host, box.port, named)
+        self._opened = None
+        try:
+            said = host_keys.started(box, log)
+        except OSError as error:
+            raise unwritable(error) from None
+        if self._trusted is None or not named:
+            self._tell(f"  {said}")
+        self._trusted = (box.host, box.port, named)
         return box
 
     def _logs_in(self, box: Known, log: Sequence[LogLine]) -> bool:

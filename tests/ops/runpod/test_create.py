@@ -137,6 +137,22 @@ def test_without_host_keys_in_the_log_the_first_one_is_trusted_and_that_is_said(
     assert sum(clock.slept) >= 30
 
 
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"kind": "drop"}])
+def test_host_keys_that_its_log_named_stay_trusted_where_a_later_look_at_it_fails(
+    made, account, listening, told, fault
+):
+    answers = iter(["not yet", "not yet", ""])
+
+    def login(box):
+        account.fault("GET", f"{PODS}/.*/logs", times=2, **fault)
+        expected = boxes.folder_of(box.id) / "known_hosts.expected"
+        assert expected.exists() and expected.read_text("ascii").split() == listening
+        return next(answers)
+
+    made(login)
+    assert "the first one seen is trusted" not in str(told)
+
+
 def test_runpod_that_fails_for_a_moment_while_waiting_ends_nothing(made, account):
     def login(box):
         if not account.faults:
