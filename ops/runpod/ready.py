@@ -26,7 +26,8 @@ _OLD_DRIVER = "unsatisfied condition: cuda"
 
 # The pod is paid for meanwhile. At its start an image of 10 GB is pulled.
 START_S = 900.0
-ADDRESS_S = 120.0  # after RUNNING
+PRICE_S = 60.0  # after RUNNING
+ADDRESS_S = 120.0  # the same
 GPU_S = 60.0  # after the address
 HOST_KEYS_S = 30.0  # after the address, for the log that names them
 ARMED_S = 120.0  # after the address, for the proof that it will end
@@ -113,7 +114,7 @@ class Wait:
             box = self._box(log)
             is_open = box is not None and self._logs_in(box, log or ())
             self._prove_its_end(box, log or (), is_open)
-            if box and is_open and self._armed:
+            if box and is_open and self._armed and self.pod.usd_per_hour > 0:
                 if asked_s >= self._terms.listed_s and any(pod.id == self.pod.id for pod in listed):
                     return box
                 self._tell_once("  it is ready; waiting until RunPod lists what was created before it ...")
@@ -189,6 +190,8 @@ class Wait:
                 raise NotReady(f"it is still {pod.status} after {duration(START_S)}")
             return
         self._running_s = now_s if self._running_s is None else self._running_s
+        if not pod.usd_per_hour > 0 and self._since_s(self._running_s) >= PRICE_S:
+            raise NotReady("RunPod does not say what it costs")
         if pod.address is None:
             self._addressed_s = None
             if self._since_s(self._running_s) >= ADDRESS_S:

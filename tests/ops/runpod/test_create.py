@@ -251,6 +251,20 @@ def test_useless_pod_is_terminated_before_the_next_one_is_created(made, account,
     assert posts[0] < deleted[0] < posts[1]
 
 
+@pytest.mark.parametrize("cost", [None, 0.0, -0.4])
+def test_pod_whose_price_is_not_known_is_not_within_any_maximum(made, account, told, cost):
+    def respond(call, *rest, before=account.respond):
+        status, answer = before(call, *rest)
+        for pod in answer.get("pods", []) if isinstance(answer, dict) else []:
+            if pod["id"] == "pod0000000":
+                pod["cost"] = cost
+        return status, answer
+
+    account.respond = respond
+    assert made().pod.id == "pod0000001"
+    assert "pod0000000 is given up: RunPod does not say what it costs" in str(told)
+
+
 def test_driver_that_is_too_old_is_given_up_at_once(made, account, once, told, clock):
     account.life = ["STARTING"]
     once("is given up", **GOOD)
