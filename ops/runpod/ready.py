@@ -8,6 +8,7 @@ pod that is not ready.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ops import boxes, host_keys
 from ops.boxes import Known
@@ -18,6 +19,7 @@ from ops.runpod.errors import ApiError
 from ops.runpod.types import LogLine, Pod
 from worker.amounts import duration, usd
 from worker.errors import UserError
+from worker.timestamps import stamp
 
 _LOG_LINES = 5000
 # What RunPod's log says over and over where the machine's driver is older than the image's CUDA.
@@ -69,14 +71,16 @@ class Terms:
 
     `old_lines`: the ids of what its logs had before this start, with host keys that are not trusted any
     more; None: that is not known, so that none is trusted for being in the log. `ends_itself`: its end has
-    to be proved; False for a pod that was not given our start script. `listed_s`: so long after its creation
-    a list has to show it.
+    to be proved; False for a pod that was not given our start script. `ends_at`: the end that its log has to
+    name, as a line of an earlier start may be there, too; None: any, as there was none. `listed_s`: so long
+    after its creation a list has to show it.
     """
 
     cap_usd: float
     key_file: str | None
     old_lines: Collection[str] | None = ()
     ends_itself: bool = True
+    ends_at: datetime | None = None
     listed_s: float = 0.0
 
 
@@ -208,7 +212,7 @@ class Wait:
 
         `is_open`: a login works. Raises NotArmed if there is neither in time.
         """
-        self._armed = self._armed or any(container.ARMED in line.text for line in log)
+        self._armed = self._armed or any(self._says_its_end(line.text) for line in log)
         is_late = self._since_s(self._addressed_s) >= ARMED_S
         if self._armed or box is None or not (is_late or (is_open and not log)):
             return
@@ -217,6 +221,12 @@ class Wait:
             self._armed = True
         elif is_late:
             raise NotArmed(f"its image did not run our start script, so nothing would end it ({why})")
+
+    def _says_its_end(self, line: str) -> bool:
+        _, said, end = line.partition(container.ARMED)
+        wanted = self._terms.ends_at
+        # Seconds since 1970 where the image's `date` knows no better.
+        return bool(said) and (wanted is None or end.strip() in (stamp(wanted), str(int(wanted.timestamp()))))
 
     # --- the box itself
 

@@ -106,7 +106,7 @@ def start(
     tell(f"{pod.id} is starting ...")
     if not pods.is_created(pod):
         tell(f"warning: inv pod.create did not make {pod.id}, so nothing ends it until you run: fab install")
-    terms = Terms(plan.cap_usd, key_file, old_lines, ends_itself=pods.is_created(pod))
+    terms = Terms(plan.cap_usd, key_file, old_lines, ends_itself=pods.is_created(pod), ends_at=plan.ends_at)
     wait = Wait(runpod, _started(runpod, pod), terms, checks, tell)
     try:
         box = wait.run()

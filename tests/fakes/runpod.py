@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.runpod.container import ARMED
+from ops.runpod.pods import END
 from tests.fakes.contract import Contract, Operation
 
 HERE = Path(__file__).parent
@@ -490,7 +491,8 @@ class RunPod:
         pod.started_at = datetime.now(UTC) + self.clock_ahead
         pod.log("system", "start container")
         if self.runs_request(pod):
-            pod.log("container", f"{ARMED}{_stamp(datetime.now(UTC) + timedelta(hours=1))}")
+            end_s = int(pod.request.get("env", {}).get(END, 0))
+            pod.log("container", f"{ARMED}{_stamp(datetime.fromtimestamp(end_s, UTC))}")
         nowhere = ("203.0.113.7", 40000 + pod.n_starts)  # another port at each start
         container = self.containers(pod) if self.containers else nullcontext(nowhere)
         pod.address = pod.container.enter_context(container)

@@ -128,6 +128,19 @@ def test_line_of_an_earlier_start_is_no_proof_that_it_will_end_now(account, crea
     assert account.billed() == []
 
 
+def test_line_of_an_earlier_start_is_no_proof_where_the_old_log_was_read_in_part(account, created, resume):
+    pod, really = created(), account._logs
+
+    def cut(call, pod_id):
+        if not account.sent("POST", f"/v2/pods/{pod}/action").count({"action": "start"}):
+            return 200, ""
+        return really(call, pod_id)
+
+    account._logs, account.obeys = cut, set()
+    with pytest.raises(UserError, match="its image did not run our start script"):
+        resume()
+
+
 def test_pod_of_pod_create_is_resumed_without_a_warning(created, resume):
     created()
     assert "warning" not in resume()
