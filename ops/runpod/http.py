@@ -171,7 +171,9 @@ class Http:
         try:
             if answer.status != 200:
                 content_type = answer.headers.get("Content-Type", "")
-                raise errors.refused(answer.status, content_type, answer.data, what, self.hide)
+                with _explained(what, None):
+                    content = answer.data
+                raise errors.refused(answer.status, content_type, content, what, self.hide)
             yield from _events(self._lines(answer))
         finally:
             answer.close()

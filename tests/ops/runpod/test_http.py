@@ -221,6 +221,14 @@ def test_log_that_stays_open_is_read_as_far_as_it_is(account, us, request_of, mo
     assert time.monotonic() - started < 60
 
 
+def test_log_s_refusal_that_never_comes_whole_is_one_line(account, us, request_of, monkeypatch):
+    monkeypatch.setattr("ops.runpod.http._QUIET_S", 0.2)
+    pod = us.create_pod(request_of())
+    account.fault("GET", f"{PODS}/{pod.id}/logs", 500, Content_Length="9999")
+    with pytest.raises(ApiError, match="RunPod did not answer"):
+        us.log(pod.id, "system")
+
+
 LINES = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"))
 
 
