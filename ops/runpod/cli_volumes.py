@@ -1,11 +1,12 @@
 """`inv pod.volume-list`, `pod.volume-create` and `pod.volume-delete`: what they ask, show and carry out."""
 
-from ops import ui
+from ops import interrupts, ui
 from ops.runpod import bills, volumes
 from ops.runpod.api import RunPod
+from ops.runpod.types import Volume
 from ops.settings import Settings
 from worker.amounts import count, usd
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 
 
 def show_volumes(settings: Settings, *, json: bool) -> None:
@@ -32,12 +33,33 @@ def create_volume(
     question = f"Make it, for {usd(plan['per_month_usd'])} a month ({bills.LISTED}) until it is deleted?"
     if not ui.agreed_for_json([plan], question, yes=yes, dry_run=dry_run, json=json):
         return
-    made = runpod.create_volume(name, size_gb, data_center)
+    made = _made(runpod, name, size_gb, data_center)
     if json:
         ui.show(volumes.rows([made], []), json=True)
     else:
         ui.write(made.id)
     ui.say(f"a pod gets it by this line in .env: RUNPOD_NETWORK_VOLUME_ID={made.id}")
+
+
+def _made(runpod: RunPod, name: str, size_gb: int, data_center: str) -> Volume:
+    """The new volume. Raises UserError, also for a Ctrl-C once it is there: it is not to be made twice."""
+    made: Volume | UserError | None = None
+    try:
+        with interrupts.held(ui.say, "RunPod's answer"):
+            try:
+                made = runpod.create_volume(name, size_gb, data_center)
+            except UserError as error:
+                made = error
+    except KeyboardInterrupt:
+        if isinstance(made, Volume):
+            made = UserError(
+                f"interrupted after network volume {made.id} was made, which costs "
+                f"{usd(bills.month_usd(made))} a month until: inv pod.volume-delete --volume {made.id}"
+            )
+            made.code = ui.INTERRUPTED
+    if isinstance(made, Volume):
+        return made
+    raise made or KeyboardInterrupt
 
 
 def delete_volume(settings: Settings, volume_id: str, *, yes: bool, dry_run: bool, json: bool) -> None:

@@ -21,7 +21,10 @@ def rows(volumes: Sequence[Volume], there: Sequence[Pod]) -> list[dict[str, Any]
 
 
 def checked(runpod: RunPod, name: str, size_gb: int, data_center: str) -> dict[str, Any]:
-    """The plan of a new volume. Raises BadInput for a size or data centre that there is not."""
+    """The plan of a new volume. Raises BadInput for a size or data centre that there is not.
+
+    And for a name that there is: RunPod would make a second one of the same name, which costs as much again.
+    """
     least, most = SIZES_GB
     if not least <= size_gb <= most:
         raise BadInput(f"--size {size_gb} is not from {least} to {most} GB; correct it")
@@ -30,6 +33,11 @@ def checked(runpod: RunPod, name: str, size_gb: int, data_center: str) -> dict[s
         given = f"{data_center} has no network volumes" if data_center else "a volume is in one data centre"
         raise BadInput(
             f"{given}; give --data-center with one of {', '.join(there)} that has your GPU (inv pod.offers)"
+        )
+    if same := next((volume for volume in runpod.volumes() if volume.name == name), None):
+        raise BadInput(
+            f"there is a network volume {name} already, {same.id} ({same.size_gb} GB in {same.data_center}); "
+            f"use it with RUNPOD_NETWORK_VOLUME_ID={same.id}, or give another --name"
         )
     return {
         "name": name,

@@ -1,6 +1,7 @@
 """inv pod.volume-list, volume-create and volume-delete: what is shown, asked, done and still billed."""
 
 import json
+import signal
 
 import pytest
 
@@ -60,6 +61,34 @@ def test_new_volume_as_json_is_only_json(inv):
 def test_volume_that_cannot_be_is_2_and_is_not_made(inv, account, arguments, words):
     done = inv("pod.volume-create", "--yes", *arguments)
     assert done.code == 2 and words in done.err and account.volumes == {}
+
+
+def test_second_volume_of_the_same_name_is_refused(inv, account):
+    arguments = ["pod.volume-create", "--yes", "--data-center", "EU-RO-1"]
+    assert inv(*arguments).code == 0
+    done = inv(*arguments)
+    assert done.code == 2 and list(account.volumes) == ["vol0000001"]
+    assert "there is a network volume musicgen-songs already, vol0000001" in done.err
+    assert inv(*arguments, "--name", "musicgen-other").code == 0
+
+
+@pytest.mark.parametrize("status", [None, 502, 402])
+def test_interrupted_creation_of_a_volume_says_what_there_is(inv, account, status):
+    def respond(call, *rest, before=account.respond):
+        answer = before(call, *rest)
+        if (call.method, call.path) == ("POST", "/v2/network-volumes"):
+            signal.raise_signal(signal.SIGINT)
+        return answer
+
+    account.respond = respond
+    if status:
+        account.fault("POST", "/v2/network-volumes", status, acts=status == 502)
+    done = inv("pod.volume-create", "--yes", "--data-center", "EU-RO-1")
+    if status == 402:
+        assert done.code == 1 and "error: the RunPod account has no money left" in done.err
+    else:
+        assert done.code == 75 and "run the same command again" not in done.err
+        assert "error: interrupted after network volume vol0000001 was made, which costs $7.00 a" in done.err
 
 
 def test_volume_without_money_is_one_line(inv, account):
