@@ -32,7 +32,7 @@ class NoFreeGpu(UserError):
 
 
 class NotStarted(UserError):
-    """RunPod refused the start, so nothing is paid for."""
+    """RunPod refused the start, so the pod is as it was."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ def stopped_again(runpod: RunPod, pod: Pod, tell: Tell) -> Iterator[None]:
             yield
         except BaseException as error:
             if isinstance(error, NotStarted) or (isinstance(error, NoFreeGpu) and not error.started):
+                if pod.may_bill:
+                    interrupts.quietly(tell)(
+                        f"warning: {pod.id} is {pod.status}, as before, and may be billed until: "
+                        f"inv pod.terminate --pod {pod.id}"
+                    )
                 raise
             tell = interrupts.quietly(tell)
             with interrupts.held(tell, f"the stop of {pod.id}"):

@@ -425,6 +425,20 @@ def test_refused_start_is_one_line_and_starts_nothing(account, stopped, resume, 
     assert account.pods[pod].status == "EXITED"
 
 
+@pytest.mark.parametrize(("state", "is_said"), [("ERROR", True), ("EXITED", False)])
+@pytest.mark.parametrize("status", [400, 402])
+def test_failed_pod_whose_start_is_refused_is_said_to_be_billed_perhaps(
+    account, stopped, resume, state, is_said, status
+):
+    pod = stopped()
+    account.pods[pod].life = [state]
+    refused(account, pod, status, "RunPod's words")
+    with pytest.raises(UserError):
+        resume()
+    line = f"{pod} is ERROR, as before, and may be billed until: inv pod.terminate --pod {pod}\n"
+    assert (line in resume.said.err) == is_said
+
+
 def test_start_whose_answer_was_lost_is_a_start(account, stopped, resume):
     pod = stopped()
     account.fault("POST", f"/v2/pods/{pod}/action", 502, acts=True)
