@@ -94,7 +94,14 @@ def create_pod(
     asked = prepare.checked(settings, options)
     ui.refuse_json_that_asks(yes=yes, dry_run=dry_run, json=json)
     runpod = RunPod.of(settings, "pod.create", ui.say)
-    there = create.running(runpod)
+    ours = pods.ours(runpod)
+    for pod in ours:
+        if pod.may_bill and not (pod.alive or pod.unread):  # what cannot be read is said by the list
+            ui.say(
+                f"warning: {pod.id} is {pod.status}, and may be billed until: "
+                f"inv pod.terminate --pod {pod.id}"
+            )
+    there = [pod for pod in ours if pod.alive]
     if there and not options.another:
         _already(there, json=json and not dry_run)
         if not dry_run:

@@ -150,6 +150,16 @@ def test_pod_that_is_there_already_is_shown_and_0(inv, account, us, request_of, 
     assert f"there is a pod already, nothing was created: {there.id}" in done.stderr
 
 
+def test_failed_pod_beside_a_new_one_is_said_to_be_billed_perhaps(inv, account, us, request_of, ssh_key):
+    failed, stopped = (us.create_pod(request_of(name)).id for name in ("musicgen-1", "musicgen-2"))
+    account.pods[failed].life, account.pods[stopped].life = ["ERROR"], ["EXITED"]
+    done = inv("pod.create", "--dry-run")
+    assert f"warning: {failed} is ERROR, and may be billed until: inv pod.terminate --pod {failed}\n" in (
+        done.stderr
+    )
+    assert done.returncode == 0 and stopped not in done.stderr
+
+
 def test_creation_that_runpod_refuses_is_one_line_without_the_key(inv, account, ssh_key):
     account.balance_usd = 0
     done = inv("-d", "pod.create", "--yes")  # the fixture looks for the key
