@@ -6,7 +6,7 @@ them says `LISTED`, or leads to a command that does. Asks nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ops.runpod.types import Pod, PodBill, Volume
 from worker.amounts import usd
@@ -17,17 +17,21 @@ DISK_GB_USD = 0.10  # of the container's disk, and while the pod runs of the one
 STOPPED_DISK_GB_USD = 0.20  # of the latter while it is stopped
 NETWORK_GB_USD = 0.07  # of a standard volume; what a high-performance one costs is not known here
 HOURS_OF_MONTH = 730
+# A container that starts so long after its pod's creation is not the first one.
+_FIRST_START = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a pod has cost. `billed_usd`: None where the bills are not known.
 
-    `usd` has its price for the hours that no bill has yet, of its newest start only.
+    `usd` has its price for the hours that no bill has yet, of a start that still runs. RunPod does not say
+    when an earlier one ended, and bills hours late: with `is_least` more may come for what has ended.
     """
 
     usd: float
     billed_usd: float | None
+    is_least: bool = False
 
 
 def cost(pod: Pod, bills: Sequence[PodBill] | None, now: datetime) -> Cost:
@@ -36,7 +40,13 @@ def cost(pod: Pod, bills: Sequence[PodBill] | None, now: datetime) -> Cost:
     since = max([pod.started_at or pod.created_at, *(bill.end for bill in own)])
     unbilled_s = max((now - since).total_seconds(), 0.0) if pod.may_bill else 0.0
     billed = sum(bill.total_usd for bill in own)
-    return Cost(billed + unbilled_s / 3600 * pod.usd_per_hour, None if bills is None else billed)
+    billed_until = max([pod.created_at, *(bill.end for bill in own)])
+    is_restarted = pod.started_at is not None and pod.started_at - billed_until > _FIRST_START
+    return Cost(
+        billed + unbilled_s / 3600 * pod.usd_per_hour,
+        None if bills is None else billed,
+        is_least=is_restarted or not pod.may_bill,
+    )
 
 
 def disk_hour_usd(size_gb: int) -> float:

@@ -88,13 +88,16 @@ def _closing(
 ) -> str:
     billing = [pod for pod in there if pod.may_bill]
     hourly = sum(pod.usd_per_hour for pod in billing)
-    spent = sum(bills.cost(pod, billed, now).usd for pod in there)
+    costs = [bills.cost(pod, billed, now) for pod in there]
+    spent = f"{usd(sum(cost.usd for cost in costs))} so far"
+    if any(cost.is_least for cost in costs):
+        spent = f"at least {spent}, as RunPod bills the last hours before a stop late"
     storage = storage_line(there, volumes)
     if not there:
         return f"no pod of this project{storage}"
     if not billing:
-        return f"{count(len(there), 'pod')}, none of which runs, {usd(spent)} so far{storage}"
-    return f"{count(len(there), 'pod')}, {usd(hourly)} per hour, {usd(spent)} so far{storage}"
+        return f"{count(len(there), 'pod')}, none of which runs, {spent}{storage}"
+    return f"{count(len(there), 'pod')}, {usd(hourly)} per hour, {spent}{storage}"
 
 
 def storage_line(there: Sequence[Pod], volumes: Sequence[Volume]) -> str:

@@ -68,7 +68,8 @@ def _remark(pod: Pod, end: datetime | None, now: datetime, beat: Status | None) 
         return f"{late}; run: inv pod.stop --pod {pod.id}"
     if pod.status == "EXITED":
         disk = bills.stopped_month_usd(pod)
-        return f"stopped; its disk costs {usd(disk)} a month" if disk else "stopped"
+        late = "stopped; its last hours are billed late"
+        return f"{late}; its disk costs {usd(disk)} a month" if disk else late
     if pod.status == "ERROR":
         again = "inv pod.resume may start it, " if "start" in pod.actions else ""
         return f"failed, and may be billed; {again}inv pod.terminate ends it"

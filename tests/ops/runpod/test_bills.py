@@ -29,8 +29,8 @@ def bill(hour, usd, pod="pod1"):
 
 
 def test_without_bills_the_newest_start_counts():
-    assert bills.cost(POD, None, NOON) == bills.Cost(4 * 0.4, None)
-    assert bills.cost(POD, [], NOON) == bills.Cost(4 * 0.4, 0.0)
+    assert bills.cost(POD, None, NOON) == bills.Cost(4 * 0.4, None, is_least=True)
+    assert bills.cost(POD, [], NOON) == bills.Cost(4 * 0.4, 0.0, is_least=True)
 
 
 def test_hours_that_are_billed_are_not_counted_again():
@@ -38,9 +38,17 @@ def test_hours_that_are_billed_are_not_counted_again():
     assert found.billed_usd == pytest.approx(0.92) and found.usd == pytest.approx(0.92 + 2 * 0.4)
 
 
-def test_stopped_pod_costs_what_was_billed():
-    stopped = replace(POD, status="EXITED", usd_per_hour=0.0)
-    assert bills.cost(stopped, [bill(8, 0.4)], NOON) == bills.Cost(0.4, 0.4)
+@pytest.mark.parametrize("status", ["EXITED", "RUNNING"])
+def test_what_has_stopped_or_was_resumed_costs_at_least_what_was_billed(status):
+    began = NOON if status == "RUNNING" else POD.started_at
+    pod = replace(POD, status=status, usd_per_hour=0.0, started_at=began)
+    assert bills.cost(pod, [bill(8, 0.4)], NOON) == bills.Cost(0.4, 0.4, is_least=True)
+    assert bills.cost(pod, None, NOON) == bills.Cost(0.0, None, is_least=True)
+
+
+def test_first_start_has_no_earlier_one_whose_hours_may_be_missing():
+    pod = replace(POD, created_at=POD.started_at - timedelta(minutes=10))
+    assert not bills.cost(pod, [], NOON).is_least
 
 
 @given(st.lists(st.tuples(st.integers(0, 23), st.floats(0, 100))), st.floats(-48, 48))

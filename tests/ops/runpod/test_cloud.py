@@ -115,6 +115,16 @@ def test_stopped_pod_by_its_id_says_that_it_is_stopped(account, us, running):
 # --- inv status
 
 
+def test_pod_that_was_stopped_is_not_said_to_have_cost_nothing(inv, account, us, running):
+    (pod,) = running("musicgen-1")
+    account.pods[pod].created_at -= timedelta(hours=5)
+    us.stop(pod)
+    done = inv("status")
+    assert "none of which runs, at least $0.00 so far, as RunPod bills the last hours before a" in done.err
+    account.add_bill(pod, account.pods[pod].created_at, 0.40)
+    assert "at least $0.40 so far" in inv("status").err
+
+
 def test_without_a_key_runpod_is_not_set_up(monkeypatch, account):
     assert Pods().not_set_up(Settings.load()) == ""
     monkeypatch.delenv("RUNPOD_API_KEY")
