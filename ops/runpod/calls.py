@@ -42,7 +42,10 @@ class Calls:
         for _ in range(_MOST_PAGES):
             answer = self.http.json("GET", path, what, query=query)
             found += _read(lambda page: [of(each) for each in page[into]], answer, what)
-            cursor = (answer.get("pagination") or {}).get("nextCursor")
+            pagination = answer.get("pagination") or {}
+            cursor = pagination.get("nextCursor")
+            if pagination.get("hasNextPage") and not cursor:
+                raise errors.broken("no cursor of the next page", what)
             if not cursor or cursor in asked:
                 return found
             asked.add(cursor)

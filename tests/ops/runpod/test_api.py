@@ -62,6 +62,14 @@ def test_pages_that_go_in_a_circle_end(account, us, request_of, monkeypatch):
     assert us.pods() == []
 
 
+def test_list_that_has_a_next_page_and_no_way_to_it_is_half_a_list(account, us, request_of, monkeypatch):
+    us.create_pod(request_of())
+    half = {"pods": [], "pagination": {"nextCursor": None, "hasNextPage": True}}
+    monkeypatch.setattr(type(account), "_list", lambda *_: (200, half))
+    with pytest.raises(UserError, match="no cursor of the next page"):
+        us.pods()
+
+
 def test_gpu_type_has_a_price_where_it_is_offered(us):
     found = {gpu.id: gpu for gpu in us.gpu_types("SECURE", "12.9")}
     assert found["NVIDIA A40"].usd_per_hour == {"SECURE": 0.40, "COMMUNITY": 0.35}
