@@ -89,6 +89,9 @@ class PodPlan:
             "gpu": gpu,
             "disk": self.disk_gb,
             "ports": ["22/tcp"],
+            # Without it a pod has no SSH access, whatever its `ssh` says (OpenAPI document of v2: PodSsh). It
+            # would bring the account's keys where there is no PUBLIC_KEY; ours holds.
+            "startSsh": True,
             "env": env,
             **start(self.start_script),
         }

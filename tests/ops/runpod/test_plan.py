@@ -27,6 +27,7 @@ def test_request_is_exactly_this(plan, ssh_key):
         "gpu": {"id": "NVIDIA A40", "count": 1, "minCudaVersion": "12.9", "minRamPerGpu": 32},
         "disk": 100,
         "ports": ["22/tcp"],
+        "startSsh": True,
         "env": {
             "PUBLIC_KEY": ssh_key.with_suffix(".pub").read_text("utf-8").strip(),
             "MUSICGEN_LIFETIME_END": str(int(NOW.timestamp()) + 8 * 3600),
