@@ -158,9 +158,7 @@ def pod_resume(
     settings = Settings.load(spends=True)
 
     def recreate(plan: resume.Plan) -> Pod:
-        return cli_resume.replacement(
-            settings, plan.pod, plan.ends_at, plan.cap_usd, _ssh_checks(settings), yes=yes
-        )
+        return cli_resume.replacement(settings, plan, _ssh_checks(settings), yes=yes, json=json)
 
     cli_resume.resume_pod(
         settings, options, _ssh_checks(settings), recreate, yes=yes, dry_run=dry_run, json=json

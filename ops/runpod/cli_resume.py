@@ -50,10 +50,8 @@ def resume_pod(
     if "start" not in pod.actions:
         raise UserError(f"{pod.id} is {pod.status} and cannot be started; run: inv pod.terminate")
     plan = _plan(runpod, settings, pod, options)
-    most = plan.cap_usd * (plan.ends_at - datetime.now(UTC)).total_seconds() / 3600
-    if not ui.agreed_for_json(
-        plan.rows(), f"Start it, for at most {usd(most)}?", yes=yes, dry_run=dry_run, json=json
-    ):
+    question = f"Start it, for at most {usd(plan.worst_case_usd)}?"
+    if not ui.agreed_for_json(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):
         return
     resume.give_new_end(runpod, plan)
     try:
@@ -64,10 +62,10 @@ def resume_pod(
             except OSError as error:
                 raise ready.unwritable(error) from None
     except resume.NoFreeGpu as error:
-        _elsewhere(runpod, plan, error, recreate)
+        _elsewhere(runpod, plan, error, recreate, json=json)
         return
     if json:
-        ui.show([asdict(pod_row(resumed, None, datetime.now(UTC)))], json=True)
+        _show(resumed)
     else:
         ui.write(f"{box.id}  {box.user}@{box.host}:{box.port}")
     ui.say(
@@ -75,6 +73,10 @@ def resume_pod(
         "  go on       fab up logs\n"
         f"  end it now  inv pod.stop --pod {box.id}"
     )
+
+
+def _show(pod: Pod) -> None:
+    ui.show([asdict(pod_row(pod, None, datetime.now(UTC)))], json=True)
 
 
 def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) -> resume.Plan:
@@ -87,7 +89,7 @@ def _plan(runpod: RunPod, settings: Settings, pod: Pod, options: ResumeOptions) 
         )
     own = settings.hourly_cost_usd
     return resume.Plan(
-        pod, datetime.now(UTC) + lifetime, cap, listed, report_usd=listed if own is None else own
+        pod, lifetime, datetime.now(UTC) + lifetime, cap, listed, report_usd=listed if own is None else own
     )
 
 
@@ -98,7 +100,9 @@ def _list_price(runpod: RunPod, pod: Pod) -> float | None:
     return None if each is None else each * pod.n_gpus
 
 
-def _elsewhere(runpod: RunPod, plan: resume.Plan, error: resume.NoFreeGpu, recreate: Recreate | None) -> None:
+def _elsewhere(
+    runpod: RunPod, plan: resume.Plan, error: resume.NoFreeGpu, recreate: Recreate | None, *, json: bool
+) -> None:
     """Go on with the same network volume on another machine. Raises UserError where that cannot be done."""
     pod = plan.pod
     why = f"the machine of {pod.id} has no free GPU ({error})"
@@ -116,30 +120,32 @@ def _elsewhere(runpod: RunPod, plan: resume.Plan, error: resume.NoFreeGpu, recre
         )
     ui.say(f"{why}; making a new pod with network volume {pod.volume_id}")
     made = recreate(plan)
+    if json:
+        _show(made)
     if lines := ending.terminate(runpod, [pod.id], ui.say).failures():
         raise UserError("\n".join(lines))
     ui.say(f"{made.id} has taken the place of {pod.id}, which is gone")
 
 
-def replacement(
-    settings: Settings, old: Pod, ends_at: datetime, cap_usd: float, checks: SshChecks, *, yes: bool
-) -> Pod:
+def replacement(settings: Settings, resumed: resume.Plan, checks: SshChecks, *, yes: bool, json: bool) -> Pod:
     """A new pod for the same purpose and with the same network volume as one that cannot be started again.
 
     Asks first. The old one stays as it is. Raises UserError if there is none to be had.
     """
+    old = resumed.pod
     options = PodOptions(
         purpose=prepare.purpose_of_pod(old),
         cloud=old.cloud.lower(),
-        max_price_usd=cap_usd,
-        lifetime=ends_at - datetime.now(UTC),
+        max_price_usd=resumed.cap_usd,
+        lifetime=resumed.lifetime,
         disk_gb=old.disk_gb,
         volume_id=old.volume_id,
         another=True,
     )
     runpod = RunPod.of(settings, "pod.resume", ui.say)
     plan, _ = prepare.prepare(runpod, settings, prepare.checked(settings, options))
-    ui.agreed(plan.rows(), f"Create it, for at most {usd(plan.worst_case_usd)}?", yes=yes)
+    question = f"Create it, for at most {usd(plan.worst_case_usd)}?"
+    ui.agreed_for_json(plan.rows(), question, yes=yes, dry_run=False, json=json)
     made = create.carry_out(runpod, plan, checks, ui.say, another=True)
     if made.pod is None:
         raise UserError(f"no pod was created in place of {old.id}")

@@ -6,11 +6,11 @@ Whatever goes wrong after the start stops it again. Where its machine has no fre
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ops import interrupts
 from ops.boxes import Known
-from ops.runpod import ending, pods, refusals
+from ops.runpod import bills, ending, pods, refusals
 from ops.runpod.api import RunPod
 from ops.runpod.calls import Tell
 from ops.runpod.errors import ApiError
@@ -37,13 +37,23 @@ class NotStarted(UserError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a resume will do. `per_hour_usd`: the list price, if known; `report_usd`: what reports count."""
+    """What a resume will do. `per_hour_usd`: the list price, if known; `report_usd`: what reports count.
+
+    `lifetime`: that of the pod, which ends at `ends_at`, or of a new one in its place.
+    """
 
     pod: Pod
+    lifetime: timedelta
     ends_at: datetime
     cap_usd: float
     per_hour_usd: float | None
     report_usd: float | None = None
+
+    @property
+    def worst_case_usd(self) -> float:
+        """The whole lifetime at the maximum price, with the disks that are billed while it runs."""
+        disks_usd = bills.disk_hour_usd(self.pod.disk_gb + self.pod.host_disk_gb)
+        return (self.cap_usd + disks_usd) * self.lifetime.total_seconds() / 3600
 
     def rows(self) -> list[dict[str, object]]:
         """For the user."""

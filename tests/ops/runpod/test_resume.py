@@ -194,6 +194,12 @@ def test_pod_of_somebody_else_is_not_started(stopped, resume):
 # --- prices
 
 
+def test_question_s_worst_case_has_the_disks(stopped, inv):
+    stopped(disk=1000, mounts={"persistent": {"size": 460, "path": "/workspace"}})
+    asked = inv("pod.resume", "--lifetime", "10h", "--max-price", "0.50", typed="n\n").err
+    assert "Start it, for at most $7.00?" in asked  # ten hours at $0.50, and 1460 GB for $0.20 an hour
+
+
 def test_price_over_the_maximum_is_refused_before_it_starts(account, stopped, resume, monkeypatch):
     pod = stopped()
     monkeypatch.setenv("MUSICGEN_MAX_PRICE", "0.30")
@@ -253,6 +259,40 @@ def test_full_machine_with_a_volume_is_replaced_on_that_volume(account, us, stop
     assert asked == [(pod, "vol0000001")]
     assert [each.name for each in us.pods()] == ["musicgen-2"]
     assert "has taken the place of" in said
+
+
+@pytest.fixture
+def replaced(account, stopped, resume, ssh_key):
+    """`inv pod.resume --yes` of a pod with a volume whose machine is full; -> its id."""
+
+    def run(**options):
+        pod = stopped(mounts={"network": [{"volumeId": account.add_volume(), "path": "/workspace"}]})
+        account.host_is_full = True
+
+        def recreate(plan):
+            checks = SshChecks(lambda box: "", lambda box: "no timer runs there")
+            json = options.get("json", False)
+            return cli_resume.replacement(Settings.load(), plan, checks, yes=True, json=json)
+
+        resume(recreate=recreate, **options)
+        return pod
+
+    return run
+
+
+def test_new_pod_in_place_of_a_full_one_has_the_shortest_lifetime_too(account, us, replaced):
+    replaced(lifetime=timedelta(minutes=10))
+    (pod,) = us.pods()
+    left_s = int(pod.env["MUSICGEN_LIFETIME_END"]) - datetime.now(UTC).timestamp()
+    assert left_s == pytest.approx(600, abs=60)
+
+
+def test_json_of_a_new_pod_in_place_of_a_full_one_is_only_json(us, resume, replaced):
+    import json
+
+    old = replaced(json=True)
+    (pod,) = us.pods()
+    assert pod.id != old and [row["id"] for row in json.loads(resume.said.out)] == [pod.id]
 
 
 def test_old_pod_stays_where_no_new_one_is_to_be_had(account, us, stopped, resume):
