@@ -5,6 +5,7 @@ from typing import Any
 
 from ops.runpod import bills, fleet
 from ops.runpod.api import RunPod
+from ops.runpod.errors import ApiError
 from ops.runpod.types import Pod, Volume
 from worker.errors import BadInput, UserError
 
@@ -61,9 +62,21 @@ def delete(runpod: RunPod, volume: Volume) -> None:
     """Delete it, and see that it is gone. Raises UserError."""
     refuse_used(volume, runpod.pods())
     runpod.delete_volume(volume.id)
+    unseen: ApiError | None = None
     for _ in runpod.http.clock.looks(_GONE_S):
-        if all(each.id != volume.id for each in runpod.volumes()):
-            return
+        try:
+            if all(each.id != volume.id for each in runpod.volumes()):
+                return
+            unseen = None
+        except ApiError as error:
+            unseen = error
+            if not error.passes:
+                break
+    if unseen:
+        raise UserError(
+            f"network volume {volume.id} may be left, and STILL BILLING: it was not seen to be gone "
+            f"({unseen}); see: inv pod.volume-list"
+        )
     raise UserError(
         f"network volume {volume.id} is still listed, and STILL BILLING; delete it in RunPod's console"
     )

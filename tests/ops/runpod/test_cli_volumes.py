@@ -122,6 +122,20 @@ def test_volume_of_nobody_is_2(inv, volume):
     assert inv("pod.volume-delete", "--volume", volume, "--yes").code == 2
 
 
+@pytest.mark.parametrize(("status", "times", "code"), [(503, 4, 0), (503, 999, 1), (403, 1, 1)])
+def test_volume_that_is_not_seen_to_be_gone_may_be_left(inv, account, status, times, code):
+    volume, delete = account.add_volume(), account._delete_volume
+
+    def then_fails(call, volume_id):
+        account.fault("GET", "/v2/network-volumes", status, times=times)
+        return delete(call, volume_id)
+
+    account._delete_volume = then_fails
+    done = inv("pod.volume-delete", "--volume", volume, "--yes")
+    assert done.code == code
+    assert (f"error: network volume {volume} may be left, and STILL BILLING" in done.err) == (code == 1)
+
+
 def test_volume_that_stays_listed_is_1_and_still_billing(inv, account):
     volume = account.add_volume()
     account._delete_volume = lambda call, volume_id: (204, None)
