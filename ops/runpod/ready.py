@@ -30,7 +30,7 @@ _OLD_DRIVER = "unsatisfied condition: cuda"
 START_S = 900.0
 PRICE_S = 60.0  # after RUNNING
 ADDRESS_S = 120.0  # the same
-GPU_S = 60.0  # after the address
+GPU_S = 180.0  # after the address, for the login to a pod of which RunPod shows no GPU
 HOST_KEYS_S = 30.0  # after the address, for the log that names them
 ARMED_S = 120.0  # after the address, for the proof that it will end
 LOGIN_S = 300.0  # after the address
@@ -56,7 +56,9 @@ class NoGpu(NotReady):
 
 @dataclass(frozen=True)
 class SshChecks:
-    """What is asked of a box over SSH: can one log in, and does its timer run? Empty: yes; else why not yet.
+    """What is asked of a box over SSH: can one log in to a GPU, and does its timer run?
+
+    Empty: yes; else why not yet.
 
     They raise UserError where that will not change.
     """
@@ -202,8 +204,6 @@ class Wait:
                 raise NotReady(f"it has had no SSH address for {duration(ADDRESS_S)}")
             return
         self._addressed_s = now_s if self._addressed_s is None else self._addressed_s
-        if not pod.has_running_gpu and self._since_s(self._addressed_s) >= GPU_S:
-            raise NoGpu("it was started without a GPU")
 
     # --- the proof that it will end
 
@@ -236,7 +236,7 @@ class Wait:
         What its log has named for this address is trusted although a later look at it finds less or fails.
         """
         box = pods.known(self.pod, self._terms.key_file)
-        if box is None or not self.pod.has_running_gpu:
+        if box is None:
             return None
         log = "\n".join(line.text for line in lines or ())
         named = host_keys.fingerprints(log)
@@ -262,6 +262,9 @@ class Wait:
         if not why:
             self._opened = box.host, box.port
             return True
+        # That RunPod shows no GPU proves nothing: it may show nothing yet. The login asks the GPU itself.
+        if not self.pod.has_running_gpu and self._since_s(self._addressed_s) >= GPU_S:
+            raise NoGpu(f"it was started without a GPU ({why})")
         if self._since_s(self._addressed_s) >= LOGIN_S:
             for line in log[-5:]:
                 self._tell(f"  its container: {errors.one_line(line.text)}")

@@ -312,8 +312,15 @@ def test_full_machine_without_a_volume_is_an_error_that_loses_nothing(account, u
     pod = stopped(mounts={"persistent": {"size": 50, "path": "/workspace"}})
     account.host_is_full, account.pods[pod].has_gpu = not started, False
     with pytest.raises(UserError, match=r"no free GPU .*its disk of 50 GB is on that machine only"):
-        resume(recreate=lambda plan: pytest.fail("its data would be lost"))
+        resume(
+            login=lambda box: "no GPU that works", recreate=lambda plan: pytest.fail("its data would be lost")
+        )
     assert [(each.id, each.status) for each in us.pods()] == [(pod, "EXITED")]
+
+
+def test_login_to_a_gpu_counts_although_runpod_shows_none(account, stopped, resume):
+    account.pods[stopped()].has_gpu = False
+    assert "runs again" in resume()
 
 
 # --- whatever goes wrong after the start stops it again
