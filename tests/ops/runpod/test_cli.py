@@ -160,6 +160,13 @@ def test_failed_pod_beside_a_new_one_is_said_to_be_billed_perhaps(inv, account, 
     assert done.returncode == 0 and stopped not in done.stderr
 
 
+@pytest.mark.parametrize("host", ["", "root@203.0.113.9"])
+def test_host_of_the_settings_that_fabric_prefers_to_the_new_pod_is_named(inv, account, ssh_key, host):
+    account.balance_usd = 0
+    done = inv("pod.create", "--yes", RUNPOD_HOST=host)
+    assert ("warning: RUNPOD_HOST is set, so Fabric goes there" in done.stderr) == bool(host)
+
+
 def test_creation_that_runpod_refuses_is_one_line_without_the_key(inv, account, ssh_key):
     account.balance_usd = 0
     done = inv("-d", "pod.create", "--yes")  # the fixture looks for the key

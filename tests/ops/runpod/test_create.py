@@ -195,6 +195,12 @@ def test_nothing_to_be_had_is_one_line_with_every_reason(made, account):
     assert "cannot access this pool (NVIDIA A40, secure cloud)" in said and "no longer any instances" in said
 
 
+def test_key_that_made_one_pod_has_the_right_and_every_reason_is_said(made, account):
+    account.life, account.forbidden = ["ERROR"], {"NVIDIA RTX A6000", "NVIDIA L40S"}
+    with pytest.raises(UserError, match=r"none of 3 offers became a pod.*RunPod reports ERROR .*this pool"):
+        made()
+
+
 @pytest.mark.parametrize(
     ("spoil", "n_asked", "code", "words"),
     [

@@ -422,6 +422,8 @@ def test_pod_that_is_still_shown_as_stopped_is_not_believed_to_be(
     told = KeyboardInterrupt if moment == "right after the start" else UserError
     with pytest.raises(told):
         resume()
+    held = f"stopping as soon as the start of {pod} is done"
+    assert (held in resume.said.err) == (moment == "right after the start")
     for _ in range(account.start_lag):
         us.pod(pod)
     assert account.pods[pod].status == "EXITED"
@@ -491,6 +493,12 @@ def test_start_whose_answer_was_lost_is_a_start(account, stopped, resume):
     account.fault("POST", f"/v2/pods/{pod}/action", 502, acts=True)
     assert "runs again" in resume()
     assert account.sent("POST", f"/v2/pods/{pod}/action").count({"action": "start"}) == 1
+
+
+def test_pod_that_somebody_else_has_started_meanwhile_is_used(account, stopped, resume):
+    pod = stopped()
+    account.fault("POST", f"/v2/pods/{pod}/action", 409, acts=True)
+    assert "runs again" in resume()
 
 
 def test_wrong_clock_is_refused_before_anything_is_changed(account, stopped, resume):
