@@ -51,17 +51,20 @@ _UNIT = (
 GENERATION = GenerationConfig(text_bos_id=_BYTES, text_eos_id=_BYTES + 1, audio_eos_id=_CODES)
 
 
-def build(folder: Path, *, seed: int = 0, shards: int = 1, flag: Shape = (1,)) -> None:
+def build(
+    folder: Path, *, seed: int = 0, shards: int = 1, flag: Shape = (1,), mula: MulaConfig = MULA_CONFIG
+) -> None:
     """Write the whole tree into `folder`, each model in so many `shards`.
 
+    `mula`: the sizes of another language model than the rehearsal's.
     `flag`: how the codec's quantiser is stored, (1,) as in the release of 2026-01-23, () as before it.
     The same arguments give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "gen_config.json", asdict(GENERATION))
     _write_tokenizer(folder / "tokenizer.json")
-    config = {"architectures": ["HeartMuLa"], "model_type": "heartmula", **asdict(MULA_CONFIG)}
-    _write_model(folder / MULA, config, mula_shapes(MULA_CONFIG), seed, shards)
+    config = {"architectures": ["HeartMuLa"], "model_type": "heartmula", **asdict(mula)}
+    _write_model(folder / MULA, config, mula_shapes(mula), seed, shards)
     config = {"architectures": ["HeartCodec"], "model_type": "heartcodec", **asdict(CODEC_CONFIG)}
     _write_model(folder / CODEC, config, codec_shapes(CODEC_CONFIG, flag), seed, shards)
 
