@@ -45,4 +45,5 @@ def pick(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     total = cumulative[..., -1:]
     # u * total can round up to total, which would choose a token of weight 0: stay below it.
     target = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative <= target).sum(-1)
+    # The last is always over the target; without it, logits that are NaN give a token all the same.
+    return (cumulative[..., :-1] <= target).sum(-1)
