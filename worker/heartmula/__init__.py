@@ -1,0 +1,1 @@
+"""HeartMuLa, a model that sings: from tags and lyrics to the tokens of many songs at once, and to audio."""
