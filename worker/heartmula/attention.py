@@ -58,7 +58,7 @@ def rotations(head: int, n_positions: int) -> Tensor:
     `_FACTOR`, one that turns more than `_HIGH` times is left, and between them it changes linearly.
     """
     frequency = 1.0 / (_BASE ** (torch.arange(0, head, 2).float() / head))
-    turns = _OLD_LENGTH * frequency / (2 * math.pi)
+    turns = _OLD_LENGTH / (2 * math.pi / frequency)
     left = ((turns - _LOW) / (_HIGH - _LOW)).clamp(0, 1)
     angle = torch.outer(
         torch.arange(n_positions).float(), (1 - left) * frequency / _FACTOR + left * frequency

@@ -57,6 +57,7 @@ CASES |= {
     "test-ends-later": Case("test", 40, 1.5, 20, seed=15, audio_eos=LAST["test"]),
 }
 
+POSITIONS = [0, 1, 2, 7, 100, 2047, 8191]
 TEXTS = [
     ("piano,happy", "[verse]\nla la\n"),
     ("Piano,HAPPY", "[Intro]\n\n[Verse]\nÄrger ÉTÉ ΣΑΣ İ\n"),

@@ -1,4 +1,4 @@
-"""What the real heartlib makes of the cases: their tokens, prompts, and how it samples -> reference.npz.
+"""What the real heartlib makes of the cases: tokens, prompts, rotations, how it samples -> reference.npz.
 
 Everything but the random numbers is heartlib's own, at commit 3981c52f2cab175c6cef67e4061e92988db1bdf4
 (github.com/HeartMuLa/heartlib, Apache-2.0): its pipeline reads the prompt and makes the frames. heartlib
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torchtune.models import llama3_2
+from torchtune.models.llama3_1._position_embeddings import Llama3ScaledRoPE
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 # It saves audio, which there is none of.
@@ -127,8 +128,15 @@ def distributions(folder, case):
     return {"logits": np.concatenate(logits[kept]), "probabilities": np.concatenate(probabilities[kept])}
 
 
+def rotation(head, positions):
+    """Cosine and sine of each pair of a head, [positions, head / 2, 2]."""
+    rope = Llama3ScaledRoPE(dim=head, max_seq_len=8192, base=500_000, scale_factor=32)
+    return rope.cache[positions].numpy()
+
+
 def reference(folder):
     """Everything that is kept, by name."""
+    torch.set_num_threads(1)  # for so small a model: more threads wait for each other
     teach_flavours()
     found = {}
     for shape in cases.SHAPES:
@@ -138,6 +146,8 @@ def reference(folder):
                 found[f"tokens/{name}"] = song(tree, case)
         drawn = cases.CASES[f"{shape}-drawn"]
         found |= {f"sampling/{shape}/{key}": array for key, array in distributions(tree, drawn).items()}
+    for head in (128, 384):  # of the real models: backbone and depth decoder
+        found[f"rotation/{head}"] = rotation(head, cases.POSITIONS)
     for n, tokenizer in enumerate(cases.tokenizers(folder / "rehearsal")):
         pipe = pipeline(folder / "rehearsal", tokenizer)
         for m, (tags, lyrics) in enumerate(cases.TEXTS):

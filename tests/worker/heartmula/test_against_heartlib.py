@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from tests.worker.heartmula import songs
-from tests.worker.heartmula.cases import CASES, SHAPES, TEXTS, tokenizers
+from tests.worker.heartmula.cases import CASES, POSITIONS, SHAPES, TEXTS, draws_of, tokenizers
 from worker.decoding.sampling import draws, pick
 from worker.engine import Sampling
+from worker.heartmula.attention import rotations
 from worker.heartmula.prompt import Prompter
 
 HERE = Path(__file__).parent
@@ -81,9 +82,13 @@ def test_tokens_are_drawn_with_heartlibs_probabilities(reference, shape):
         assert np.abs(share - wanted).max() <= 1.01 / n
 
 
-def test_a_songs_draws_are_those_that_heartlib_was_given():
-    from tests.worker.heartmula.cases import draws_of
+@pytest.mark.parametrize("head", [128, 384])
+def test_positions_turn_the_pairs_of_a_head_as_in_heartlib(reference, head):
+    ours = torch.view_as_real(rotations(head, 8192)[POSITIONS]).numpy()
+    assert np.allclose(ours, reference[f"rotation/{head}"], rtol=0, atol=1e-6)
 
+
+def test_a_songs_draws_are_those_that_heartlib_was_given():
     case = CASES["test-drawn"]
     assert np.array_equal(draws(case.seed, 0, case.n_frames, 8), draws_of(case))
 

@@ -209,10 +209,10 @@ def test_step_does_not_wait_for_the_device(trees, say):
         on.progress(2)
 
 
-@pytest.fixture(scope="module")
-def narrow(trees):
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "compiled"])
+def narrow(trees, request):
     """In bf16, where a filled position is not byte for byte a step's."""
-    return songs.model(trees["rehearsal"], torch.bfloat16, compiled=False)
+    return songs.model(trees["rehearsal"], torch.bfloat16, compiled=request.param)
 
 
 def test_narrow_song_is_resumed_exactly_where_all_songs_fill_anew(narrow, say):
