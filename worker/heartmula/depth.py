@@ -3,6 +3,9 @@
 Codebook 0 has a head on the backbone. The others come from a small Llama, the depth decoder, whose positions
 are the frame's: 0 is the hidden state, 1 the embedding of codebook 0, 2 that of codebook 1, ... Its cache
 starts empty with each frame. Positions 0 and 1 are fed together: seven runs for eight codebooks.
+
+Every token is chosen as sampling.py does, from one draw, after guidance: in float32, whatever the weights
+are. Both halves are then fed the same token.
 """
 
 from typing import Any

@@ -7,7 +7,8 @@ ones), and nothing in it waits for the device.
 
 A song ends when it is as long as was asked, or before that at a frame with a token from `audio_eos` on in
 any codebook: that frame is dropped. The first frame is not asked, as in heartlib. The device ends a song by
-itself; `progress` says so when it is asked, every few steps. Until then the slot's frames do not change.
+itself; `progress` says so when it is asked, every few steps, and its frames do not change any more. One
+whose logits are not finite may end too: ask `is_broken`.
 
 Resuming. `open` takes the frames that are known; `fill` computes keys and values of all positions but the
 newest. Where `model.is_row_exact`, filled positions are byte for byte those that steps make, so that a
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from worker.engine import Sampling, Tokens
 from worker.heartmula.cache import CacheSize
-from worker.heartmula.model import Model
+from worker.heartmula.model import SAMPLING, Model
 from worker.heartmula.prompt import Prompt, n_positions
 
 # Masked attention reads a whole bucket of columns: few shapes, for graphs.
@@ -56,7 +57,7 @@ class Stepper:
         self._prompts: list[Prompt | None] = [None] * slots
         masked = model.backbone.llama.attention.reads_masked
         self._buckets = [*range(_BUCKET, n_columns, _BUCKET), n_columns] if masked else [n_columns]
-        self._sampling = Sampling()
+        self._sampling = SAMPLING
         self._allocate(halves_of(self._sampling))
 
     def reset(self, sampling: Sampling) -> None:

@@ -1,7 +1,7 @@
 """What the real heartlib makes of the cases: tokens, prompts, rotations, how it samples -> reference.npz.
 
 Everything but the random numbers is heartlib's own, at commit 3981c52f2cab175c6cef67e4061e92988db1bdf4
-(github.com/HeartMuLa/heartlib, Apache-2.0): its pipeline reads the prompt and makes the frames. heartlib
+(HeartMuLa/heartlib on GitHub, Apache-2.0): its pipeline reads the prompt and makes the frames. heartlib
 samples by argmax(p / q) with q exponential. Here the same p is sampled by a given draw u: the first token
 at which the cumulated p is over u.
 
