@@ -14,7 +14,8 @@ from torch import Tensor
 from worker.heartmula.codec_weights import CodecWeights
 from worker.models.heartmula_config import CodecConfig
 
-CHUNK_LATENTS = 62  # 2.5 s: with 64 channels at 48 kHz, 61 MB for each tensor of two channels
+# 2.5 s. With 64 channels at 48 kHz a tensor of left and right takes 61 MB, and all of a chunk some 500 MB.
+CHUNK_LATENTS = 62
 _LEVELS = 9  # of a latent, between 0 and 1
 _DILATIONS = (1, 3, 5, 7, 9)
 

@@ -2,7 +2,8 @@
 
 Run from the repository's root with a Python that has heartlib (HeartMuLa/heartlib, commit
 3981c52f2cab175c6cef67e4061e92988db1bdf4, with torchtune 0.4.0, transformers 4.57.0 and
-vector_quantize_pytorch 1.27.15; it was run with torch 2.13.0 on a CPU):
+vector_quantize_pytorch 1.27.15; it was run with torch 2.13.0 on a CPU, and with an empty module for
+torchaudio, which only writes files):
 
     PYTHONPATH=. $HEARTLIB_PYTHON tests/worker/heartmula/make_codec_reference.py
 
