@@ -6,11 +6,13 @@ two segments are cross-faded. So the segments of one song follow each other, and
 same time are of several songs. Memory beside the audio itself does not depend on a song's length.
 
 Where a segment is longer than what is left of the song, the song's frames begin again. heartlib does the
-same, but loses the last 52 frames of a song whose length is 104 and some whole hops of 320.
+same, but loses the last 52 frames of a song whose length is 104 and some whole hops of 320, and the last
+sample at lengths whose seconds round down.
 
-On a CPU one segment is solved at a time: several would not be faster, and so a song is the same to the byte
-whatever its company. On a GPU the products of more rows may be rounded in another way. Latents then differ
-in their last bits, and where one lies between two of its levels (a ninth apart) it may fall to the other.
+On a CPU one segment is solved at a time, its 1,488 rows being enough for every core: with the same number of
+threads a song is the same to the byte whatever its company. On a GPU the products of more rows may be
+rounded in another way. Latents then differ in their last bits, and where one lies between two of its levels
+(a ninth apart) it may fall to the other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +36,7 @@ from worker.models.heartmula_tree import Tree
 
 SAMPLE_RATE, CHANNELS = 48_000, 2
 HOP = 3840  # samples of a frame
-# Of several songs, solved at once on a GPU. Each takes some 250 MB.
+# Of several songs, solved at once on a GPU. By its tensors' sizes each takes some 250 MB; not measured.
 _AT_ONCE = 4
 
 GoOn = Callable[[], bool]
