@@ -16,14 +16,17 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain, takewhile
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from worker.amounts import count
 from worker.decoding import device
 from worker.decoding.beside import beside
+from worker.decoding.plan import Work
+from worker.decoding.scheduler import Occupancy, ResumePoint, Scheduler
+from worker.decoding.stream import SongStream
 from worker.engine import (
     TO_GENERATE,
     Audio,
@@ -42,8 +45,8 @@ from worker.musicgen.attention import best
 from worker.musicgen.cache import Cache
 from worker.musicgen.layers import Placement, Shape
 from worker.musicgen.model import Model
+from worker.musicgen.passes import Windowing, WindowPlan
 from worker.musicgen.pretrained import Pretrained
-from worker.musicgen.scheduler import Occupancy, Scheduler, WindowDone, Windowing, Work
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
 from worker.musicgen.text import TextEncoder, TextPrefetch
 from worker.songs.checkpoint_file import OtherSettings, Unusable
@@ -101,11 +104,8 @@ class Engine:
         self._bytes_each = Cache.n_bytes(shape, self._n_columns, TEXT_ROOM, placement.cache_dtype)
         self.slots = device.choose_slots(slots, self._bytes_each, chosen)
         self._stepper: Stepper | None = None
-        self._scheduler: Scheduler | None = None
-        self._waiting: list[Work] = []  # begun, but without a slot since memory ran out
-        self._may_begin = True
+        self._stream: SongStream | None = None
         self._sampling = Sampling()
-        self.occupancy = Occupancy()
 
     @classmethod
     def load(
@@ -193,41 +193,33 @@ class Engine:
         When memory runs out, continues with half the slots.
         """
         self._sampling = sampling
-        self._scheduler, self._waiting, self._may_begin = None, [], True
         with TextPrefetch(self._works(songs), self._text) as ahead:
-            while True:
-                try:
-                    stepper = self._empty_stepper(sampling)
-                    self._scheduler = Scheduler(stepper, ahead.text_of, self._windowing())
-                    self.occupancy = self._scheduler.occupancy
-                    new = takewhile(lambda _: self._may_begin, ahead)
-                    for event in self._scheduler.run(chain(self._begun(), new)):
-                        yield self._unfinished(event.work) if isinstance(event, WindowDone) else event
-                    return
-                except RuntimeError as error:
-                    if not device.is_out_of_memory(error):
-                        raise
-                    self._waiting = [*self._fewer_slots(), *self._waiting]
+            self._stream = SongStream(
+                ahead, lambda: self._schedule(sampling, ahead.text_of), self._use_fewer_slots
+            )
+            for event in self._stream.run():
+                yield self._unfinished(event.work) if isinstance(event, ResumePoint) else event
 
     def unfinished(self) -> list[Unfinished]:
         """The songs in progress, with every token generated so far. Call it between events of `stream`."""
-        in_slots = self._scheduler.in_progress() if self._scheduler else []
-        return [self._unfinished(work) for work in [*in_slots, *self._waiting]]
+        return [self._unfinished(work) for work in self._stream.in_progress()] if self._stream else []
 
     def begin_no_more(self) -> None:
         """Finish the songs in progress and begin no others, not even one that was taken ahead."""
-        self._may_begin = False
+        if self._stream:
+            self._stream.begin_no_more()
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How well the slots were used in the last stream."""
+        return self._stream.occupancy if self._stream else Occupancy()
 
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
-        self._scheduler = self._stepper = None
+        self._stream = self._stepper = None
         del self._model, self._text, self._encodec
         gc.collect()  # modules are in reference cycles
         torch.cuda.empty_cache()
-
-    def _begun(self) -> Iterator[Work]:
-        while self._waiting:
-            yield self._waiting.pop(0)
 
     def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 [n_frames * hop], or [n_frames * hop, 2] if stereo.
@@ -317,28 +309,34 @@ class Engine:
             stride=self.stride,
         )
 
-    def _windowing(self) -> Windowing:
+    def _schedule(self, sampling: Sampling, text_of: Callable[[Song], Tensor]) -> Scheduler:
+        """A scheduler over empty slots."""
+        stepper = self._empty_stepper(sampling)
+        windowing = Windowing(self.window, self.stride, self.channels)
+        return Scheduler(stepper, lambda work: WindowPlan(work, stepper, text_of, windowing), self._chunk)
+
+    @property
+    def _chunk(self) -> int:
+        """Known columns that are computed between two steps, at most."""
         on_cpu = self._model.placement.device.type == "cpu"
         # Not a function of the slots: in chunks of another size, attention rounds otherwise.
-        return Windowing(self.window, self.stride, _CPU_CHUNK if on_cpu else self.window, self.channels)
+        return _CPU_CHUNK if on_cpu else self.window
 
     def _empty_stepper(self, sampling: Sampling) -> Stepper:
         """The stepper with all slots empty. It is reused: its cache takes most of the memory."""
         if not self._stepper or self._stepper.slots != self.slots:
-            self._scheduler = self._stepper = None  # free the old cache before the new one is allocated
+            self._stepper = None  # free the old cache before the new one is allocated
             self._stepper = Stepper(self._model, self.slots, self._n_columns)
         self._stepper.reset(sampling)
         return self._stepper
 
-    def _fewer_slots(self) -> list[Work]:
-        """Halve the slots and return the works that were in them. Raises UserError when there is one slot."""
+    def _use_fewer_slots(self) -> None:
+        """Free the cache and halve the slots. Raises UserError when there is one slot."""
         if self.slots == 1:
             needed = 0 if self._stepper else self._bytes_each
             free = device.free_bytes(self._model.placement.device) or 0
             raise device.no_room(max(needed - free, 0))
-        works = self._scheduler.in_progress() if self._scheduler else []
-        self._scheduler = self._stepper = None
+        self._stepper = None
         torch.cuda.empty_cache()
         self.slots //= 2
         log.warning("out of memory: continuing with %s at once", count(self.slots, "song"))
-        return works

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from worker.decoding.beside import beside
 from worker.decoding.linear import CompiledLinear, has_kernel
+from worker.decoding.plan import Work
 from worker.engine import Song
 from worker.errors import BadInput
 from worker.musicgen.pretrained import Pretrained
-from worker.musicgen.scheduler import Work
 
 # Tokens of a prompt. A text of twice a window's columns takes as much memory as both halves of the window.
 _MAX_TEXT = 3000

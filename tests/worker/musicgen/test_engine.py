@@ -305,7 +305,7 @@ def test_songs_are_the_same_bytes_at_any_number_of_slots_and_threads(
 
 @pytest.mark.parametrize("slots", [1, 64])
 def test_known_columns_are_computed_in_the_same_chunks_at_any_number_of_slots(loaded, slots):
-    assert Engine(loaded, slots=slots, **SHORT)._windowing().chunk == 32
+    assert Engine(loaded, slots=slots, **SHORT)._chunk == 32
 
 
 def test_without_a_compiler_the_promise_is_smaller(loaded, monkeypatch):

@@ -1,4 +1,7 @@
-"""Continuous batching, with a stepper that only counts and advances the clock itself."""
+"""Continuous batching, with a stepper that only counts and advances the clock itself.
+
+Most songs go in MusicGen's windows; those of the second half in passes of one song, which may end early.
+"""
 
 import random
 from collections import Counter
@@ -9,9 +12,11 @@ import pytest
 import torch
 
 from tests.worker.musicgen.plan_steps import n_steps
+from worker.decoding.plan import Endings, Pass, Work
+from worker.decoding.scheduler import ResumePoint, Scheduler
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song
 from worker.musicgen import windows
-from worker.musicgen.scheduler import Scheduler, WindowDone, Windowing, Work
+from worker.musicgen.passes import Windowing, WindowPlan
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -115,8 +120,13 @@ class Rig:
         self, slots=2, window=40, stride=30, chunk=4, encode=lambda song: None, stepper_kind=Counting
     ):
         self.stepper = stepper_kind(slots)
-        windowing = Windowing(window, stride, chunk)
-        self.scheduler = Scheduler(self.stepper, encode, windowing, lambda: self.stepper.now_s)
+        windowing = Windowing(window, stride)
+        self.scheduler = Scheduler(
+            self.stepper,
+            lambda work: WindowPlan(work, self.stepper, encode, windowing),
+            chunk,
+            clock=lambda: self.stepper.now_s,
+        )
         self.taken = []
 
     def works(self, *lengths):
@@ -238,7 +248,7 @@ def test_end_of_every_window_is_an_event():
     made = [
         (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
         for event in rig.scheduler.run(rig.works(100, 30))
-        if isinstance(event, WindowDone)
+        if isinstance(event, ResumePoint)
     ]
     assert made == [("1", 30), ("0", 40), ("0", 70), ("0", 100)]
 
@@ -489,3 +499,159 @@ def test_memory_that_runs_out_while_a_song_is_admitted_loses_no_song():
     with pytest.raises(torch.OutOfMemoryError):
         rig.run(40, 40)
     assert [work.song.key for work in rig.scheduler.in_progress()] == ["0", "1"]
+
+
+# --- songs of one pass after another that may end before their length
+
+PROMPT = 6
+
+
+class Ending(Counting):
+    """Frame f of a song is column PROMPT + f. A song in `ends_at` ends before that frame, by itself."""
+
+    def __init__(self, slots, ends_at):
+        super().__init__(slots)
+        self.ends_at, self.keys, self.asked_at = ends_at, {}, []
+
+    def set_text(self, slot, key):
+        super().set_text(slot, key)
+        self.keys[slot] = key
+
+    def move(self, source, target, n_filled):
+        super().move(source, target, n_filled)
+        self.keys[target] = self.keys.pop(source)
+
+    def step(self, n_reached, n_slots):
+        super().step(n_reached, n_slots)
+        for slot in list(self.running):
+            if self.position[slot] - PROMPT == self.ends_at.get(self.keys[slot]):
+                self.position[slot] -= 1
+                self.running.discard(slot)
+
+    def n_made(self, slot):
+        return self.position[slot] - PROMPT + 1
+
+    def ended(self, n_slots):
+        self.asked_at.append(len([entry for entry in self.log if entry[0] == "step"]))
+        return [slot for slot in range(n_slots) if slot not in self.running]
+
+
+class OnePlan:
+    """A song with a resume point every `each` frames, where its last `chunk` positions are filled anew."""
+
+    def __init__(self, work, stepper, each, chunk):
+        self.work, self._stepper, self._each, self._chunk = work, stepper, each, chunk
+        self._wanted = work.tokens.shape[1]
+        self._n_made = int((work.tokens != TO_GENERATE).all(0).sum())
+        self._is_in_slot, self.is_complete = False, self._n_made == self._wanted
+
+    def begin(self, slot):
+        self._stepper.set_text(slot, self.work.song.key)
+
+    def open(self, slot):
+        columns = np.concatenate([np.zeros((K, PROMPT), np.int64), self.work.tokens], axis=1)
+        position = PROMPT - 1 + self._n_made
+        self._stepper.open(slot, columns, None, position)
+        filled = max(position - self._chunk, 0) if self._is_in_slot else 0
+        self._is_in_slot = True
+        self._end = min(self._wanted, self._n_made - self._n_made % self._each + self._each)
+        return Pass(filled, position, PROMPT - 1 + self._end)
+
+    def save(self, slot):
+        self._n_made = self._stepper.n_made(slot)
+        frames = self._stepper.read(slot, PROMPT + self._n_made)[:, PROMPT:]
+        self.work.tokens[:, : self._n_made] = frames
+
+    def close(self):
+        if self._n_made < self._end:
+            self.work.tokens = self.work.tokens[:, : self._n_made]
+        self.is_complete = self._n_made == self.work.tokens.shape[1]
+
+    def n_done(self, position):
+        return position - PROMPT + 1
+
+
+class EndingRig(Rig):
+    """As Rig, for songs with these ends, asked about every `every` steps."""
+
+    def __init__(self, ends_at, slots=2, every=1, each=30, chunk=10):
+        super().__init__(slots=slots)
+        self.stepper = Ending(slots, ends_at)
+        self.scheduler = Scheduler(
+            self.stepper,
+            lambda work: OnePlan(work, self.stepper, each, chunk),
+            chunk,
+            Endings(self.stepper.ended, every),
+            lambda: self.stepper.now_s,
+        )
+
+
+def n_frames(events):
+    return {event.key: event.tokens.shape[1] for event in of(Finished, events)}
+
+
+@pytest.mark.parametrize("every", [1, 8, 16])
+def test_song_that_ends_early_has_the_frames_before_its_end(every):
+    events = EndingRig({"0": 47, "2": 1}, every=every).run(100, 90, 80)
+    assert n_frames(events) == {"0": 47, "1": 90, "2": 1}
+    for event in of(Finished, events):
+        assert (event.tokens != TO_GENERATE).all()
+        assert event.tokens[0].tolist() == list(range(PROMPT, PROMPT + event.tokens.shape[1]))
+
+
+@pytest.mark.parametrize("end", [29, 30, 31, 60, 99])
+def test_song_that_ends_beside_a_resume_point_is_whole(end):
+    assert n_frames(EndingRig({"0": end}, slots=1, every=8).run(100)) == {"0": end}
+
+
+def test_slot_of_a_song_that_ended_is_given_to_the_next_within_the_steps_between_two_questions():
+    rig = EndingRig({"0": 20}, slots=1, every=8)
+    rig.run(1000, 30)
+    assert len(rig.logged("step")) <= 20 + 1 + 8 + 30
+
+
+def test_without_a_wait_songs_are_asked_after_every_step():
+    rig = EndingRig({"0": 20}, slots=1, every=1)
+    rig.run(1000)
+    assert rig.stepper.asked_at == list(range(1, 22))
+
+
+def test_song_that_is_being_filled_has_not_ended():
+    rig = EndingRig({"1": 5}, slots=2, every=1, each=30, chunk=2)
+    assert n_frames(rig.run(100, 70)) == {"0": 100, "1": 5}
+
+
+def test_resume_points_of_one_pass_after_another_are_events():
+    made = [
+        (event.work.song.key, int((event.work.tokens != TO_GENERATE).all(0).sum()))
+        for event in EndingRig({}, slots=1).scheduler.run(EndingRig({}).works(100))
+        if isinstance(event, ResumePoint)
+    ]
+    assert made == [("0", 30), ("0", 60), ("0", 90), ("0", 100)]
+
+
+def test_at_a_resume_point_only_what_its_pass_names_is_filled_anew():
+    rig = EndingRig({}, slots=1, each=30, chunk=10)
+    rig.run(70)
+    assert [entry[1:] for entry in rig.logged("fill")] == [(0, 5), (25, 35), (55, 65)]
+
+
+def test_song_that_ended_is_charged_for_the_steps_that_were_made():
+    rig = EndingRig({"0": 20}, slots=2, every=8)
+    shares = [event.generation_s for event in of(Finished, rig.run(1000, 30))]
+    assert sum(shares) == pytest.approx(rig.stepper.now_s)
+
+
+def test_interrupted_song_has_every_frame_and_no_end():
+    rig = EndingRig({}, slots=1)
+    steps = count()
+
+    def interrupt(_):
+        if next(steps) == 40:
+            raise KeyboardInterrupt
+
+    rig.stepper.at_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        rig.run(100)
+    (work,) = rig.scheduler.in_progress()
+    assert (work.tokens != TO_GENERATE).all(0).tolist() == [True] * 40 + [False] * 60

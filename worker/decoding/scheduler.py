@@ -1,8 +1,8 @@
 """Continuous batching: which song is in which slot, and what runs next.
 
-A song that ends is replaced at once by the next. Songs are at different columns of different
-windows. The known columns of a continued window are computed in chunks that take about as long as a
-step, one chunk between two steps, so that the other songs are hardly delayed.
+A song that ends is replaced at once by the next. Songs are at different positions of different passes
+(plan.py). The known positions of a pass are computed in chunks that take about as long as a step, one
+chunk between two steps, so that the other songs are hardly delayed.
 The wall clock is shared: while n songs are in progress, each is charged 1/n of it. What the caller
 does between two events is not charged.
 """
@@ -13,15 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from worker.decoding.device import is_out_of_memory
-from worker.decoding.sampling import draws
-from worker.engine import TO_GENERATE, Failed, Finished, Progress, Song, Tokens
+from worker.decoding.plan import Endings, Pass, Plan, Stepper, Work
+from worker.engine import Failed, Finished, Progress
 from worker.errors import UserError
-from worker.musicgen import windows
-from worker.musicgen.stepper import Stepper
-from worker.musicgen.windows import Window
 
 # The most between two progress events: about a second of music, and on a slow device half a second
 # of time, so that a stop is noticed soon.
@@ -31,34 +27,24 @@ _REPORT_STEPS, _REPORT_S = 50, 0.5
 _STEPS_PER_MARK = 8
 
 
-@dataclass
-class Work:
-    """A song in progress: its tokens so far, and the seconds charged so far."""
-
-    song: Song
-    tokens: Tokens  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
-    generation_s: float = 0.0
-
-
 @dataclass(frozen=True)
-class WindowDone:
-    """A window of a song is complete: the song can be saved here and resumed exactly."""
+class ResumePoint:
+    """A pass of a song is complete: the song can be saved here and resumed exactly."""
 
     work: Work
 
 
+Scheduled = Progress | ResumePoint | Finished | Failed
+
+
 class _Slot:
-    """A song in a slot and its position in the window, as the stepper has it on the device."""
+    """A song in a slot and its position in the pass, as the stepper has it on the device."""
 
-    def __init__(self, work: Work, plan: list[Window]):
-        self.work, self.plan = work, plan
-        self.filled = 0
-        self.position = 0
-        self.n_columns = 0  # of the window in the stepper; 0: none yet
-
-    @property
-    def window(self) -> Window:
-        return self.plan[0]
+    def __init__(self, plan: Plan):
+        self.plan, self.work = plan, plan.work
+        self.filled = self.position = 0
+        self.current: Pass | None = None  # None: the stepper has nothing of it yet
+        self.has_ended = False  # before its last position
 
     @property
     def is_filling(self) -> bool:
@@ -66,11 +52,11 @@ class _Slot:
 
     @property
     def steps_left(self) -> int:
-        return self.n_columns - 1 - self.position
+        return self.current.last - self.position if self.current and not self.has_ended else 0
 
     @property
     def n_done(self) -> int:
-        return self.window.start + min(max(self.position, 0), self.window.length)
+        return self.plan.n_done(self.position)
 
 
 @dataclass
@@ -80,39 +66,32 @@ class Occupancy:
     steps: int = 0
     offered: int = 0  # steps times slots, in use or not
     held: int = 0  # with a song
-    running: int = 0  # with a song that advanced a column
-
-
-@dataclass(frozen=True)
-class Windowing:
-    """How songs are cut into windows, and how fast a continued window is filled."""
-
-    window: int  # frames
-    stride: int  # frames
-    chunk: int  # known columns that are computed between two steps, at most
-    channels: int = 1
+    running: int = 0  # with a song that advanced a position
 
 
 class Scheduler:
     """Runs songs through a stepper's slots.
 
-    `encode` returns a song's text states, [n_text, hidden].
+    `plan` makes a work's plan. `chunk`: known positions that are computed between two steps, at most.
+    `endings`: for songs that may end before the length that was asked.
     """
 
     def __init__(
         self,
         stepper: Stepper,
-        encode: Callable[[Song], Tensor],
-        windowing: Windowing,
+        plan: Callable[[Work], Plan],
+        chunk: int,
+        endings: Endings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stepper, self._encode, self._windowing, self._clock = stepper, encode, windowing, clock
+        self._stepper, self._plan, self._chunk, self._endings = stepper, plan, chunk, endings
+        self._clock = clock
         self._slots: list[_Slot | None] = [None] * stepper.slots
         self._charged_at = clock()
         self._marks: deque[Callable[[], None]] = deque()
         self.occupancy = Occupancy()
 
-    def run(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
+    def run(self, works: Iterator[Work]) -> Iterator[Scheduled]:
         """Generate all works, taking each from the iterator only when a slot is free.
 
         After the iterator was closed or an exception, `in_progress` returns the songs in the slots.
@@ -123,7 +102,7 @@ class Scheduler:
             yield event
             self._charged_at = self._clock()
 
-    def _events(self, works: Iterator[Work]) -> Iterator[Progress | WindowDone | Finished | Failed]:
+    def _events(self, works: Iterator[Work]) -> Iterator[Scheduled]:
         while True:
             yield from self._admit(works)
             held = self._held_first()
@@ -141,8 +120,8 @@ class Scheduler:
     def in_progress(self) -> list[Work]:
         """The songs in the slots, with every token generated so far."""
         for i, slot in self._held().items():
-            if slot.n_columns:  # else the stepper has nothing of it
-                self._save(i, slot)
+            if slot.current:  # else the stepper has nothing of it
+                slot.plan.save(i)
         return [slot.work for slot in self._held().values()]
 
     def _held(self) -> dict[int, _Slot]:
@@ -159,18 +138,17 @@ class Scheduler:
                 self._slots[source], self._slots[target] = None, slot
         return held
 
-    def _admit(self, works: Iterator[Work]) -> Iterator[WindowDone | Finished | Failed]:
+    def _admit(self, works: Iterator[Work]) -> Iterator[Scheduled]:
         for i in range(len(self._slots)):
             while self._slots[i] is None and (work := next(works, None)):
-                plan = windows.plan(work.tokens.shape[1], self._windowing.window, self._windowing.stride)
-                left = [window for window in plan if not _is_made(work.tokens, window)]
-                if not left:
-                    yield WindowDone(work)
+                plan = self._plan(work)
+                if plan.is_complete:
+                    yield ResumePoint(work)
                     yield Finished(work.song.key, work.tokens, work.generation_s)
                     continue
-                slot = self._slots[i] = _Slot(work, left)
+                slot = self._slots[i] = _Slot(plan)
                 try:
-                    self._stepper.set_text(i, self._encode(work.song))
+                    plan.begin(i)
                     self._open(i, slot)
                 except Exception as error:  # this song's fault alone; the others continue
                     if is_out_of_memory(error):
@@ -180,14 +158,10 @@ class Scheduler:
                     yield Failed(work.song.key, _one_line(error), work.generation_s)
 
     def _open(self, i: int, slot: _Slot) -> None:
-        """Begin the slot's next window."""
-        window, n_codebooks = slot.window, len(slot.work.tokens)
-        channels = self._windowing.channels
-        columns = windows.delayed(slot.work.tokens, window, self._stepper.special, channels)
-        drawn = draws(slot.work.song.seed, window.start, window.length, n_codebooks)
-        slot.filled, slot.position = 0, windows.first_unmade(columns) - 1
-        self._stepper.open(i, columns, windows.in_columns(drawn, window, channels), slot.position)
-        slot.n_columns = columns.shape[1]  # from here on the stepper has tokens to save
+        """Begin the slot's next pass."""
+        opened = slot.plan.open(i)
+        slot.filled, slot.position, slot.has_ended = opened.filled, opened.position, False
+        slot.current = opened  # from here on the stepper has tokens to save
         if not slot.is_filling:
             self._stepper.start(i)
 
@@ -196,7 +170,7 @@ class Scheduler:
         filling = next(((i, slot) for i, slot in held.items() if slot.is_filling), None)
         if filling:
             i, slot = filling
-            end = min(slot.filled + self._windowing.chunk, slot.position)
+            end = min(slot.filled + self._chunk, slot.position)
             self._stepper.fill(i, slot.filled, end)
             slot.filled = end
             if not slot.is_filling:
@@ -216,8 +190,18 @@ class Scheduler:
             self.occupancy.offered += len(self._slots)
             self.occupancy.held += len(held)
             self.occupancy.running += len(running)
-            if self._clock() >= until:
+            if self._notice_endings(held) or self._clock() >= until:
                 break
+
+    def _notice_endings(self, held: dict[int, _Slot]) -> bool:
+        """After a step, if it is time to ask: note which songs have ended; True if one has."""
+        if not self._endings or self.occupancy.steps % self._endings.every:
+            return False
+        slots = [held[i] for i in self._endings.ended(len(held))]
+        ended = [slot for slot in slots if not slot.is_filling]  # what is being filled is not running either
+        for slot in ended:
+            slot.has_ended = True
+        return bool(ended)
 
     def _keep_pace(self) -> None:
         """After a step: wait for the device if it is far behind."""
@@ -226,33 +210,30 @@ class Scheduler:
             if len(self._marks) > 1:
                 self._marks.popleft()()
 
-    def _close(self, i: int, slot: _Slot) -> Iterator[WindowDone | Finished | Failed]:
-        """A window is complete: begin the next, or finish the song and free the slot."""
+    def _close(self, i: int, slot: _Slot) -> Iterator[Scheduled]:
+        """A pass is complete: begin the next, or finish the song and free the slot."""
         work = slot.work
+        slot.plan.save(i)
         self._stepper.stop(i)
-        self._save(i, slot)
         self._charge()  # after the read, which waited for the GPU
         if self._stepper.is_broken(i):
             self._free(i)
             narrow = self._stepper.dtype == torch.float16
             yield Failed(work.song.key, _NARROW if narrow else _DAMAGED, work.generation_s, overflowed=narrow)
-        elif slot.plan[1:]:
-            slot.n_columns, slot.plan = 0, slot.plan[1:]
-            self._open(i, slot)
-            yield WindowDone(work)
-        else:
+            return
+        slot.current = None
+        slot.plan.close()
+        if slot.plan.is_complete:
             self._free(i)
-            yield WindowDone(work)
+            yield ResumePoint(work)
             yield Finished(work.song.key, work.tokens, work.generation_s)
+        else:
+            self._open(i, slot)
+            yield ResumePoint(work)
 
     def _free(self, i: int) -> None:
         self._stepper.leave(i)
         self._slots[i] = None
-
-    def _save(self, i: int, slot: _Slot) -> None:
-        columns = self._stepper.read(i, slot.n_columns)
-        frames = windows.undelayed(columns, slot.window, self._windowing.channels)
-        slot.work.tokens[:, slot.window.start : slot.window.end] = frames
 
     def _charge(self) -> None:
         """Share the time since the last call among the songs in progress."""
@@ -268,10 +249,6 @@ _DAMAGED = (
     "its logits became infinite or NaN, and no precision is wider: the checkpoint's weights are damaged; "
     "download it again or use another"
 )
-
-
-def _is_made(tokens: Tokens, window: Window) -> bool:
-    return bool((tokens[:, window.start : window.end] != TO_GENERATE).all())
 
 
 def _one_line(error: Exception) -> str:
