@@ -21,12 +21,16 @@ Audio = NDArray[np.float32]  # [n_samples] if mono, else [n_samples, 2]
 
 @dataclass(frozen=True)
 class Song:
-    """One song to generate. Its random draws depend on `seed` alone."""
+    """One song to generate. Its random draws depend on `seed` alone.
+
+    `lyrics`: of a family that sings, with its section marks.
+    """
 
     key: str
     prompt: str
     seconds: float
     seed: int
+    lyrics: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Sampling:
     """How the next token is chosen. MusicGen's defaults (Copet et al. 2023, section 4).
 
     `top_k` 0: of all tokens. Raises BadInput for a value that no song can be made with.
+    A family has its own defaults (Family.sampling).
     """
 
     guidance_scale: float = 3.0
@@ -43,11 +48,33 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance_scale < math.inf:
-            raise BadInput("guidance scale must be 0 or more; MusicGen's default is 3")
+            raise BadInput("guidance scale must be 0 or more; MusicGen's default is 3, HeartMuLa's 1.5")
         if self.top_k < 0:
-            raise BadInput("top k must be 0 or more; MusicGen's default is 250, and 0 takes all tokens")
+            raise BadInput(
+                "top k must be 0 or more; MusicGen's default is 250, HeartMuLa's 50, and 0 takes all tokens"
+            )
         if not 0 < self.temperature < math.inf:
-            raise BadInput("temperature must be over 0; MusicGen's default is 1")
+            raise BadInput("temperature must be over 0; MusicGen's default is 1, HeartMuLa's too")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the models of one kind have in common; known before one of them is loaded.
+
+    `engine`: the module whose `Engine` loads them; empty if there is none yet. `channels`: of most of them.
+    `stride_s`: from one window to the next; None: songs are made in one pass, whatever their length.
+    """
+
+    name: str
+    engine: str
+    sampling: Sampling  # unless the user chooses another
+    longest_s: float
+    sample_rate: int
+    channels: int
+    stride_s: float | None
+    sings: bool  # lyrics
+    continues: bool  # another song, or an audio file
+    ends_early: bool  # a song may be complete before the length that was asked
 
 
 @dataclass(frozen=True)
@@ -59,7 +86,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """A song's tokens are complete. `generation_s` is its share of the wall clock."""
+    """A song's tokens are complete. `generation_s` is its share of the wall clock.
+
+    They are fewer frames than were asked where a song of a family that `ends_early` has ended.
+    """
 
     key: str
     tokens: Tokens
@@ -85,6 +115,7 @@ class Unfinished:
 
     Resumed at a window boundary, it becomes byte for byte the song it would have been (same device,
     precision and slots). Resumed anywhere else, it keeps every token generated so far.
+    A song that ended before the length that was asked has the tokens of its own length, and is whole.
     """
 
     song: Song
@@ -114,6 +145,7 @@ def longest_first(songs: Iterable[Song]) -> list[Song]:
 class Engine(Protocol):
     """A loaded model that turns songs into tokens, and tokens into audio."""
 
+    family: Family
     sample_rate: int
     hop: int  # samples of a frame
     channels: int  # 2: stereo

@@ -49,6 +49,7 @@ from worker.musicgen.passes import Windowing, WindowPlan
 from worker.musicgen.pretrained import Pretrained
 from worker.musicgen.stepper import TEXT_ROOM, Stepper
 from worker.musicgen.text import TextEncoder, TextPrefetch
+from worker.songs import families
 from worker.songs.checkpoint_file import OtherSettings, Unusable
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Engine:
 
     Run one `stream` or `tokens` at a time; `decode` may run in another thread meanwhile.
     """
+
+    family = families.MUSICGEN
 
     def __init__(
         self,

@@ -136,7 +136,7 @@ class ConsoleDisplay:
 
     def made(self, record: Record) -> None:
         self._close(record.song)
-        line = _made_line(record.seconds, record.generation_s, record.estimated_cost_usd)
+        line = _made_line(record.length_s, record.generation_s, record.estimated_cost_usd)
         self._say(f"made {record.song}: {line}")
 
     def failed(self, song: str, reason: str) -> None:

@@ -170,9 +170,9 @@ class RunLog:
         cost = record.estimated_cost_usd
         self.note(
             "made",
-            f"made {record.song}: {record.seconds:g} s of audio in {record.generation_s:.1f} s, {usd(cost)}",
+            f"made {record.song}: {record.length_s:g} s of audio in {record.generation_s:.1f} s, {usd(cost)}",
             song=record.song,
-            seconds=record.seconds,
+            seconds=record.length_s,
             generation_s=record.generation_s,
             decode_s=record.decode_s,
             estimated_cost_usd=cost,

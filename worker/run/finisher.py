@@ -171,15 +171,19 @@ class Finisher:
         began = time.monotonic()
         audio = engine.decode(tune.event.tokens, lambda: not self._given_up.is_set())
         decode_s = time.monotonic() - began
+        made_s = job.seconds
+        if engine.family.ends_early:
+            made_s = min(made_s, len(audio) / engine.sample_rate)
         with disk_errors(path):
-            audio = cut(audio, job.seconds, engine.sample_rate, request.fade_s)
-            wav = write_wav(path, audio, job.seconds, engine.sample_rate)
-        quality = self._measure(audio, engine.sample_rate, job.seconds, engine.joins(job.seconds))
+            audio = cut(audio, made_s, engine.sample_rate, request.fade_s)
+            wav = write_wav(path, audio, made_s, engine.sample_rate)
+        quality = self._measure(audio, engine.sample_rate, made_s, engine.joins(made_s))
         described = engine.describe()
         return Record(
             song=job.song,
             prompt=job.prompt,
             seconds=job.seconds,
+            made_s=made_s,
             name=job.name,
             options=dict(job.options),
             seed=job.seed,

@@ -62,7 +62,7 @@ class RunLedger:
             self.summary.made.append(
                 {
                     "song": record.song,
-                    "seconds": record.seconds,
+                    "seconds": record.length_s,
                     "generation_s": record.generation_s,
                     "estimated_cost_usd": record.estimated_cost_usd,
                 }

@@ -79,7 +79,8 @@ class ProgressMeter:
         with self._lock:
             song = self._ended(record.song, "made")
             if song and song.n_frames:
-                self._advance(song, song.n_frames, song.n_frames)
+                n_made = round(song.n_frames * record.length_s / record.seconds)
+                self._advance(song, max(song.n_done, n_made), song.n_frames)
 
     def made_elsewhere(self, song: str) -> None:
         with self._lock:

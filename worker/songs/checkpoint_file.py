@@ -35,7 +35,8 @@ def tokens_key(stem: str) -> str:
 
 def to_bytes(unfinished: Unfinished) -> bytes:
     """A safetensors file of the tokens, with all else as JSON and a checksum in its header."""
-    facts = vars(unfinished) | {"song": asdict(unfinished.song), "sampling": asdict(unfinished.sampling)}
+    song = {name: value for name, value in asdict(unfinished.song).items() if value or name != "lyrics"}
+    facts = vars(unfinished) | {"song": song, "sampling": asdict(unfinished.sampling)}
     tokens = np.ascontiguousarray(facts.pop("tokens"))  # safetensors would mix up a view's elements
     text = json.dumps({"schema": _SCHEMA, "sha256": _checksum(facts, tokens)} | facts)
     content: bytes = save({"tokens": tokens}, metadata={"unfinished": text})

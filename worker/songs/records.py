@@ -22,7 +22,7 @@ _READERS = 16
 _WAV_READERS = 4
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 # What records lack that were written before a field was added.
-_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0, "same_bytes": ""}
+_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0, "same_bytes": "", "made_s": None}
 
 
 class Damaged(ValueError):
@@ -35,7 +35,7 @@ class Record:
 
     song: str  # NAME_HASH.wav
     prompt: str
-    seconds: float
+    seconds: float  # asked
     name: str
     options: Mapping[str, str]
     seed: int
@@ -69,12 +69,18 @@ class Record:
     channels: int = 1  # 2: stereo
     fade_s: float = 0.0  # over which its cut end fades out
     same_bytes: str = ""  # under which conditions this machine makes the same tokens again
+    made_s: float | None = None  # less than `seconds` if the song ended early; None in older records: all
 
     @property
     def is_consistent(self) -> bool:
         """True if the length in samples is that in seconds, and the bytes can hold the samples."""
-        n_samples = self.seconds * self.sample_rate
+        n_samples = self.length_s * self.sample_rate
         return abs(n_samples - self.n_samples) <= 1 and self.n_bytes > self.n_samples * self.channels
+
+    @property
+    def length_s(self) -> float:
+        """Of the song as it was made."""
+        return self.seconds if self.made_s is None else self.made_s
 
     def to_json(self) -> bytes:
         return json_bytes(asdict(self))

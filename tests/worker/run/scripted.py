@@ -13,6 +13,7 @@ from worker.run.context import RunContext
 from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
+from worker.songs import families
 from worker.songs.report import REPORT_KEY
 from worker.songs.summary import Price, Summary
 
@@ -28,6 +29,7 @@ class Scripted:
     """
 
     sample_rate = RATE
+    family = families.MUSICGEN
 
     def __init__(self, bad=None, at=None, frame_s=0.0):
         self.bad, self.at, self.frame_s = bad or {}, at, frame_s
@@ -56,7 +58,9 @@ class Scripted:
             started = time.monotonic()
             time.sleep(n_frames * self.frame_s)
             spent_s = time.monotonic() - started
-            yield Progress({song.key: (n_frames, n_frames)})
+            if self.bad.get(song.key) == "early":
+                tokens = tokens[:, : n_frames // 2]
+            yield Progress({song.key: (tokens.shape[1], n_frames)})
             if self.bad.get(song.key) == "generation":
                 yield Failed(song.key, "ValueError: no tune", spent_s)
             else:
@@ -64,7 +68,7 @@ class Scripted:
 
     def _mark(self, tokens, key):
         if kind := self.bad.get(key):
-            tokens[0, 0] = {"NaN": -1, "short": -2, "decode": -3}[kind]
+            tokens[0, 0] = {"NaN": -1, "short": -2, "decode": -3, "early": 0}[kind]
         return tokens
 
     def unfinished(self):

@@ -1,9 +1,11 @@
 """The run, with an engine that needs no model: what is made, in which order, and what survives."""
 
+import io
 import json
 import tempfile
 import threading
 import time
+import wave
 
 import pytest
 
@@ -31,7 +33,7 @@ from worker.run import finisher
 from worker.run import queue as queue
 from worker.run import runner as runner
 from worker.run.claims import Claims
-from worker.songs import jobs, maker, records
+from worker.songs import families, jobs, maker, records
 from worker.songs.records import Record
 from worker.songs.report import REPORT_KEY
 from worker.store import retry
@@ -200,6 +202,24 @@ def test_another_revision_is_refused_before_anything_is_generated(folder, tmp_pa
         run(folder, engine)
     assert engine.taken == []
     assert tree(tmp_path / "out") == before
+
+
+def test_song_that_ended_early_is_as_long_as_it_is_and_the_record_says_both_lengths(folder):
+    engine = Scripted(bad={TWO.song: "early"})
+    engine.family = families.HEARTMULA
+    summary = run(folder, engine, selected=[TWO])
+    record = Record.from_json(folder.read(records.record_key(TWO)))
+    assert (record.seconds, record.made_s, record.n_samples) == (1.5, 0.74, 37 * HOP)
+    assert record.is_consistent and not summary.failed
+    assert summary.seconds_made == summary.generated_s == pytest.approx(0.74, abs=0.02)
+    with wave.open(io.BytesIO(folder.read(TWO.song))) as wav:
+        assert wav.getnframes() == 37 * HOP
+    assert not records.survey(folder, [TWO]).todo
+
+
+def test_song_that_lacks_audio_fails_in_a_family_whose_songs_do_not_end_early(folder):
+    summary = run(folder, Scripted(bad={TWO.song: "early"}), selected=[TWO])
+    assert "samples were made where" in summary.failed[TWO.song]
 
 
 def test_lyrics_are_refused_before_anything_is_written(folder, tmp_path):

@@ -12,7 +12,7 @@ from worker.engine import TO_GENERATE, Sampling, Song, Unfinished
 from worker.songs.checkpoint_file import OtherSettings, Unusable, from_bytes, to_bytes
 
 finite = st.floats(0, 1e6)
-songs = st.builds(Song, st.text(), st.text(), finite, st.integers(0, 2**64 - 1))
+songs = st.builds(Song, st.text(), st.text(), finite, st.integers(0, 2**64 - 1), st.text())
 temperatures = st.floats(0, 1e6, exclude_min=True)
 samplings = st.builds(Sampling, finite, st.integers(0, 4096), temperatures, st.booleans())
 
@@ -50,6 +50,10 @@ CONTENT = to_bytes(ONE)
 @given(unfinished_songs())
 def test_what_was_written_comes_back(one):
     assert same(from_bytes(to_bytes(one)), one)
+
+
+def test_song_without_lyrics_is_written_as_before_there_were_any():
+    assert b"lyrics" not in CONTENT
 
 
 def test_tokens_come_back_as_int16():
