@@ -190,8 +190,10 @@ class Engine(Protocol):
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
 
-    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
+    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True, seed: int = 0) -> Audio:
         """Audio of a finished song; may be called from another thread while `stream` runs.
+
+        `seed`: the song's, for a codec that draws.
 
         Calls `go_on` regularly and raises Abandoned when it returns False.
         """

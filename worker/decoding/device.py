@@ -17,6 +17,9 @@ _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STAT
 _BROKEN_CAPTURE = ("previous error during capture", "cudaErrorStreamCaptureInvalidated")
 _GPU_FILE = Path("/dev/nvidia0")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a record says of repeating its song on this machine: docs/engine.md, "What is promised".
+_FREELY = "in any order, with any slots and threads"
+_LIKEWISE = "in the same order, with the same slots and threads"
 # fp32 with keys and values in bf16: half the cache, and half of what a late column reads. For CPUs.
 HALF_CACHE = "fp32-kv16"
 
@@ -85,6 +88,11 @@ def dtype_name(dtype: torch.dtype, cache_dtype: torch.dtype | None = None) -> st
     if cache_dtype not in (None, dtype):
         return HALF_CACHE
     return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
+def same_bytes(is_row_exact: bool) -> str:
+    """Under which conditions a song is the same again. Row-exact: no sum depends on slots or threads."""
+    return _FREELY if is_row_exact else _LIKEWISE
 
 
 def choose_slots(slots: int | None, bytes_each: int, device: torch.device) -> int:

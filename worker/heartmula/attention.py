@@ -38,6 +38,7 @@ class Place(NamedTuple):
 class Attention(Protocol):
     """Rotate, keep and attend."""
 
+    name: str  # as records hold it
     # Columns beyond a position are read, up to the reach: they must be finite.
     reads_masked: bool
 
@@ -77,6 +78,7 @@ class _Shared(NamedTuple):
 class Sdpa(Attention):
     """torch's scaled dot product attention; a group's heads are queries of their one key and value head."""
 
+    name = "sdpa"
     reads_masked = True
 
     def __init__(self, sizes: Flavour, rotation: Tensor, dtype: torch.dtype):
@@ -113,6 +115,7 @@ class Sdpa(Attention):
 class Compiled(Attention):
     """The C kernel for one model's heads. Raises NoCompiler."""
 
+    name = "compiled"
     reads_masked = False
 
     def __init__(self, sizes: Flavour, rotation: Tensor, dtype: torch.dtype):

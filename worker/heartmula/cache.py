@@ -47,6 +47,13 @@ class Cache:
         for kv in self.layers:
             kv[:, self.rows(target), :, :n_columns] = kv[:, self.rows(source), :, :n_columns]
 
+    def widen(self, n_columns: int) -> None:
+        """Have so many columns; what they hold stays. One layer after another: there is no second cache."""
+        for i, kv in enumerate(self.layers):
+            wide = kv.new_zeros(*kv.shape[:3], n_columns, kv.shape[4])
+            wide[:, :, :, : kv.shape[3]] = kv
+            self.layers[i] = wide
+
     def clear(self, slot: int) -> None:
         """Replace what a slot holds by zeros."""
         for kv in self.layers:

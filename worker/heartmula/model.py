@@ -18,17 +18,17 @@ SAMPLING = Sampling(guidance_scale=1.5, top_k=50, temperature=1.0)
 
 
 class Model:
-    """Both Llamas on a device in a precision."""
+    """Both Llamas on a device in a precision. `n_codes`: tokens below it can be decoded."""
 
-    def __init__(self, config: MulaConfig, weights: Weights, placement: Placement):
+    def __init__(self, config: MulaConfig, n_codes: int, weights: Weights, placement: Placement):
         self.config, self.placement = config, placement
         self.backbone = Backbone(config, weights, placement)
-        self.depth = Depth(config, self.backbone, weights, placement)
+        self.depth = Depth(config, n_codes, self.backbone, weights, placement)
 
     @classmethod
     def of(cls, tree: Tree, placement: Placement) -> "Model":
         """The language model in a folder that heartmula_tree.check has found whole."""
-        return cls(tree.mula, Weights(tree.mula_weights), placement)
+        return cls(tree.mula, tree.codec.codebook_size, Weights(tree.mula_weights), placement)
 
     @property
     def is_row_exact(self) -> bool:

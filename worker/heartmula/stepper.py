@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from worker.engine import Sampling, Tokens
@@ -30,6 +31,7 @@ from worker.heartmula.prompt import Prompt, n_positions
 
 # Masked attention reads a whole bucket of columns: few shapes, for graphs.
 _BUCKET = 256
+_NEVER = torch.iinfo(torch.int64).max
 
 
 class Progress(NamedTuple):
@@ -40,12 +42,12 @@ class Progress(NamedTuple):
 
 
 class Stepper:
-    """One song in each of `slots` slots, of `n_columns` positions at most. Not thread-safe."""
+    """One song in each of `slots` slots, of `n_columns` positions at most, until `widen`. Not thread-safe."""
 
     def __init__(self, model: Model, slots: int, n_columns: int, audio_eos: int):
         device, n_codebooks = model.placement.device, model.depth.n_codebooks
         self.slots, self.dtype = slots, model.placement.dtype
-        self._model, self._n_columns, self._audio_eos = model, n_columns, audio_eos
+        self._model, self.n_columns, self._audio_eos = model, n_columns, audio_eos
         # One frame more than fits: a slot that has ended still writes the frame after its last.
         size = (slots, n_columns + 1, n_codebooks)
         self._frames = torch.zeros(size, dtype=torch.int64, device=device)
@@ -55,8 +57,7 @@ class Stepper:
         self._running, self._broken = torch.zeros(2, slots, dtype=torch.bool, device=device)
         self._slot = torch.arange(slots, device=device)
         self._prompts: list[Prompt | None] = [None] * slots
-        masked = model.backbone.llama.attention.reads_masked
-        self._buckets = [*range(_BUCKET, n_columns, _BUCKET), n_columns] if masked else [n_columns]
+        self._reads_masked = model.backbone.llama.attention.reads_masked
         self._sampling = SAMPLING
         self._allocate(halves_of(self._sampling))
 
@@ -71,29 +72,45 @@ class Stepper:
             self._allocate(halves_of(sampling))
 
     def _allocate(self, halves: int) -> None:
-        self._cache, self._of_frame = self._model.caches(CacheSize(self.slots, halves, self._n_columns))
+        self._cache, self._of_frame = self._model.caches(CacheSize(self.slots, halves, self.n_columns))
         # What the next step feeds of each row: the embeddings of its newest position.
         width = self._model.config.backbone.width
         self._input = self._cache.layers[0].new_zeros(self.slots * halves, width)
+
+    def widening_bytes(self, n_positions: int) -> int:
+        """How much more memory `widen` takes for good."""
+        n_columns = max(0, _up(n_positions) - self.n_columns)
+        return self._model.n_bytes(CacheSize(self.slots, self._cache.halves, n_columns))
+
+    def widen(self, n_positions: int) -> None:
+        """Have room for songs of so many positions. What the slots hold stays."""
+        n_columns = _up(n_positions)
+        if n_columns <= self.n_columns:
+            return
+        self._cache.widen(n_columns)
+        more = (0, 0, 0, n_columns - self.n_columns)
+        self._frames, self._uniform = (F.pad(each, more) for each in (self._frames, self._uniform))
+        self.n_columns = n_columns
 
     def set_text(self, slot: int, prompt: Prompt) -> None:
         """Set the prompt of a slot's song."""
         self._prompts[slot] = prompt
 
-    def open(self, slot: int, frames: Tokens, uniform: NDArray) -> int:  # type: ignore[type-arg]
+    def open(self, slot: int, frames: Tokens, uniform: NDArray, n_kept: int = 0) -> int:  # type: ignore[type-arg]
         """Begin the song of the slot's prompt, or resume it after `frames` [codebooks, n].
 
         uniform [n_frames, codebooks]: the draws of all frames of a song that is to be so long.
+        n_kept: positions whose keys and values the slot holds, of the same song.
         -> how many positions to `fill` before `start`: the known ones but the newest, which a step feeds.
         """
         prompt, n_made, wanted = self._prompt(slot), int(frames.shape[1]), len(uniform)
-        if n_made >= wanted or n_positions(prompt.n_positions, wanted) > self._n_columns:
-            raise ValueError(f"{wanted} frames, {n_made} made, do not fit {self._n_columns} columns")
+        if n_made >= wanted or n_positions(prompt.n_positions, wanted) > self.n_columns:
+            raise ValueError(f"{wanted} frames, {n_made} made, do not fit {self.n_columns} columns")
         self._frames[slot, :n_made] = torch.from_numpy(frames.T.copy()).to(self._frames)
         self._uniform[slot, :wanted] = torch.from_numpy(uniform)
         self._before[slot], self._made[slot], self._last[slot] = prompt.n_positions - 1, n_made, wanted - 1
         self._broken[slot] = False
-        if self._model.backbone.llama.attention.reads_masked:
+        if self._reads_masked and not n_kept:
             self._cache.clear(slot)  # of a broken song's NaN, which no mask hides
         newest = prompt.n_positions - 1 + n_made
         self._input[self._cache.rows(slot)] = self._inputs(slot, newest, newest + 1)[:, 0]
@@ -167,7 +184,8 @@ class Stepper:
 
         The newest position of each of them must be below `n_reached`.
         """
-        self._advance(min(bucket for bucket in self._buckets if bucket >= n_reached), n_slots)
+        bucket = min(_up(n_reached), self.n_columns) if self._reads_masked else self.n_columns
+        self._advance(bucket, n_slots)
 
     def _advance(self, bucket: int, n_slots: int) -> None:
         slot, made, running = self._slot[:n_slots], self._made[:n_slots], self._running[:n_slots]
@@ -177,10 +195,11 @@ class Stepper:
         position = self._before[:n_slots] + torch.minimum(made, last)
         hidden = self._model.backbone.step(fed, position, bucket, self._cache)
         uniform = self._uniform[slot, made]
-        tokens, finite = self._model.depth(hidden, uniform, self._sampling, self._of_frame)
+        first_end = torch.where(made > 0, self._audio_eos, _NEVER)
+        tokens, finite = self._model.depth(hidden, uniform, self._sampling, first_end, self._of_frame)
         # A slot that does not go on writes here too: no one reads it, and its next step writes again.
         self._frames[slot, made] = tokens
-        ends = (tokens >= self._audio_eos).any(1) & (made > 0)
+        ends = (tokens >= first_end[:, None]).any(1)
         goes_on = running & ~ends
         halves = self._cache.halves
         embedded = self._model.backbone.frame_inputs(tokens).repeat_interleave(halves, 0)
@@ -189,6 +208,11 @@ class Stepper:
         broken |= running & ~finite
         made += goes_on
         running &= goes_on & (made <= last)
+
+
+def _up(n_columns: int) -> int:
+    """To whole buckets."""
+    return -(-n_columns // _BUCKET) * _BUCKET
 
 
 def halves_of(sampling: Sampling) -> int:

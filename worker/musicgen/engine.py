@@ -57,9 +57,6 @@ log = logging.getLogger(__name__)
 # A continued window's known columns are computed in chunks, one between two steps. On a CPU a chunk of
 # this many columns takes about as long as a step; on a GPU all of them together take less than one.
 _CPU_CHUNK = 32
-# What a record says of repeating its song on this machine: docs/engine.md, "What is promised".
-_FREELY = "in any order, with any slots and threads"
-_LIKEWISE = "in the same order, with the same slots and threads"
 
 Result = TypeVar("Result")
 
@@ -141,7 +138,7 @@ class Engine:
             "precision": device.dtype_name(placement.dtype, placement.cache_dtype),
             "attention": self._model.attention.name,
             "slots": self.slots,
-            "same_bytes": _FREELY if self._is_row_exact else _LIKEWISE,
+            "same_bytes": device.same_bytes(self._is_row_exact),
             "window_s": self.window * self.hop / self.sample_rate,
             "stride_s": self.stride * self.hop / self.sample_rate,
         }
@@ -224,10 +221,11 @@ class Engine:
         gc.collect()  # modules are in reference cycles
         torch.cuda.empty_cache()
 
-    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True) -> Audio:
+    def decode(self, tokens: Tokens, go_on: Callable[[], bool] = lambda: True, seed: int = 0) -> Audio:
         """[n_codebooks, n_frames] -> float32 [n_frames * hop], or [n_frames * hop, 2] if stereo.
 
-        In bounded memory. Calls `go_on` before each 2 s of audio; raises Abandoned when it returns False.
+        In bounded memory. Draws nothing: the seed does not matter. Calls `go_on` before each 2 s of audio;
+        raises Abandoned when it returns False.
         Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
         return self._with_codec(

@@ -5,7 +5,6 @@ wrong (unknown model, missing or truncated files, another architecture) raises B
 generated.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 from worker.amounts import count
 from worker.errors import BadInput, UserError
 from worker.models import fetch, find
+from worker.models.fingerprint import fingerprint
 from worker.models.progress import Meter
 from worker.songs import adapter, supported
 from worker.songs.maker import model_name
@@ -48,8 +48,6 @@ _FOREIGN = {
     ),
 }
 _HALF = {"F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
-_SAMPLE_BYTES = 4096
-_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _load_folder(folder: Path, name: str, revision: str | None) -> Pretrained:
             f"model {name}: {key} has the shape {tuple(found)} where config.json asks for {tuple(wanted)}; "
             "fetch it again"
         )
-    revision = revision or _fingerprint((folder / "config.json").read_bytes(), weights)
+    revision = revision or fingerprint((folder / "config.json").read_bytes(), weights)
     return Pretrained(model.eval(), _tokenizer(folder, name), name, revision)
 
 
@@ -172,7 +170,7 @@ def _load_adapter(folder: Path) -> Pretrained:
         key: value for key, value in adapter.read_config(folder).items() if not key.startswith("base_model")
     }
     described = json.dumps([base.revision, config], sort_keys=True).encode()
-    revision = _fingerprint(described, adapter.weights_of(folder))
+    revision = fingerprint(described, adapter.weights_of(folder))
     return Pretrained(merged.eval(), base.tokenizer, folder.resolve().name, revision)
 
 
@@ -227,19 +225,6 @@ def check(folder: Path) -> list[Path]:
         except SafetensorError:
             raise BadInput(f"{folder / name} is truncated or damaged; fetch the model again") from None
     return [folder / name for name in names]
-
-
-def _fingerprint(config: bytes, weights: list[Path]) -> str:
-    """12 hex digits of a hash over the config and samples spread over the weights."""
-    digest = hashlib.sha256(config)
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for sample in range(_SAMPLES):
-                file.seek(size * sample // _SAMPLES)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

@@ -169,7 +169,7 @@ class Finisher:
         """The song as a file of the scratch folder, and its record."""
         job, engine, request = tune.job, tune.engine, self._run.request
         began = time.monotonic()
-        audio = engine.decode(tune.event.tokens, lambda: not self._given_up.is_set())
+        audio = engine.decode(tune.event.tokens, lambda: not self._given_up.is_set(), seed=job.seed)
         decode_s = time.monotonic() - began
         made_s = job.seconds
         if engine.family.ends_early:

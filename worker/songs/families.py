@@ -24,7 +24,7 @@ MUSICGEN = Family(
 )
 HEARTMULA = Family(
     name="HeartMuLa",
-    engine="",
+    engine="worker.heartmula",
     sampling=Sampling(guidance_scale=1.5, top_k=50, temperature=1.0),
     # 8,192 positions, of which the shortest prompt takes about ten; 12.5 frames a second.
     longest_s=654.0,

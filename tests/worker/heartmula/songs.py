@@ -13,6 +13,7 @@ from worker.heartmula.layers import Placement
 from worker.heartmula.model import Model
 from worker.heartmula.prompt import Prompt, Prompter
 from worker.heartmula.stepper import Stepper
+from worker.heartmula.weights import Weights
 from worker.models.heartmula_tree import Tree
 
 N_COLUMNS = 3000
@@ -22,17 +23,21 @@ NOTHING = np.zeros((8, 0), np.int16)
 def model(
     tree: Tree, dtype: torch.dtype = torch.float32, compiled: bool = True, device: str = "cpu"
 ) -> Model:
-    """The tree's language model; `compiled`: with C kernels where they can be built."""
+    """The tree's language model, all of whose tokens are codes.
+
+    `compiled`: with C kernels where they can be built.
+    """
+    parts = (tree.mula, tree.mula.audio_vocab_size, Weights(tree.mula_weights))
     placement = Placement(torch.device(device), dtype)
     if compiled:
-        return Model.of(tree, placement)
+        return Model(*parts, placement)
     without = NoCompiler("left out")
     with (
         mock.patch("worker.heartmula.attention.build", side_effect=without),
         mock.patch("worker.heartmula.gate.build", side_effect=without),
         mock.patch("worker.decoding.linear.has_kernel", return_value=False),
     ):
-        return Model.of(tree, placement)
+        return Model(*parts, placement)
 
 
 def stepper(model: Model, case: Case, slots: int = 1, n_columns: int = N_COLUMNS) -> Stepper:
@@ -59,7 +64,7 @@ def begin(on: Stepper, slot: int, prompt: Prompt, case: Case, known=NOTHING, chu
 def advance(on: Stepper, steps: int, n_slots: int | None = None) -> None:
     """Make so many frames of the first slots, or of all."""
     for _ in range(steps):
-        on.step(on._n_columns, n_slots or on.slots)
+        on.step(on.n_columns, n_slots or on.slots)
 
 
 def finished(on: Stepper, slot: int) -> np.ndarray:

@@ -86,7 +86,7 @@ class Scripted:
     def joins(self, seconds):
         return []
 
-    def decode(self, tokens, go_on=lambda: True):
+    def decode(self, tokens, go_on=lambda: True, seed=0):
         if tokens[0, 0] == -3:
             raise RuntimeError("codec broke\nand more")
         n_frames = tokens.shape[1] - (tokens[0, 0] == -2)

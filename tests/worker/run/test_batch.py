@@ -559,7 +559,7 @@ def test_audio_is_made_beside_generation(folder):
     threads = set()
 
     class Watched(Scripted):
-        def decode(self, tokens, go_on=lambda: True):
+        def decode(self, tokens, go_on=lambda: True, seed=0):
             threads.add(threading.current_thread())
             return super().decode(tokens)
 
