@@ -95,7 +95,7 @@ def run(
     from ops.ssh import phases
 
     settings = Settings.load()
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
     phases.checked_release(settings)
     arguments = [f"--only={name}" for name in only or ()]
     arguments += ["--start-over"] * start_over + ["--verify"] * verify + chosen
@@ -131,7 +131,7 @@ def up(
     from ops.ssh.models import OnBox
 
     settings = Settings.load()
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
     release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
     ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
@@ -162,7 +162,7 @@ def sync(
 
     settings = Settings.load()
     grace_s = int(durations.parse(grace, "--grace").total_seconds())
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
     release = phases.checked_release(settings, prompts)
     phases.sync(box, settings, release, ui.say, grace_s=grace_s, arguments=chosen)
 

@@ -114,8 +114,8 @@ def generate(
     Example: inv generate --model facebook/musicgen-small --only dance_test
     """
     flags = ["--start-over"] * start_over + ["--verify"] * verify
-    flags += sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
-    _run_worker(prompts, output, model, only, flags, hourly_cost)
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride)
+    _run_worker(prompts, output, model, only, chosen, flags, hourly_cost)
 
 
 @task(
@@ -139,8 +139,8 @@ def decode(
     Generates nothing; takes seconds a song. A damaged WAV has to be moved away first.
     Example: inv decode --output out/songs --only dance_test
     """
-    flags = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags()
-    _run_worker(prompts, output, model, only, ["--from-tokens", *flags])
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride)
+    _run_worker(prompts, output, model, only, chosen, ["--from-tokens"])
 
 
 @task(help=MODELS)
@@ -167,21 +167,28 @@ def models(
 
 
 def _run_worker(
-    prompts: str, output: str, model: str, only: list[str] | None, flags: list[str], hourly_cost: str = ""
+    prompts: str,
+    output: str,
+    model: str,
+    only: list[str] | None,
+    chosen: sampling.SamplingFlags,
+    flags: list[str],
+    hourly_cost: str = "",
 ) -> None:
     """Run the worker here, with what is set where a text is empty; ends with its exit code."""
     from ops import generate
 
     settings = Settings.load()
+    model = model or settings.model
     basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
     usd = hourly_cost or settings.hourly_cost_usd
     code = generate.run_worker(
         prompts=prompts or settings.prompts,
         output=output or settings.output_place,
-        model=model or settings.model,
+        model=model,
         hourly_cost=None if usd is None else generate.HourlyCost(usd, basis),
         only=only or (),
-        flags=flags,
+        flags=flags + chosen.flags(model),
     )
     if code:
         raise Exit(code=code)

@@ -6,7 +6,8 @@ from pathlib import Path
 from worker.amounts import size
 from worker.errors import BadInput
 from worker.models import find, sets
-from worker.songs import adapter, supported
+from worker.songs import adapter, families, supported
+from worker.songs.families import HEARTMULA_REHEARSAL
 from worker.songs.model_names import REHEARSAL
 
 
@@ -16,7 +17,11 @@ def download_bytes(model: str, env: Mapping[str, str]) -> float | None:
     Of an adapter folder, those of its base model.
     """
     model = adapter.base_model(model)
-    if model == REHEARSAL or Path(model).expanduser().is_dir() or find.here(model, env):
+    if (
+        model in (REHEARSAL, HEARTMULA_REHEARSAL)
+        or Path(model).expanduser().is_dir()
+        or find.here(model, env)
+    ):
         return 0
     try:
         return sets.find(model).about_bytes
@@ -38,7 +43,9 @@ def described(model: str, env: Mapping[str, str]) -> str:
 
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
     """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here."""
+    family = families.of(model)
+    families.refuse_without_engine(family)
     model = adapter.base_model(model)
-    if model != REHEARSAL:
+    if family is families.MUSICGEN and model != REHEARSAL:
         found = find.here(model, env)
         supported.refuse(model, found and found.folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ops import models
 from ops.settings import Settings, child_env
 from worker.amounts import count, duration, size, usd
-from worker.songs import jobs, maker, records
+from worker.songs import families, jobs, maker, records
 from worker.songs.job import Job
 from worker.songs.model_names import REHEARSAL
 from worker.store.base import Missing, Store
@@ -25,7 +25,7 @@ ASSUMED_RATE = 1.5
 _REHEARSAL_RATE = 20.0
 # Runs with an output whose speed is read, the newest first.
 _RUNS_READ = 5
-_BYTES_PER_S = 64_000  # of a WAV file: 32,000 samples of 16 bits
+_SAMPLE_BYTES = 2
 # MusicGen's text encoder was trained on 512 tokens; an English text has a token for some four bytes.
 _TRAINED_TOKENS, _BYTES_PER_TOKEN = 512, 4
 
@@ -48,7 +48,7 @@ def plan_songs(prompts: Path, output: str, model: str, only: Sequence[str] = ())
     """
     listed = jobs.load(prompts)
     chosen = jobs.select(listed, only)
-    jobs.refuse_lyrics(chosen)
+    families.refuse_unfit(chosen, families.of(model))
     models.refuse_unsupported(model, child_env())
     store = open_store(output)
     found = records.survey(store, listed)
@@ -96,7 +96,9 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
     seconds = sum(song.duration_s for song in songs if song.state == TO_MAKE)
     if not seconds:
         return []
-    n_bytes = seconds * _BYTES_PER_S * (2 if "stereo" in model else 1)
+    family = families.of(model)
+    channels = 2 if "stereo" in model else family.channels
+    n_bytes = seconds * family.sample_rate * channels * _SAMPLE_BYTES
     disk = f"{size(n_bytes)} of WAV files"
     if "://" not in output:
         free = _free_bytes(Path(output).expanduser())
@@ -115,7 +117,7 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
         models.described(model, child_env()),
         disk,
         f"about {duration(took_s)}, {cost}; without loading; at {per_second}",
-        *_long_prompts(songs),
+        *(_long_prompts(songs) if family is families.MUSICGEN else []),
     ]
 
 

@@ -7,9 +7,9 @@ from worker.store.base import Store
 
 HELP = {
     "temperature": "Higher is more random (default: 1)",
-    "top_k": "Tokens to choose from, 0: all (default: 250)",
-    "guidance_scale": "How closely to follow the prompt (default: 3)",
-    "stride": "Seconds between the 30 s windows of a long song (default: 18)",
+    "top_k": "Tokens to choose from, 0: all (default: 250; HeartMuLa: 50)",
+    "guidance_scale": "How closely to follow the prompt (default: 3; HeartMuLa: 1.5)",
+    "stride": "Seconds between the 30 s windows of a long song (MusicGen alone; default: 18)",
 }
 
 
@@ -22,25 +22,25 @@ class SamplingFlags:
     guidance_scale: str = ""
     stride: str = ""
 
-    def check(self) -> None:
-        """Raises BadInput for a value that is not a number or is out of range."""
-        from worker.songs import maker  # here: `inv --list` stays under 1 s
+    def check(self, model: str) -> None:
+        """Raises BadInput for a value that is not a number, is out of range, or not for this model."""
+        from worker.songs import families, maker  # here: `inv --list` stays under 1 s
 
-        maker.checked_sampling(**self._numbers())
+        maker.checked_sampling(families.of(model), **self._numbers())
 
-    def refuse_other(self, store: Store) -> None:
+    def refuse_other(self, store: Store, model: str) -> None:
         """Raises BadInput if the songs of this output are made with other sampling."""
-        from worker.songs import maker
+        from worker.songs import families, maker
 
-        maker.refuse_other_sampling(store, **self._numbers())
+        maker.refuse_other_sampling(store, families.of(model), **self._numbers())
 
     def _numbers(self) -> dict[str, float]:
         texts = vars(self) | {"stride_s": self.stride}
         return {name: _number(name, text) for name, text in texts.items() if text and name != "stride"}
 
-    def flags(self) -> list[str]:
-        """For `python -m worker`. Raises BadInput."""
-        self.check()
+    def flags(self, model: str) -> list[str]:
+        """For `python -m worker` with this model. Raises BadInput."""
+        self.check(model)
         return [f"--{name.replace('_', '-')}={text}" for name, text in vars(self).items() if text]
 
 

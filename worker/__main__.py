@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import argparse
 import hashlib
+import importlib
 import io
 import logging
 import math
@@ -39,7 +40,7 @@ from rich.console import Console
 
 from worker import names, timestamps
 from worker.amounts import duration
-from worker.engine import Engine
+from worker.engine import Engine, LoadableEngine
 from worker.errors import BadInput, Interrupted, UserError
 from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
@@ -54,10 +55,10 @@ from worker.run.context import RunContext
 from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
-from worker.songs import jobs
+from worker.songs import families, jobs
 from worker.songs.checkpoint_file import tokens_key
 from worker.songs.job import Job
-from worker.songs.maker import STRIDE_S, checked_sampling, model_name
+from worker.songs.maker import checked_sampling, model_name
 from worker.songs.summary import Price, Summary
 from worker.store.base import Store
 from worker.store.open import open_store
@@ -100,7 +101,9 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         "--output", default=env.get("MUSICGEN_OUTPUT") or in_bucket, help="folder or s3:// address"
     )
     p.add_argument(
-        "--model", default=env.get("MUSICGEN_MODEL") or DEFAULT_MODEL, help="hub id, folder, rehearsal"
+        "--model",
+        default=env.get("MUSICGEN_MODEL") or DEFAULT_MODEL,
+        help="hub id, folder, heartmula, rehearsal",
     )
     p.add_argument(
         "--only", nargs="+", action="extend", default=[], metavar="NAME", help="make these songs only"
@@ -143,23 +146,27 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--slots", default=env.get("MUSICGEN_SLOTS") or None, help="songs at once (as memory allows)"
     )
+    p.add_argument("--stride", type=float, help="seconds between MusicGen's 30 s windows (18)")
     p.add_argument(
-        "--stride", type=float, default=STRIDE_S, help="seconds between 30 s windows (%(default)s)"
+        "--guidance-scale", type=float, help="how closely to follow the prompt (3; HeartMuLa: 1.5)"
     )
-    p.add_argument(
-        "--guidance-scale", type=float, default=3.0, help="how closely to follow the prompt (%(default)s)"
-    )
-    p.add_argument("--top-k", type=int, default=250, help="tokens to choose from; 0: all (%(default)s)")
-    p.add_argument("--temperature", type=float, default=1.0, help="higher is more random (%(default)s)")
+    p.add_argument("--top-k", type=int, help="tokens to choose from; 0: all (250; HeartMuLa: 50)")
+    p.add_argument("--temperature", type=float, help="higher is more random (1)")
     return p
 
 
 def generate(arguments: argparse.Namespace, interruption: Interruption, env: Mapping[str, str]) -> Summary:
     """Check everything that can be checked, then run."""
+    family = families.of(arguments.model)
+    families.refuse_without_engine(family)
     listed = jobs.load(arguments.prompts)
     store = open_store(arguments.output)
     sampling = checked_sampling(
-        arguments.guidance_scale, arguments.top_k, arguments.temperature, arguments.stride
+        family,
+        guidance_scale=arguments.guidance_scale,
+        top_k=arguments.top_k,
+        temperature=arguments.temperature,
+        stride_s=arguments.stride,
     )
     if not _RUN_ID.fullmatch(arguments.run_id):
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
@@ -174,6 +181,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         model=model_name(arguments.model),
         price=price(arguments.hourly_cost, arguments.price_basis, arguments.price_paid),
         run_id=arguments.run_id,
+        family=family,
         sampling=sampling,
         start_over=arguments.start_over,
         fade_s=_fade_s(arguments.fade_ms),
@@ -198,15 +206,17 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         def load_engine(dtype: str | None) -> Engine:
             context.observer.note("loading", f"loading PyTorch and the model {arguments.model}")
             began_s = time.monotonic()
-            from worker.musicgen import Engine  # imports torch: not for a run with nothing to do
+            # It imports torch: not for a run with nothing to do.
+            kind: type[LoadableEngine] = importlib.import_module(family.engine).Engine
+            strides = {} if family.stride_s is None else {"stride_s": arguments.stride or family.stride_s}
 
             with temporary_in_scratch():  # a model is written there, a kernel compiled
-                engine = Engine.load(
+                engine = kind.load(
                     arguments.model,
                     device=arguments.device,
                     dtype=dtype or arguments.dtype,
                     slots=slots,
-                    stride_s=arguments.stride,
+                    **strides,
                 )
             heartbeat.loaded(loaded := engine.describe())
             took = duration(time.monotonic() - began_s)

@@ -199,5 +199,21 @@ class Engine(Protocol):
         """
 
 
+class LoadableEngine(Engine, Protocol):
+    """What the module of a family calls `Engine`."""
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str | None,
+        dtype: str | None,
+        slots: int | None,
+        **strides: float,
+    ) -> Engine:
+        """Load a model by its name or folder. `stride_s`: of a family that has a stride."""
+
+
 class Abandoned(Exception):
     """Decoding or encoding was stopped by its caller: `go_on` returned False."""

@@ -7,9 +7,14 @@ from worker.errors import BadInput
 
 
 def test_only_what_was_given_is_passed_on():
-    assert SamplingFlags().flags() == []
+    assert SamplingFlags().flags("rehearsal") == []
     given = SamplingFlags(temperature="0.90", top_k="0", guidance_scale="2.5", stride="12")
-    assert given.flags() == ["--temperature=0.90", "--top-k=0", "--guidance-scale=2.5", "--stride=12"]
+    assert given.flags("rehearsal") == [
+        "--temperature=0.90",
+        "--top-k=0",
+        "--guidance-scale=2.5",
+        "--stride=12",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -27,4 +32,9 @@ def test_only_what_was_given_is_passed_on():
 def test_wrong_value_is_named(flag, text, says):
     flags = SamplingFlags(**{flag: text})
     with pytest.raises(BadInput, match=says):
-        flags.flags()
+        flags.flags("rehearsal")
+
+
+def test_stride_is_refused_where_there_are_no_windows():
+    with pytest.raises(BadInput, match="HeartMuLa makes a song in one pass; leave --stride out"):
+        SamplingFlags(stride="12").flags("heartmula")

@@ -25,14 +25,11 @@ from worker.run.ledger import RunLedger
 from worker.run.observer import Observers
 from worker.run.queue import SongQueue
 from worker.run.runner import LoadEngine, Runner
-from worker.songs import maker, records
-from worker.songs.jobs import refuse_lyrics
+from worker.songs import families, maker, records
 from worker.songs.maker import Maker
 from worker.songs.summary import Summary
 from worker.store.retry import Retry, TimedOut, answer
 
-# MusicGen's; asked for before a model is loaded, to know how large the songs will be.
-_SAMPLE_RATE = 32_000
 # How long the first look at the output waits for a store that does not answer.
 _START_LIMIT_S = 60.0
 
@@ -46,7 +43,7 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     it was asked to end; once the store has been tried, report and summary are written whatever happens.
     """
     request, store = run.request, run.store
-    refuse_lyrics(request.selected)
+    families.refuse_unfit(request.selected, request.family)
     at_start = Retry(run.observer.note, _START_LIMIT_S)
     look = partial(records.survey, store, request.jobs, verify=request.verify)
     found = _unless_stopped(run, lambda: at_start(look), "while it looked for what is done")
@@ -68,7 +65,8 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
     if not ledger.todo:
         return end()
     scratch = Path(tempfile.gettempdir())
-    for warning in preflight.check([job.seconds for job in ledger.todo], _SAMPLE_RATE, scratch, store):
+    samples_per_s = request.family.sample_rate * request.family.channels
+    for warning in preflight.check([job.seconds for job in ledger.todo], samples_per_s, scratch, store):
         run.warn(warning)
     with Claims(
         store,

@@ -26,20 +26,21 @@ _FIRST_YEAR = 2026
 _SKEW_S = 60
 
 
-def check(todo_seconds: Sequence[float], sample_rate: int, scratch: Path, store: Store) -> list[str]:
+def check(todo_seconds: Sequence[float], samples_per_s: int, scratch: Path, store: Store) -> list[str]:
     """Warnings for a run of songs this long. Raises UserError if it cannot end well.
 
-    `scratch` is the folder in which a song waits for the store, one at a time.
+    `samples_per_s`: of all channels together. `scratch` is the folder in which a song waits for the
+    store, one at a time.
     """
     check_clock_is_set(datetime.now(UTC))
-    songs = [wav_bytes(seconds, sample_rate) for seconds in todo_seconds]
+    songs = [wav_bytes(seconds, samples_per_s) for seconds in todo_seconds]
     folder = None if store.location.startswith("s3://") else Path(store.location)
     return [*check_room(songs, scratch, folder), *skew_warnings(store.clock_skew_s())]
 
 
-def wav_bytes(seconds: float, sample_rate: int) -> int:
+def wav_bytes(seconds: float, samples_per_s: int) -> int:
     """Size of a song as worker/audio/wav.py writes it."""
-    return _WAV_HEADER_BYTES + _SAMPLE_BYTES * round(seconds * sample_rate)
+    return _WAV_HEADER_BYTES + _SAMPLE_BYTES * round(seconds * samples_per_s)
 
 
 def check_clock_is_set(now: datetime) -> None:

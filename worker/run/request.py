@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.engine import Sampling
+from worker.engine import Family, Sampling
+from worker.songs.families import MUSICGEN
 from worker.songs.job import Job
 from worker.songs.summary import Price
 
@@ -17,6 +18,7 @@ class RunRequest:
     model: str  # as records name it
     price: Price
     run_id: str
+    family: Family = MUSICGEN  # the model's
     sampling: Sampling = field(default_factory=Sampling)
     start_over: bool = False  # unfinished songs that were begun with other settings begin again
     fade_s: float = 0.0  # a song's end, where it is cut, fades out over this

@@ -1,14 +1,17 @@
 """The model families, and what each answers before a model is loaded or a machine is rented.
 
-    family = of("heartmula")           # by name, or by what a model folder holds
-    sampling(family, top_k="20")
+    family = of("heartmula")             # by a name, or by what a model folder holds
+    refuse_unfit(jobs, family)           # lyrics for one that cannot sing, ...
 
 Does not import torch.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from worker.engine import Family, Sampling
+from worker.errors import BadInput
+from worker.songs.job import Job
 
 MUSICGEN = Family(
     name="MusicGen",
@@ -36,18 +39,39 @@ HEARTMULA = Family(
     ends_early=True,
 )
 
-HEARTMULA_NAME = "heartmula-3b"
 HEARTMULA_REHEARSAL = "heartmula-rehearsal"
-# What names a HeartMuLa, and the name that records hold.
+# The names of a HeartMuLa, each with the one that records hold.
 HEARTMULA_NAMES = {
-    "heartmula": HEARTMULA_NAME,
-    HEARTMULA_NAME: HEARTMULA_NAME,
+    "heartmula": "heartmula-3b",
+    "heartmula-3b": "heartmula-3b",
     HEARTMULA_REHEARSAL: HEARTMULA_REHEARSAL,
 }
 
 
 def of(model: str) -> Family:
-    """The family of a model as it is given: a name, or a folder."""
+    """The family of a model as it is given: a name, or a folder. What is not known is a MusicGen."""
     if model in HEARTMULA_NAMES or (Path(model).expanduser() / "gen_config.json").is_file():
         return HEARTMULA
     return MUSICGEN
+
+
+def refuse_without_engine(family: Family) -> None:
+    """Raises BadInput for a family that this version cannot run."""
+    if not family.engine:
+        raise BadInput(
+            f"this version cannot run {family.name} yet; use a MusicGen, such as facebook/musicgen-medium"
+        )
+
+
+def refuse_unfit(jobs: Iterable[Job], family: Family) -> None:
+    """Raises BadInput for what the family cannot do: sing, or continue."""
+    jobs = list(jobs)
+    sung = ", ".join(job.name for job in jobs if "lyrics" in job.options)
+    if sung and not family.sings:
+        raise BadInput(
+            f"{family.name} cannot sing; remove lyrics= from {sung}, "
+            "or use a model that sings: --model heartmula, or MUSICGEN_MODEL=heartmula"
+        )
+    continuing = ", ".join(job.name for job in jobs if "continue" in job.options)
+    if continuing and not family.continues:
+        raise BadInput(f"{family.name} cannot continue a song; remove continue= from {continuing}")

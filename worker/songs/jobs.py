@@ -122,12 +122,6 @@ def select(jobs: list[Job], only: Iterable[str]) -> list[Job]:
     return [job for job in jobs if not wanted or job.name in wanted or job.stem in wanted]
 
 
-def refuse_lyrics(listed: Iterable[Job]) -> None:
-    """Raises BadInput if a job has lyrics: MusicGen cannot sing."""
-    if sung := [job.name for job in listed if "lyrics" in job.options]:
-        raise BadInput(f"MusicGen cannot sing; remove lyrics= from {', '.join(sung)}")
-
-
 def _parse_line(line: str, number: int, folder: Path) -> tuple[Job, list[str]]:
     """The job of one line and all errors in it; a wrong field is empty in the job."""
     if control := _control_characters(line):

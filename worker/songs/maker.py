@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worker.engine import Sampling
+from worker.engine import Family, Sampling
 from worker.errors import BadInput
+from worker.songs.families import HEARTMULA_NAMES, MUSICGEN
 from worker.songs.model_names import HUB_ID, REHEARSAL
 from worker.songs.records import Record, Survey
 from worker.store.base import Missing, Store, json_bytes
@@ -19,7 +20,6 @@ from worker.store.base import Missing, Store, json_bytes
 KEY = "place.json"
 SCHEMA = 1
 START_OVER = "--start-over"
-STRIDE_S = 18.0
 # A stride is rounded to frames.
 _FRAME_S = 0.02
 
@@ -94,12 +94,24 @@ class Maker:
 
 
 def checked_sampling(
-    guidance_scale: float = 3.0, top_k: float = 250, temperature: float = 1.0, stride_s: float = STRIDE_S
+    family: Family = MUSICGEN,
+    *,
+    guidance_scale: float | None = None,
+    top_k: float | None = None,
+    temperature: float | None = None,
+    stride_s: float | None = None,
 ) -> Sampling:
-    """The sampling of these values. Raises BadInput for one that is out of range, the stride's too."""
-    if not 1 <= stride_s < 30:
+    """The family's sampling with these values. Raises BadInput for one out of range, the stride's too."""
+    if stride_s is not None and family.stride_s is None:
+        raise BadInput(f"{family.name} makes a song in one pass; leave --stride out")
+    if stride_s is not None and not 1 <= stride_s < 30:
         raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
-    return Sampling(guidance_scale, int(top_k), temperature)
+    usual = family.sampling
+    return Sampling(
+        usual.guidance_scale if guidance_scale is None else guidance_scale,
+        usual.top_k if top_k is None else int(top_k),
+        usual.temperature if temperature is None else temperature,
+    )
 
 
 def model_name(model: str) -> str:
@@ -107,6 +119,8 @@ def model_name(model: str) -> str:
 
     Raises BadInput if it can be neither; whether the model can be loaded is another matter.
     """
+    if model in HEARTMULA_NAMES:
+        return HEARTMULA_NAMES[model]
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve().name
@@ -124,19 +138,21 @@ def refuse_other_model(makers: Iterable[str], model: str, location: str) -> None
             )
 
 
-def refuse_other_sampling(store: Store, stride_s: float = STRIDE_S, **values: float) -> None:
+def refuse_other_sampling(store: Store, family: Family = MUSICGEN, **values: float) -> None:
     """Before a machine is rented: raise BadInput if this output is for songs of another sampling or stride.
 
     `values`: those of `checked_sampling`.
     """
-    sampling = checked_sampling(stride_s=stride_s, **values)
+    sampling = checked_sampling(family, **values)
+    stride_s = values.get("stride_s", family.stride_s)
     try:
         there = Maker.from_json(store.read(KEY))
     except Missing:
         return
     if there:
-        same_stride = abs(there.stride_s - stride_s) < _FRAME_S
-        ours = replace(there, sampling=sampling, stride_s=there.stride_s if same_stride else stride_s)
+        ours = replace(there, sampling=sampling)
+        if stride_s is not None and abs(there.stride_s - stride_s) >= _FRAME_S:
+            ours = replace(ours, stride_s=stride_s)
         if ours != there:
             raise _refusal(store, ours, there, is_empty=False)
 

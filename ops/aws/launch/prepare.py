@@ -33,7 +33,7 @@ from ops.sampling import SamplingFlags
 from ops.settings import Settings
 from worker.amounts import usd
 from worker.errors import BadInput, UserError
-from worker.songs import jobs
+from worker.songs import families, jobs
 from worker.store.open import open_store, s3_address
 from worker.timestamps import new_run_id
 
@@ -68,11 +68,13 @@ class Prepared:
 def check_list(settings: Settings, options: LaunchOptions) -> None:
     """What can be refused without any network. Raises BadInput."""
     output(settings)
-    options.sampling.check()
+    options.sampling.check(settings.model)
     if Path(settings.model).expanduser().is_dir():
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
+    family = families.of(settings.model)
+    families.refuse_without_engine(family)
     listed = jobs.load(_prompts(settings, options))
-    jobs.refuse_lyrics(jobs.select(listed, options.only))
+    families.refuse_unfit(jobs.select(listed, options.only), family)
 
 
 def output(settings: Settings) -> tuple[str, str]:
@@ -188,7 +190,7 @@ def _workload(settings: Settings, options: LaunchOptions) -> Workload:
     songs = plan_songs(_prompts(settings, options), settings.output_place, settings.model, options.only)
     to_make = [song for song in songs if song.state == TO_MAKE]
     store = open_store(settings.output_place)
-    options.sampling.refuse_other(store)
+    options.sampling.refuse_other(store, settings.model)
     measured = measured_speed(store, gpu_only=True)
     rate, basis = (measured.rate, measured.basis) if measured else (ASSUMED_RATE, ASSUMED_BASIS)
     return Workload(len(to_make), sum(song.duration_s for song in to_make), rate, basis)
@@ -248,4 +250,4 @@ def _worker_options(settings: Settings, options: LaunchOptions) -> list[str]:
         basis = f"the {kind}, an upper bound"
     given = ["--keep-alive"] if options.keep_alive else []
     given += ["--", f"--price-basis={basis}"]
-    return given + [f"--only={name}" for name in options.only] + options.sampling.flags()
+    return given + [f"--only={name}" for name in options.only] + options.sampling.flags(settings.model)
