@@ -78,6 +78,8 @@ def check(
     ui.say(plan.closing_line(songs, output))
     for line in plan.what_it_takes(songs, model, output, settings):
         ui.say(line)
+    for line in plan.advice(Path(prompts or settings.prompts), model, only or ()):
+        ui.warn(line)
 
 
 @task(

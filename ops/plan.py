@@ -13,7 +13,7 @@ from pathlib import Path
 from ops import models
 from ops.settings import Settings, child_env
 from worker.amounts import count, duration, size, usd
-from worker.songs import families, jobs, maker, records
+from worker.songs import families, jobs, lyrics, maker, records
 from worker.songs.job import Job
 from worker.songs.model_names import REHEARSAL
 from worker.store.base import Missing, Store
@@ -46,9 +46,10 @@ def plan_songs(prompts: Path, output: str, model: str, only: Sequence[str] = ())
 
     Raises BadInput for a wrong list or output, UserError when the output cannot be reached.
     """
-    listed = jobs.load(prompts)
+    family = families.of(model)
+    listed = jobs.load(prompts, family)
     chosen = jobs.select(listed, only)
-    families.refuse_unfit(chosen, families.of(model))
+    families.refuse_unfit(chosen, family)
     models.refuse_unsupported(model, child_env())
     store = open_store(output)
     found = records.survey(store, listed)
@@ -60,6 +61,12 @@ def plan_songs(prompts: Path, output: str, model: str, only: Sequence[str] = ())
         return "done" if job.song in found.records else TO_MAKE
 
     return [PlannedSong(job.song, job.seconds, job.seed, state(job), job.prompt) for job in chosen]
+
+
+def advice(prompts: Path, model: str, only: Sequence[str] = ()) -> list[str]:
+    """What the model will make less well than it could of the chosen songs. Raises BadInput."""
+    family = families.of(model)
+    return lyrics.advice(jobs.select(jobs.load(prompts, family), only), family)
 
 
 def closing_line(songs: Sequence[PlannedSong], output: str) -> str:

@@ -20,7 +20,7 @@ from ops import repository
 from ops.repository import git
 from worker import amounts
 from worker.errors import BadInput
-from worker.songs import jobs
+from worker.songs import families, jobs
 from worker.songs.job import Job
 
 MAX_BYTES = 50_000_000
@@ -52,13 +52,13 @@ class Release:
         return f"code/{self.sha256}.tar.gz" if self.archive else ""
 
 
-def from_tree(root: Path, prompts: Path) -> Release:
-    """The working tree as it is now, changes and all, and the job list.
+def from_tree(root: Path, prompts: Path, model: str = "") -> Release:
+    """The working tree as it is now, changes and all, and the job list for this model.
 
     Raises BadInput for a wrong list, and for a tree that is too large.
     """
     prompts = prompts.expanduser()
-    listed = jobs.load(prompts)
+    listed = jobs.load(prompts, families.of(model))
     lyrics, audio = _named(listed, prompts.parent)
     files = {name: root / name for name in sorted(_kept(root))} | {PROMPTS: prompts} | lyrics
     files = {name: path for name, path in files.items() if name not in audio}
@@ -66,12 +66,16 @@ def from_tree(root: Path, prompts: Path) -> Release:
     remedy = "convert them to FLAC or MP3, or cut them to their ends"
     _check_size(audio, MAX_AUDIO_BYTES, "the audio files to continue have", remedy)
 
-    contents = {name: as_shipped(path.read_bytes()) for name, path in files.items()}
+    # Lyrics as they are: the song's name depends on every byte.
+    contents = {
+        name: path.read_bytes() if name in lyrics else as_shipped(path.read_bytes())
+        for name, path in files.items()
+    }
     contents = {name: each for name, each in contents.items() if not _PRIVATE_KEY.match(each)}
     return bundle(contents | {name: path.read_bytes() for name, path in audio.items()})
 
 
-def from_git(root: Path, prompts: Path, url: str) -> Release:
+def from_git(root: Path, prompts: Path, url: str, model: str = "") -> Release:
     """This checkout's commit, which a box clones from `url`. Raises BadInput for what the commit lacks."""
     if urlsplit(url).password or (urlsplit(url).username or "git") != "git":
         raise BadInput(
@@ -89,7 +93,7 @@ def from_git(root: Path, prompts: Path, url: str) -> Release:
         raise BadInput(
             f"with MUSICGEN_GIT_URL the job list is the repository's {PROMPTS}; put {prompts} there"
         )
-    lyrics, audio = _named(jobs.load(prompts), root)
+    lyrics, audio = _named(jobs.load(prompts, families.of(model)), root)
     tracked = repository.files("--cached", root=root) or []
     if lacking := sorted((lyrics | audio).keys() - tracked):
         raise BadInput(

@@ -10,6 +10,7 @@ import pytest
 from tests.listing import commands
 from tests.songs import wav_bytes
 from worker.songs import jobs
+from worker.songs.families import HEARTMULA
 from worker.songs.records import Record
 from worker.songs.report import REPORT_COLUMNS
 from worker.songs.summary import Summary
@@ -103,9 +104,12 @@ def strings_in(path: Path) -> list[str]:
 
 
 def test_example_list_is_a_good_one(tmp_path):
-    example, table, continued, from_audio = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
+    example, table, sung, words, continued, from_audio = re.findall(r"```text\n(.*?)```", PROMPTS, re.S)
     assert len(jobs.parse(example.encode())) == 5
     assert len(jobs.parse(table.encode())) == 2
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "road.txt").write_text(words)
+    assert len(jobs.parse(sung.encode(), folder=tmp_path, family=HEARTMULA)) == 2
     assert len(jobs.parse(continued.encode())) == 2
     (tmp_path / "takes").mkdir()
     for name in ("demo.mp3", "album.flac"):

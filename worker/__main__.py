@@ -55,7 +55,7 @@ from worker.run.context import RunContext
 from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
-from worker.songs import families, jobs
+from worker.songs import families, jobs, lyrics
 from worker.songs.checkpoint_file import tokens_key
 from worker.songs.job import Job
 from worker.songs.maker import checked_sampling, model_name
@@ -159,7 +159,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
     """Check everything that can be checked, then run."""
     family = families.of(arguments.model)
     families.refuse_without_engine(family)
-    listed = jobs.load(arguments.prompts)
+    listed = jobs.load(arguments.prompts, family)
     store = open_store(arguments.output)
     sampling = checked_sampling(
         family,
@@ -225,6 +225,8 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
             return engine
 
         with ending_reported(run_log, heartbeat, context.budget.last_log_s) as ending:
+            for each in lyrics.advice(selected, family):
+                context.warn(each)
             summary = run(context, load_engine)
             if summary.is_failed:
                 ending.state, ending.code = "failed", UserError.code

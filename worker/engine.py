@@ -4,7 +4,6 @@ The engine decides which songs are generated together; the run never loops over 
 Does not import torch, so that both sides can import it.
 """
 
-import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import BadInput
+from worker.family import Family as Family
+from worker.family import Sampling as Sampling
 
 Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
 TO_GENERATE = -1
@@ -31,50 +31,6 @@ class Song:
     seconds: float
     seed: int
     lyrics: str = ""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. MusicGen's defaults (Copet et al. 2023, section 4).
-
-    `top_k` 0: of all tokens. Raises BadInput for a value that no song can be made with.
-    A family has its own defaults (Family.sampling).
-    """
-
-    guidance_scale: float = 3.0
-    top_k: int = 250
-    temperature: float = 1.0
-    greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.guidance_scale < math.inf:
-            raise BadInput("guidance scale must be 0 or more; MusicGen's default is 3, HeartMuLa's 1.5")
-        if self.top_k < 0:
-            raise BadInput(
-                "top k must be 0 or more; MusicGen's default is 250, HeartMuLa's 50, and 0 takes all tokens"
-            )
-        if not 0 < self.temperature < math.inf:
-            raise BadInput("temperature must be over 0; MusicGen's default is 1, HeartMuLa's too")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the models of one kind have in common; known before one of them is loaded.
-
-    `engine`: the module whose `Engine` loads them; empty if there is none yet. `channels`: of most of them.
-    `stride_s`: from one window to the next; None: songs are made in one pass, whatever their length.
-    """
-
-    name: str
-    engine: str
-    sampling: Sampling  # unless the user chooses another
-    longest_s: float
-    sample_rate: int
-    channels: int
-    stride_s: float | None
-    sings: bool  # lyrics
-    continues: bool  # another song, or an audio file
-    ends_early: bool  # a song may be complete before the length that was asked
 
 
 @dataclass(frozen=True)

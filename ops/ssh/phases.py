@@ -41,7 +41,7 @@ class Finding:
 def checked_release(settings: Settings, prompts: str = "") -> Release:
     """The release to ship. Raises BadInput for a wrong setting, list or tree. Uses no network."""
     settings.check()
-    return releases.from_tree(ROOT, Path(prompts or settings.prompts))
+    return releases.from_tree(ROOT, Path(prompts or settings.prompts), settings.model)
 
 
 def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -> ShippedRelease:

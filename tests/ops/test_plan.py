@@ -1,6 +1,9 @@
 """The plan: what a list and a place amount to, before anything is started."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,7 @@ from ops.plan import TO_MAKE, PlannedSong, Speed, closing_line, measured_speed, 
 from ops.settings import Settings
 from tests.songs import finish, listed
 from worker.errors import BadInput
+from worker.songs import families, jobs
 from worker.songs.jobs import BadPrompts
 
 LINES = ["rain; on a window ; 12.5 ; rain", "sun ; 240 ; sun ; seed=7", "fog ; 2.5 ; fog"]
@@ -124,6 +128,31 @@ def test_prompt_that_musicgen_was_not_trained_on_is_named(tmp_path):
         "warning: 1 prompt of more than some 512 tokens (long_01234567.wav), "
         "on which MusicGen was not trained; shorten them"
     )
+
+
+def test_user_s_machine_needs_neither_numpy_nor_safetensors():
+    """The light install, requirements/local.txt, has none."""
+    without = "import sys; sys.modules.update(numpy=None, safetensors=None, torch=None);"
+    done = subprocess.run([sys.executable, "-c", f"{without} import ops.plan, ops.generate, ops.release"])
+    assert done.returncode == 0
+
+
+def test_plan_for_a_model_that_sings_has_the_names_with_lyrics_and_advice(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(families, "HEARTMULA", replace(families.HEARTMULA, engine="worker.musicgen"))
+    (tmp_path / "lyrics").mkdir()
+    (tmp_path / "lyrics" / "sun.txt").write_text("[verse]\nla la\n")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("pop, happy ; 60 ; sun\npop ; 60 ; fog\n")
+    sun, fog = jobs.load(prompts, families.HEARTMULA)
+    assert [song.song for song in plan_songs(prompts, store.location, "heartmula")] == [sun.song, fog.song]
+    (advice,) = plan.advice(prompts, "heartmula")
+    assert advice.startswith("1 song (fog) without lyrics")
+    assert plan.advice(prompts, "heartmula", ["sun"]) == []
+
+
+def test_model_whose_engine_is_not_there_yet_is_refused_before_anything_is_planned(prompts, store):
+    with pytest.raises(BadInput, match="cannot run HeartMuLa yet; use a MusicGen"):
+        plan_songs(prompts, store.location, "heartmula")
 
 
 def test_nothing_to_make_takes_nothing(tmp_path):

@@ -129,6 +129,15 @@ def test_list_from_elsewhere_becomes_prompts_txt_with_its_lyrics(tree, tmp_path)
     assert found["lyrics/song.txt"] == b"la la"
 
 
+def test_lyrics_beside_the_list_go_along_byte_for_byte_for_a_model_that_sings(tree, tmp_path):
+    (tmp_path / "lyrics").mkdir()
+    (tmp_path / "lyrics" / "sun.txt").write_bytes(b"[verse]\r\nla la\r\n")
+    (tmp_path / "list.txt").write_text("pop ; 60 ; sun\n")
+    found = contents(release.from_tree(tree, tmp_path / "list.txt", "heartmula"))
+    assert found["lyrics/sun.txt"] == b"[verse]\r\nla la\r\n"
+    assert "lyrics/sun.txt" not in contents(release.from_tree(tree, tmp_path / "list.txt", "rehearsal"))
+
+
 def test_audio_that_is_continued_goes_along_byte_for_byte(tree, tmp_path):
     album = tmp_path / "album"
     (album / "takes").mkdir(parents=True)

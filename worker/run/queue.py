@@ -165,7 +165,7 @@ class SongQueue:
         return bool(self._waiting)
 
     def _begin(self, job: Job, engine: Engine) -> Song | Unfinished:
-        song = Song(job.song, job.prompt, job.seconds, job.seed)
+        song = Song(job.song, job.prompt, job.seconds, job.seed, job.lyrics_text)
 
         def check(left: Unfinished) -> None:
             engine.check(left, self._run.request.sampling)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.engine import Family, Sampling
+from worker.family import Family, Sampling
 from worker.songs.families import MUSICGEN
 from worker.songs.job import Job
 from worker.songs.summary import Price

@@ -9,8 +9,8 @@ Does not import torch.
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.engine import Family, Sampling
 from worker.errors import BadInput
+from worker.family import Family, Sampling
 from worker.songs.job import Job
 
 MUSICGEN = Family(
@@ -50,7 +50,7 @@ HEARTMULA_NAMES = {
 
 def of(model: str) -> Family:
     """The family of a model as it is given: a name, or a folder. What is not known is a MusicGen."""
-    if model in HEARTMULA_NAMES or (Path(model).expanduser() / "gen_config.json").is_file():
+    if model in HEARTMULA_NAMES or (model and (Path(model).expanduser() / "gen_config.json").is_file()):
         return HEARTMULA
     return MUSICGEN
 

@@ -15,8 +15,9 @@ class Job:
     """One requested song.
 
     `options` are the optional `key=value` fields. `lyrics` is a path relative to the prompts file;
-    `lyrics_sha256` is the digest of that file's content, on which the song's name depends. `continues`
-    is the NAME_HASH of the song that `continue` names, `continued_file` the audio file.
+    `lyrics_sha256` is the digest of that file's content, on which the song's name depends, and
+    `lyrics_text` what is sung (lyrics.py). `continues` is the NAME_HASH of the song that `continue`
+    names, `continued_file` the audio file.
     """
 
     prompt: str
@@ -26,6 +27,7 @@ class Job:
     lyrics_sha256: str | None = None
     continues: str | None = None
     continued_file: AudioFile | None = None
+    lyrics_text: str = field(default="", repr=False)
     line: int = field(default=0, compare=False)
 
     @property

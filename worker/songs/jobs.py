@@ -4,19 +4,22 @@
     cinematic trailer music with epic drums ; 180 ; cinema
 
 Fields are taken from the right, so a prompt may contain `;`. A spreadsheet's table is a list, too
-(table.py). All errors of a file are raised together, 100 at most. Does not depend on models, stores
-or machines.
+(table.py). All errors of a file are raised together, 100 at most. Of the model only its family matters:
+one that sings finds lyrics beside the list. Does not depend on stores or machines.
 """
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from worker.errors import BadInput
-from worker.songs import continued, durations, table
+from worker.family import Family
+from worker.songs import continued, durations, lyrics, table
+from worker.songs.families import MUSICGEN
 from worker.songs.job import Job
+from worker.songs.lyrics import Lyrics
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
@@ -43,10 +46,10 @@ class BadPrompts(BadInput):
         self.problems = problems
 
 
-def load(path: Path) -> list[Job]:
+def load(path: Path, family: Family = MUSICGEN) -> list[Job]:
     """Read and parse a prompts file. Raises BadInput if unreadable, BadPrompts if wrong."""
     path = path.expanduser()
-    return parse(read_bytes(path, "prompts file"), str(path), path.parent)
+    return parse(read_bytes(path, "prompts file"), str(path), path.parent, family)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -59,7 +62,9 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise BadInput(f"cannot read {path} ({error.strerror}); check the path and its permissions") from None
 
 
-def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) -> list[Job]:
+def parse(
+    content: bytes, filename: str = "prompts.txt", folder: Path = Path(), family: Family = MUSICGEN
+) -> list[Job]:
     """Jobs of a prompts file in file order. Raises BadPrompts with every error at once.
 
     `folder`: where the paths of `lyrics=` and `continue=` start.
@@ -71,6 +76,8 @@ def parse(content: bytes, filename: str = "prompts.txt", folder: Path = Path()) 
     for number, (job, wrong) in _entries(text, folder):
         if job.name and (first := first_line.setdefault(job.name, number)) != number:
             wrong.append(f"NAME {job.name!r} is already used in line {first}; give each song its own name")
+        if not wrong:
+            job, wrong = _of_family(job, family, folder)
         problems += [f"{filename}:{number}: {what}" for what in wrong]
         if not wrong:
             jobs.append(job)
@@ -177,9 +184,33 @@ def _job(
     wrong = [] if prompt else ["the prompt is empty; describe the music before the first `;`"]
     seconds, seconds_wrong = _parse_seconds(seconds_text)
     name, name_wrong = _parse_name(name_text)
-    checked, lyrics_sha256, options_wrong = _parse_options(options, folder)
+    checked, words, options_wrong = _parse_options(options, folder)
     wrong += seconds_wrong + name_wrong + options_wrong
-    return Job(prompt, seconds, name, checked, lyrics_sha256, line=number), wrong
+    return _sung(Job(prompt, seconds, name, checked, line=number), words), wrong
+
+
+def _sung(job: Job, words: Lyrics | None) -> Job:
+    return replace(job, lyrics_sha256=words.sha256, lyrics_text=words.text) if words else job
+
+
+def _of_family(job: Job, family: Family, folder: Path) -> tuple[Job, list[str]]:
+    """The job as a model of this family makes it, and what of it none can."""
+    if job.seconds > family.longest_s:
+        return job, [
+            f"{job.seconds:g} s is over the {family.longest_s:g} s of {family.name}; shorten SECONDS"
+        ]
+    if not family.sings:
+        return job, []
+    found = lyrics.beside(job.name)
+    if job.lyrics_sha256 is None and (folder / found).exists():
+        try:
+            job = _sung(replace(job, options={**job.options, "lyrics": found}), lyrics.read(folder / found))
+        except BadInput as error:
+            return job, [str(error)]
+    if job.lyrics_sha256 is None:
+        job = replace(job, lyrics_text=lyrics.INSTRUMENTAL)
+    wrong = lyrics.too_long(job.prompt, job.lyrics_text, job.seconds)
+    return job, [wrong] if wrong else []
 
 
 def _parse_seconds(text: str) -> tuple[float, list[str]]:
@@ -213,9 +244,9 @@ def _parse_name(text: str) -> tuple[str, list[str]]:
 
 def _parse_options(
     pairs: list[tuple[str, str]], folder: Path
-) -> tuple[dict[str, str], str | None, list[str]]:
+) -> tuple[dict[str, str], Lyrics | None, list[str]]:
     options: dict[str, str] = {}
-    lyrics_sha256 = None
+    words = None
     wrong: list[str] = []
     for key, value in pairs:
         if key in options:
@@ -229,10 +260,10 @@ def _parse_options(
             options[key] = value  # judged when all names are known
         elif key == "lyrics":
             try:
-                lyrics_sha256 = hashlib.sha256(read_bytes(folder / value, "lyrics file")).hexdigest()
+                words = lyrics.read(folder / value)
                 options[key] = value
             except BadInput as error:
                 wrong.append(str(error))
         else:
             wrong.append(f"unknown field {key}=; known are seed=, lyrics=, continue=")
-    return options, lyrics_sha256, wrong
+    return options, words, wrong

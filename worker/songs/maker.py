@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from worker.engine import Family, Sampling
 from worker.errors import BadInput
+from worker.family import Family, Sampling
 from worker.songs.families import HEARTMULA_NAMES, MUSICGEN
 from worker.songs.model_names import HUB_ID, REHEARSAL
 from worker.songs.records import Record, Survey

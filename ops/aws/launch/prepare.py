@@ -73,7 +73,7 @@ def check_list(settings: Settings, options: LaunchOptions) -> None:
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
     family = families.of(settings.model)
     families.refuse_without_engine(family)
-    listed = jobs.load(_prompts(settings, options))
+    listed = jobs.load(_prompts(settings, options), family)
     families.refuse_unfit(jobs.select(listed, options.only), family)
 
 
@@ -174,8 +174,8 @@ def _no_offer(offers: Sequence[dict[str, Any]], wanted: str, limits: _Limits) ->
 def _release(settings: Settings, options: LaunchOptions) -> Release:
     prompts = _prompts(settings, options)
     if settings.git_url:
-        return release.from_git(ROOT, prompts, settings.git_url)
-    return release.from_tree(ROOT, prompts)
+        return release.from_git(ROOT, prompts, settings.git_url, settings.model)
+    return release.from_tree(ROOT, prompts, settings.model)
 
 
 def _remote(name: str) -> str:
