@@ -140,8 +140,14 @@ def check_packages() -> Iterator[Check]:
 def check_model() -> Iterator[Check]:
     """The weights, or room for them."""
     model = os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium"
-    if model == "rehearsal":
-        yield Check("model", True, "rehearsal is built in")
+    if model in ("rehearsal", "heartmula-rehearsal"):
+        yield Check("model", True, f"{model} is built in")
+        return
+    if model in ("heartmula", "heartmula-3b"):  # the worker does not fetch it, and checks it whole
+        folder = Path(os.environ["MUSICGEN_HEARTMULA_DIR"])
+        there = (folder / "gen_config.json").is_file()
+        detail = f"{model} {'is' if there else 'is not'} in {folder}"
+        yield Check("model", there, detail, "" if there else "fab models --get heartmula-3b")
         return
     if model.startswith((".", "/", "~")):
         there = Path(model).expanduser().is_dir()

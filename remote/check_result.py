@@ -9,7 +9,15 @@ from typing import NamedTuple
 GB = 10**9
 
 # Files of each model in GB.
-MODEL_GB = {"rehearsal": 0.0, "musicgen-small": 2.5, "musicgen-medium": 8.5, "musicgen-large": 14.0}
+MODEL_GB = {
+    "rehearsal": 0.0,
+    "musicgen-small": 2.5,
+    "musicgen-medium": 8.5,
+    "musicgen-large": 14.0,
+    "heartmula": 22.5,
+    "heartmula-3b": 22.5,
+    "heartmula-rehearsal": 0.0,
+}
 
 
 class Check(NamedTuple):

@@ -258,6 +258,19 @@ def test_damaged_model_is_not_called_complete(asked, complete, file, content, wh
     assert remedy == "get it again: fab models --get facebook/musicgen-small"
 
 
+def test_heartmula_is_looked_for_in_its_own_folder(asked, box):
+    ckpt = box.root / "ckpt"
+    given = {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": str(ckpt)}
+    assert asked("model", **given)["model"] == (
+        False,
+        f"heartmula is not in {ckpt}",
+        "fab models --get heartmula-3b",
+    )
+    ckpt.mkdir(parents=True)
+    (ckpt / "gen_config.json").write_text("{}")
+    assert asked("model", **given)["model"] == (True, f"heartmula is in {ckpt}", "")
+
+
 def test_weights_that_are_to_come_need_room(asked):
     ok, detail, _ = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
     assert ok in ("warn", False)

@@ -12,6 +12,7 @@ from worker.errors import BadInput
 from worker.models import heartmula_tree
 from worker.models.heartmula_config import CodecConfig, MulaConfig, parse
 from worker.songs import supported
+from worker.songs.families import HEARTMULA_NAMES
 from worker.songs.model_names import HUB_ID
 
 # What transformers needs of a checkpoint. Repositories hold the same weights in other formats beside these.
@@ -114,8 +115,10 @@ NAMED: dict[str, ModelSet] = {
 
 
 def full_name(name: str) -> str:
-    """`musicgen-small` -> `facebook/musicgen-small`; any other name as it is."""
-    return f"facebook/{name}" if name in _MUSICGEN_BYTES else name
+    """`musicgen-small` -> `facebook/musicgen-small`, `heartmula` -> `heartmula-3b`; others as they are."""
+    if name in _MUSICGEN_BYTES:
+        return f"facebook/{name}"
+    return HEARTMULA_NAMES.get(name, name)
 
 
 def refuse_not_run(name: str) -> None:

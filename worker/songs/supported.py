@@ -17,12 +17,16 @@ _ASSUMED = [
     ("audio_encoder", "audio_channels", 1),  # of a stereo MusicGen too: it decodes each channel as mono
 ]
 _SUPPORTED = "supported are MusicGen checkpoints without melody, such as facebook/musicgen-medium"
+# One of several repositories that a HeartMuLa is made of.
+_PARTS = re.compile(r"heartmula/.*", re.I)
 # Of Meta's own, those that need another input than text, or are another model.
 _OTHERS = re.compile(r"facebook/(musicgen-.*(melody|style).*|audiogen-.*|magnet-.*|jasco-.*)", re.I)
 
 
 def refuse_by_name(model: str) -> None:
     """Raises BadInput for a hub id that is known not to run."""
+    if _PARTS.fullmatch(model):
+        raise BadInput(f"{model} is only a part of what HeartMuLa needs; name the whole: heartmula")
     if _OTHERS.fullmatch(model):
         raise BadInput(f"model {model} is not supported; {_SUPPORTED}")
 

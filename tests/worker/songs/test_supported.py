@@ -20,6 +20,11 @@ def test_model_that_needs_more_than_text_is_refused_by_its_name(model):
         supported.refuse(model, None)
 
 
+def test_part_of_heartmula_is_refused_with_the_name_of_the_whole():
+    with pytest.raises(BadInput, match="only a part of what HeartMuLa needs; name the whole: heartmula"):
+        supported.refuse_by_name("HeartMuLa/HeartMuLa-oss-3B")
+
+
 @pytest.mark.parametrize(
     "model", ["facebook/musicgen-large", "facebook/musicgen-stereo-small", "someone/musicgen-melody-tune"]
 )
