@@ -2,7 +2,7 @@
 
     from worker.heartmula import Engine
 
-    engine = Engine.load("heartmula-3b")
+    engine = Engine.load("heartmula")
     for event in engine.stream([Song("rain", "piano,soft", 60.0, 7, "[verse]\\nRain again")], SAMPLING):
         if isinstance(event, Finished):
             audio = engine.decode(event.tokens, seed=7)    # float32 [n, 2] at engine.sample_rate
@@ -102,7 +102,7 @@ class Engine:
         dtype: str | None = None,
         slots: int | None = None,
     ) -> "Engine":
-        """Load `heartmula-3b`, a folder, or `heartmula-rehearsal`.
+        """Load `heartmula`, `heartmula-rehearsal` or a folder.
 
         device: cpu, cuda, cuda:N (default: the GPU if there is one). dtype: fp32, bf16, fp16, auto.
         slots: songs at once (default: as memory allows).
