@@ -6,6 +6,7 @@ any process.
 """
 
 import functools
+import importlib
 import json
 import os
 import select
@@ -87,10 +88,10 @@ class Nursery:
 
 
 @contextmanager
-def nursery(folder: Path) -> Iterator[Nursery]:
-    """A parent for workers; it and its children end with the block."""
+def nursery(folder: Path, family: str = "worker.musicgen", model: str = "rehearsal") -> Iterator[Nursery]:
+    """A parent for workers of a rehearsal model; it and its children end with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.fakes.worker"],
+        [sys.executable, "-u", "-m", "tests.fakes.worker", family, model],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -105,13 +106,11 @@ def nursery(folder: Path) -> Iterator[Nursery]:
         process.stdout.close()
 
 
-def _parent() -> None:
+def _parent(family: str, model: str) -> None:
     import boto3
     import botocore.session
     import torch
     from botocore.loaders import Loader
-
-    from worker.musicgen import Engine, pretrained
 
     loader = Loader()  # one for all: it remembers S3's long description
     botocore.session.create_loader = lambda path=None: loader
@@ -119,9 +118,12 @@ def _parent() -> None:
     # OpenMP's threads do not survive a fork, so none may start here. The engine takes no more for
     # so small a model.
     torch.set_num_threads(1)
-    loaded, load = pretrained.load("rehearsal"), pretrained.load
-    pretrained.load = lambda model: loaded if model == "rehearsal" else load(model)
-    Engine.load("rehearsal", slots=1)
+    if family == "worker.musicgen":
+        from worker.musicgen import pretrained
+
+        loaded, load = pretrained.load(model), pretrained.load
+        pretrained.load = lambda name: loaded if name == model else load(name)
+    importlib.import_module(family).Engine.load(model, slots=1)
     children: set[int] = set()
     print("ready")
     buffer = b""
@@ -260,4 +262,4 @@ def _shorten_windows(window_s: float) -> None:
 
 
 if __name__ == "__main__":
-    _parent()
+    _parent(*sys.argv[1:])

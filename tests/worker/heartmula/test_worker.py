@@ -1,0 +1,114 @@
+"""The worker with HeartMuLa's rehearsal model, as real processes: from a list to songs, and killed."""
+
+import io
+import json
+import signal
+import sys
+import wave
+
+import pytest
+
+from tests.fakes.worker import nursery
+from worker.models import tiny_heartmula
+from worker.songs import records
+from worker.songs.jobs import load
+from worker.songs.report import REPORT_KEY
+from worker.store.open import open_store
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="forks"),
+    pytest.mark.xdist_group("heartmula-worker"),
+]
+
+MODEL = "heartmula-rehearsal"
+# The first is long enough for a point from which it is resumed: 256 positions.
+THREE = "piano,happy ; 20 ; long\ncalm ; 2 ; calm\nrain ; 1.3 ; sung ; lyrics=words.txt\n"
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    with nursery(tmp_path_factory.mktemp("workers"), "worker.heartmula", MODEL) as parent:
+        yield parent
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("list")
+    (folder / "words.txt").write_text("[verse]\nLa la, the SUN\n", "utf-8")
+    (folder / "prompts.txt").write_text(THREE, "utf-8")
+    return folder / "prompts.txt"
+
+
+def start(workers, prompts, place, *more, model=MODEL, **env):
+    return workers.start(f"--prompts={prompts}", f"--model={model}", f"--output={place}", *more, **env)
+
+
+def wavs(place):
+    store = open_store(str(place))
+    return {key: store.read(key) for key in store.list() if key.endswith(".wav")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workers, prompts, tmp_path_factory):
+    """The output of a run without faults."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    worker = start(workers, prompts, place, "--slots=3")
+    assert worker.wait(120) == 0, worker.said
+    return place
+
+
+def test_list_becomes_stereo_songs_with_records_and_a_report(undisturbed, prompts):
+    store, jobs = open_store(str(undisturbed)), load(prompts)
+    rows = store.read(REPORT_KEY).decode().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [job.song for job in jobs]
+    for job in jobs:
+        record = records.Record.from_json(store.read(records.record_key(job)))
+        with wave.open(io.BytesIO(store.read(job.song))) as song:
+            form = song.getnchannels(), song.getframerate(), song.getsampwidth(), song.getnframes()
+        assert form == (2, 48_000, 2, round(job.seconds * 48_000))
+        assert record.is_consistent and (record.model, record.seed) == (MODEL, job.seed)
+        assert (record.window_s, record.quality["seams_s"]) == (0, [])
+
+
+def test_killed_the_worker_resumes_the_song_and_makes_the_same_bytes(workers, prompts, undisturbed, tmp_path):
+    killed = start(workers, prompts, tmp_path, "--slots=1", MUSICGEN_TEST_KILL_AT="after:checkpoints/")
+    assert killed.wait(120) == -signal.SIGKILL
+    (job, *_) = load(prompts)
+    resumed = start(workers, prompts, tmp_path, "--slots=8", MUSICGEN_CLAIM_TTL_S="0")
+    assert resumed.wait(120) == 0, resumed.said
+    assert wavs(tmp_path) == wavs(undisturbed)
+    store = open_store(str(tmp_path))
+    assert json.loads(store.read(records.record_key(job)))["interruptions"] == 1
+    assert not store.list("claims/") and not store.list("checkpoints/")
+
+
+def test_lost_song_is_decoded_from_its_tokens_to_the_same_bytes(workers, prompts, undisturbed, tmp_path):
+    """The codec's noise is that of the song's seed."""
+    (_, calm, _), store = load(prompts), open_store(str(undisturbed))
+    content = store.read(calm.song)
+    store.delete(calm.song)
+    worker = start(workers, prompts, undisturbed, "--from-tokens")
+    assert worker.wait(120) == 0, worker.said
+    assert store.read(calm.song) == content
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory):
+    """A model whose songs end at a token that is soon drawn."""
+    folder = tmp_path_factory.mktemp("models") / "ending"
+    tiny_heartmula.build(folder)
+    config = folder / "gen_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"audio_eos_id": 63}))
+    return folder
+
+
+def test_songs_that_end_early_are_done_and_stay_done(workers, prompts, ending, tmp_path):
+    worker = start(workers, prompts, tmp_path, model=ending)
+    assert worker.wait(120) == 0, worker.said
+    store, (long, *_) = open_store(str(tmp_path)), load(prompts)
+    record = records.Record.from_json(store.read(records.record_key(long)))
+    assert record.seconds == 20 and record.is_consistent
+    assert 0 < record.n_samples < 20 * 48_000 and record.n_samples % 3840 == 0
+    again = start(workers, prompts, tmp_path, "--verify", model=ending)
+    assert again.wait(120) == 0
+    assert "3 done already" in again.said
