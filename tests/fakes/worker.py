@@ -112,6 +112,8 @@ def _parent(family: str, model: str) -> None:
     import torch
     from botocore.loaders import Loader
 
+    importlib.import_module("worker.audio.quality")  # SciPy takes each run two seconds
+
     loader = Loader()  # one for all: it remembers S3's long description
     botocore.session.create_loader = lambda path=None: loader
     boto3.session.Session("none", "none", region_name="us-east-1").client("s3")
