@@ -30,10 +30,10 @@ def read_once():
 
     packed = {}
 
-    def pack(root, prompts, really=release.from_tree):
-        content = (root, prompts.read_bytes())
+    def pack(root, prompts, model="", really=release.from_tree):
+        content = (root, prompts.read_bytes(), model)
         if root != ROOT or content not in packed:
-            packed[content] = really(root, prompts)
+            packed[content] = really(root, prompts, model)
         return packed[content]
 
     with pytest.MonkeyPatch.context() as patch:
