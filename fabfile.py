@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke import Collection, Exit
 
 from ops import sampling, ui
-from ops.flags import JSON, MODELS
+from ops.flags import COMMERCIAL, JSON, MODELS
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
@@ -72,6 +72,7 @@ def validate(box: Box, json: bool = False) -> None:
         "keep_alive": _KEEP,
         "only": _ONLY,
         "start_over": "Begin songs again that were begun with other settings",
+        "commercial": COMMERCIAL,
         "verify": "Compare every finished song with its record's checksum first",
         **sampling.HELP,
     },
@@ -82,6 +83,7 @@ def run(
     keep_alive: bool = False,
     only: list[str] | None = None,
     start_over: bool = False,
+    commercial: bool = False,
     verify: bool = False,
     temperature: str = "",
     top_k: str = "",
@@ -92,13 +94,16 @@ def run(
 
     Example: fab run --only dance_test
     """
+    from ops import models
     from ops.ssh import phases
 
     settings = Settings.load()
+    models.refuse_other_use(settings.model, commercial or settings.is_commercial)
     chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
     phases.checked_release(settings)
     arguments = [f"--only={name}" for name in only or ()]
-    arguments += ["--start-over"] * start_over + ["--verify"] * verify + chosen
+    arguments += ["--start-over"] * start_over + ["--verify"] * verify
+    arguments += ["--commercial"] * commercial + chosen
     phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=arguments)
 
 

@@ -6,7 +6,7 @@ from invoke import Collection, Context, Exit
 from invoke.main import program
 
 from ops import mistyped, pod_tasks, sampling, ui
-from ops.flags import DRY_RUN, JSON, MODELS, YES, task
+from ops.flags import COMMERCIAL, DRY_RUN, JSON, MODELS, YES, task
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
 
@@ -49,6 +49,7 @@ def demo(c: Context) -> None:
         "output": _OUTPUT,
         "model": _MODEL,
         "only": _ONLY,
+        "commercial": COMMERCIAL,
         "json": "Print rows as JSON",
     },
     iterable=["only"],
@@ -60,19 +61,21 @@ def check(
     output: str = "",
     model: str = "",
     only: list[str] | None = None,
+    commercial: bool = False,
     json: bool = False,
 ) -> None:
     """Check prompts and settings, and show the plan.
 
     Example: inv check --prompts prompts.txt --output s3://my-bucket/album
     """
-    from ops import plan
+    from ops import models, plan
 
     settings = Settings.load()
     settings.check()
     settings.export_aws()
     output = output or settings.output_place
     model = model or settings.model
+    models.refuse_other_use(model, commercial or settings.is_commercial)
     songs = plan.plan_songs(Path(prompts or settings.prompts), output, model, only or ())
     ui.show(songs, json=json)
     ui.say(plan.closing_line(songs, output))
@@ -90,6 +93,7 @@ def check(
         "hourly_cost": "USD per hour of this machine (default: HOURLY_COST_USD, else 0)",
         "only": _ONLY,
         "start_over": "Begin songs again that were begun with other settings",
+        "commercial": COMMERCIAL,
         "verify": "Compare every finished song with its record's checksum first",
         **sampling.HELP,
     },
@@ -104,6 +108,7 @@ def generate(
     hourly_cost: str = "",
     only: list[str] | None = None,
     start_over: bool = False,
+    commercial: bool = False,
     verify: bool = False,
     temperature: str = "",
     top_k: str = "",
@@ -115,7 +120,7 @@ def generate(
     Finished songs are skipped; run it again after any interruption.
     Example: inv generate --model facebook/musicgen-small --only dance_test
     """
-    flags = ["--start-over"] * start_over + ["--verify"] * verify
+    flags = ["--start-over"] * start_over + ["--verify"] * verify + ["--commercial"] * commercial
     chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride)
     _run_worker(prompts, output, model, only, chosen, flags, hourly_cost)
 
@@ -178,10 +183,11 @@ def _run_worker(
     hourly_cost: str = "",
 ) -> None:
     """Run the worker here, with what is set where a text is empty; ends with its exit code."""
-    from ops import generate
+    from ops import generate, models
 
     settings = Settings.load()
     model = model or settings.model
+    models.refuse_other_use(model, "--commercial" in flags or settings.is_commercial)
     basis = "--hourly-cost" if hourly_cost else "HOURLY_COST_USD"
     usd = hourly_cost or settings.hourly_cost_usd
     code = generate.run_worker(
@@ -259,6 +265,7 @@ def spot_price(
         "on_demand": "Rent at the on-demand price instead of spot",
         "keep_alive": "Keep the machine on after the batch, until its deadline",
         "another": "Launch although there is a machine already",
+        "commercial": COMMERCIAL,
         **sampling.HELP,
         "dry_run": "Check everything, ask EC2 whether it would do it, and stop",
         "yes": YES,
@@ -277,6 +284,7 @@ def launch(
     on_demand: bool = False,
     keep_alive: bool = False,
     another: bool = False,
+    commercial: bool = False,
     temperature: str = "",
     top_k: str = "",
     guidance_scale: str = "",
@@ -302,6 +310,7 @@ def launch(
         on_demand=on_demand,
         keep_alive=keep_alive,
         another=another,
+        commercial=commercial,
         sampling=sampling.SamplingFlags(temperature, top_k, guidance_scale, stride),
     )
     cli.launch_machine(Settings.load(spends=True), options, dry_run=dry_run, yes=yes, json=json)

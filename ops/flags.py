@@ -7,6 +7,7 @@ import invoke
 # No short flags: Invoke would make -h of --hourly-cost, and of --only another letter in each task.
 task = functools.partial(invoke.task, auto_shortflags=False)
 
+COMMERCIAL = "Refuse a model whose weights may not be used commercially (default: MUSICGEN_COMMERCIAL)"
 DRY_RUN = "Show the plan and stop"
 JSON = "Print rows as JSON"
 YES = "Do not ask"

@@ -6,7 +6,7 @@ from pathlib import Path
 from worker.amounts import size
 from worker.errors import BadInput
 from worker.models import find, sets
-from worker.songs import adapter, families, supported
+from worker.songs import adapter, families, licences, supported
 from worker.songs.families import HEARTMULA_REHEARSAL
 from worker.songs.model_names import REHEARSAL
 
@@ -39,6 +39,12 @@ def described(model: str, env: Mapping[str, str]) -> str:
     return f"model {model}, " + (
         f"{size(n_bytes)} to download first" if n_bytes else "which is on this machine"
     )
+
+
+def refuse_other_use(model: str, commercial: bool) -> None:
+    """Raises BadInput if the songs are for commercial use, and the weights' licence does not allow it."""
+    if commercial:
+        licences.refuse_commercial_use(model)
 
 
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from invoke import Collection, Context, Exit
 
 from ops import ui
 from ops.boxes import Known
-from ops.flags import DRY_RUN, JSON, YES, task
+from ops.flags import COMMERCIAL, DRY_RUN, JSON, YES, task
 from ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def pod_offers(
         "lifetime": "Duration like 8h after which the pod stops itself (default: MUSICGEN_LIFETIME_H)",
         "disk_gb": "Disk of the container in GB (default: 100, 80 for heartmula, 50 to train)",
         "another": "Create one although there is one already",
+        "commercial": COMMERCIAL,
         "spot": "Refused: RunPod has no spot pods",
         "bid": "Refused: RunPod takes no bids (default: none)",
         "dry_run": DRY_RUN,
@@ -59,6 +60,7 @@ def pod_create(
     lifetime: str = "",
     disk_gb: int = 0,
     another: bool = False,
+    commercial: bool = False,
     spot: bool = False,
     bid: str = "",
     dry_run: bool = False,
@@ -85,6 +87,7 @@ def pod_create(
         spot=spot,
         bid=bid,
         another=another,
+        commercial=commercial,
     )
     settings = Settings.load(spends=True)
     ready.refuse_unusable_key(box_of(Known("new", "runpod", "192.0.2.1"), settings))

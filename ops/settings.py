@@ -276,6 +276,12 @@ class Settings:
         "folder on a box for HeartMuLa's files; "
         "empty: /workspace/ckpt where a volume is, else ckpt in the box's root",
     )
+    commercial: str | None = row(
+        "MUSICGEN_COMMERCIAL",
+        None,
+        "1: refuse a model whose weights may not be used commercially, before anything is rented",
+        choices=("0", "1"),
+    )
     hf_token: str | None = row("HF_TOKEN", None, "Hugging Face token, for models that need one", secret=True)
 
     @classmethod
@@ -305,6 +311,11 @@ class Settings:
         if self.bucket:
             return f"s3://{self.bucket}/{(self.prefix or '').strip('/')}".rstrip("/")
         return "out/songs"
+
+    @property
+    def is_commercial(self) -> bool:
+        """True if the songs are for commercial use."""
+        return self.commercial == "1"
 
     @property
     def audit_file(self) -> Path:

@@ -50,6 +50,17 @@ def test_check_of_a_wrong_list_is_2_with_every_line_and_its_number(inv, tmp_path
     assert first.startswith("error: prompts.txt:2: ") and second.startswith("error: prompts.txt:4: ")
 
 
+@pytest.mark.parametrize("command", [["check"], ["generate"]])
+def test_weights_that_forbid_commercial_use_are_one_line_and_2(inv, tmp_path, command):
+    (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")
+    done = inv(*command, "--commercial", "--model", "facebook/musicgen-small")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: the weights of facebook/musicgen-small have the licence CC-BY-NC 4.0"
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_check_takes_a_spreadsheet_s_list(inv, tmp_path):
     (tmp_path / "songs.csv").write_text("prompt,seconds,name\ncalm,0:30,calm\n", "utf-8-sig")
     (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")

@@ -4,7 +4,7 @@
 
 What is not given is taken from the environment (MUSICGEN_MODEL, MUSICGEN_OUTPUT, MUSICGEN_S3_BUCKET,
 MUSICGEN_S3_PREFIX, MUSICGEN_SLOTS, MUSICGEN_DTYPE, MUSICGEN_FADE_MS, MUSICGEN_CLAIM_TTL_S,
-MUSICGEN_STATE_DIR, MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
+MUSICGEN_STATE_DIR, MUSICGEN_COMMERCIAL, MUSICGEN_PRICE_PAID_USD, HOURLY_COST_USD, RUN_ID).
 The closing table goes to stdout, all else to stderr. A log and status.json are kept in
 MUSICGEN_STATE_DIR and under runs/RUN_ID in the output.
 Ctrl-C, SIGTERM or a terminal that is closed saves the songs in progress and ends; a second Ctrl-C or
@@ -55,7 +55,7 @@ from worker.run.context import RunContext
 from worker.run.observer import Observers
 from worker.run.progress import ProgressMeter
 from worker.run.request import RunRequest
-from worker.songs import families, jobs, lyrics
+from worker.songs import families, jobs, licences, lyrics
 from worker.songs.checkpoint_file import tokens_key
 from worker.songs.job import Job
 from worker.songs.maker import checked_sampling, model_name
@@ -121,6 +121,12 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         help="seconds without a heartbeat before another worker takes the song (%(default)s)",
     )
     p.add_argument(
+        "--commercial",
+        action="store_true",
+        default=env.get("MUSICGEN_COMMERCIAL") == "1",
+        help="refuse a model whose weights may not be used commercially",
+    )
+    p.add_argument(
         "--start-over", action="store_true", help="begin songs again that were begun with other settings"
     )
     p.add_argument(
@@ -159,6 +165,8 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
     """Check everything that can be checked, then run."""
     family = families.of(arguments.model)
     families.refuse_without_engine(family)
+    if arguments.commercial:
+        licences.refuse_commercial_use(arguments.model)
     listed = jobs.load(arguments.prompts, family)
     store = open_store(arguments.output)
     sampling = checked_sampling(
@@ -182,6 +190,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         price=price(arguments.hourly_cost, arguments.price_basis, arguments.price_paid),
         run_id=arguments.run_id,
         family=family,
+        licence=licences.licence_of(arguments.model),
         sampling=sampling,
         start_over=arguments.start_over,
         fade_s=_fade_s(arguments.fade_ms),

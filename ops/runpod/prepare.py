@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ops import measured
+from ops import measured, models
 from ops.runpod import container, needs, refusals
 from ops.runpod.api import PREFIX, RunPod
 from ops.runpod.needs import Purpose
@@ -36,6 +36,7 @@ class PodOptions:
     spot: bool = False
     bid: str = ""
     another: bool = False  # create one although there is one already
+    commercial: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def checked(settings: Settings, options: PodOptions) -> PodRequest:
     refusals.refuse_spot(options.spot, options.bid)
     refusals.refuse_proxied(settings.runpod_host)
     purpose, cloud = needs.purpose_of(options.purpose), cloud_of(settings, options.cloud)
+    if purpose.name == "musicgen":
+        models.refuse_other_use(settings.model, options.commercial or settings.is_commercial)
     volume_id = options.volume_id or settings.runpod_volume_id
     refusals.refuse_volume_outside_secure(volume_id, cloud)
     disk_gb = purpose.disk_gb if options.disk_gb is None else options.disk_gb

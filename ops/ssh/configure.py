@@ -26,6 +26,7 @@ _WORKER_SETTINGS = (
     "hf_token",
     "models_dir",
     "heartmula_dir",
+    "commercial",
 )
 # These too; but where the user has none, the line in the box's worker.env stays.
 _KEPT_IF_UNSET = ("stop_hook", "idle_limit_s", "no_progress_limit_s", "claim_ttl_s", "torch")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ops import models, ui
 from ops import release as releases
-from ops import ui
 from ops.release import Release
 from ops.repository import ROOT
 from ops.settings import Settings
@@ -39,8 +39,9 @@ class Finding:
 
 
 def checked_release(settings: Settings, prompts: str = "") -> Release:
-    """The release to ship. Raises BadInput for a wrong setting, list or tree. Uses no network."""
+    """The release to ship. Raises BadInput for a wrong setting, model, list or tree. Uses no network."""
     settings.check()
+    models.refuse_other_use(settings.model, settings.is_commercial)
     return releases.from_tree(ROOT, Path(prompts or settings.prompts), settings.model)
 
 

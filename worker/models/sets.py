@@ -13,6 +13,7 @@ from worker.models import heartmula_tree
 from worker.models.heartmula_config import CodecConfig, MulaConfig, parse
 from worker.songs import supported
 from worker.songs.families import HEARTMULA_NAMES
+from worker.songs.licences import APACHE, NON_COMMERCIAL
 from worker.songs.model_names import HUB_ID
 
 # What transformers needs of a checkpoint. Repositories hold the same weights in other formats beside these.
@@ -99,7 +100,7 @@ _HEARTMULA = ModelSet(
             judge=_judge_heartmula(CodecConfig, "heartcodec"),
         ),
     ),
-    "Apache-2.0",
+    APACHE,
     22.4e9,
     "MUSICGEN_HEARTMULA_DIR",
     _whole_heartmula,
@@ -107,7 +108,7 @@ _HEARTMULA = ModelSet(
 
 NAMED: dict[str, ModelSet] = {
     **{
-        f"facebook/{alias}": _musicgen(f"facebook/{alias}", "CC-BY-NC 4.0", n_bytes)
+        f"facebook/{alias}": _musicgen(f"facebook/{alias}", NON_COMMERCIAL, n_bytes)
         for alias, n_bytes in _MUSICGEN_BYTES.items()
     },
     _HEARTMULA.name: _HEARTMULA,

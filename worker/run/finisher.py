@@ -187,6 +187,7 @@ class Finisher:
             name=job.name,
             options=dict(job.options),
             seed=job.seed,
+            licence=request.licence,
             sampling=asdict(request.sampling),
             versions={package: version(package) for package in ("torch", "transformers")},
             run_id=request.run_id,

@@ -37,6 +37,7 @@ class RunLedger:
             started_at=timestamps.now(),
             price=request.price,
             asked=[job.song for job in request.selected],
+            licence=request.licence,
             seconds_asked=sum(job.seconds for job in request.selected),
             done_before=[job.song for job in found.done if job.song in chosen],
             kept={song: why for song, why in found.kept.items() if song in chosen},

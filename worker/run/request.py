@@ -19,6 +19,7 @@ class RunRequest:
     price: Price
     run_id: str
     family: Family = MUSICGEN  # the model's
+    licence: str = ""  # of the model's weights
     sampling: Sampling = field(default_factory=Sampling)
     start_over: bool = False  # unfinished songs that were begun with other settings begin again
     fade_s: float = 0.0  # a song's end, where it is cut, fades out over this

@@ -33,6 +33,7 @@ class Summary:
     state: str = "running"  # running, done, failed, interrupted
     reason: str | None = None  # why it failed or was interrupted
     engine: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""  # of the model's weights
     asked: list[str] = field(default_factory=list)
     seconds_asked: float = 0.0
     done_before: list[str] = field(default_factory=list)

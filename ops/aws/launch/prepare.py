@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import release
+from ops import models, release
 from ops.aws import prices
 from ops.aws.account import quota
 from ops.aws.launch import prerequisites
@@ -55,6 +55,7 @@ class LaunchOptions:
     keep_alive: bool = False
     another: bool = False  # launch although there is a machine already
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
+    commercial: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def check_list(settings: Settings, options: LaunchOptions) -> None:
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
     family = families.of(settings.model)
     families.refuse_without_engine(family)
+    models.refuse_other_use(settings.model, options.commercial or settings.is_commercial)
     listed = jobs.load(_prompts(settings, options), family)
     families.refuse_unfit(jobs.select(listed, options.only), family)
 
@@ -235,6 +237,7 @@ def _worker_env(aws: Aws, options: LaunchOptions, limits: _Limits) -> dict[str, 
         "MUSICGEN_FADE_MS": f"{settings.fade_ms:g}" if settings.fade_ms else None,
         "MUSICGEN_MODELS_DIR": settings.models_dir,
         "MUSICGEN_HEARTMULA_DIR": settings.heartmula_dir,
+        "MUSICGEN_COMMERCIAL": "1" if options.commercial or settings.is_commercial else None,
         "MUSICGEN_LIFETIME_S": int(limits.lifetime.total_seconds()),
         "MUSICGEN_STOP_HOOK": STOP_HOOK,
         "MUSICGEN_KEEP_ALIVE": "1" if options.keep_alive else None,

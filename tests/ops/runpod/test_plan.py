@@ -101,6 +101,8 @@ def test_plan_says_what_it_may_cost(plan):
         ({}, {"RUNPOD_HOST": "pod1-1@ssh.runpod.io"}, "takes no files"),
         ({"disk_gb": 59, "purpose": "heartmula"}, {}, "59 GB of disk are too little"),
         ({"purpose": "singing"}, {}, "--for singing"),
+        ({"commercial": True}, {}, "forbids commercial use"),
+        ({}, {"MUSICGEN_COMMERCIAL": "1"}, "forbids commercial use"),
         ({"lifetime": timedelta(minutes=9)}, {}, "from 10 minutes to 7 days"),
         ({}, {"MUSICGEN_LIFETIME_H": "0"}, "from 10 minutes to 7 days"),
         ({}, {"RUNPOD_SSH_KEY": "/nowhere/key"}, "no SSH key"),

@@ -204,6 +204,11 @@ def test_another_revision_is_refused_before_anything_is_generated(folder, tmp_pa
     assert tree(tmp_path / "out") == before
 
 
+def test_record_and_summary_have_the_licence_of_the_weights(folder):
+    assert run(folder, selected=[TWO], licence="Apache-2.0").licence == "Apache-2.0"
+    assert Record.from_json(folder.read(records.record_key(TWO))).licence == "Apache-2.0"
+
+
 def test_song_that_ended_early_is_as_long_as_it_is_and_the_record_says_both_lengths(folder):
     engine = Scripted(bad={TWO.song: "early"})
     engine.family = families.HEARTMULA

@@ -749,6 +749,13 @@ def test_wrong_sampling_is_refused_without_any_network():
         )
 
 
+def test_weights_that_forbid_commercial_use_are_refused_without_any_network():
+    with pytest.raises(BadInput, match="forbids commercial use"):
+        prepare.check_list(Settings(output="s3://bucket-x"), LaunchOptions(commercial=True))
+    with pytest.raises(BadInput, match="forbids commercial use"):
+        prepare.check_list(Settings(output="s3://bucket-x", commercial="1"), LaunchOptions())
+
+
 # --- Ctrl-C
 
 
