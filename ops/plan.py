@@ -23,6 +23,7 @@ TO_MAKE = "to make"
 # Seconds of music per second: other people's figures for one T4. A run with the same output replaces it.
 ASSUMED_RATE = 1.5
 _REHEARSAL_RATE = 20.0
+_HEARTMULA_RATE = 1.0
 # Runs with an output whose speed is read, the newest first.
 _RUNS_READ = 5
 _SAMPLE_BYTES = 2
@@ -111,6 +112,8 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
         free = _free_bytes(Path(output).expanduser())
         disk += f"; {size(free)} are free there" + ("; free some space first" if free < n_bytes else "")
     assumed = Speed(ASSUMED_RATE, "assumed for one T4; without a GPU far slower")
+    if family is families.HEARTMULA:
+        assumed = Speed(_HEARTMULA_RATE, "its authors' figure for one song on a large GPU, not measured here")
     if model == REHEARSAL:
         assumed = Speed(_REHEARSAL_RATE, "assumed for two CPU cores")
     speed = measured_speed(open_store(output)) or assumed

@@ -150,6 +150,15 @@ def test_plan_for_a_model_that_sings_has_the_names_with_lyrics_and_advice(tmp_pa
     assert plan.advice(prompts, "heartmula", ["sun"]) == []
 
 
+def test_songs_of_heartmula_take_twice_the_channels_at_its_own_rate(tmp_path):
+    _, disk, time = what_it_takes(SONGS, "heartmula", str(tmp_path), Settings())
+    seconds = sum(song.duration_s for song in SONGS if song.state == TO_MAKE)
+    assert disk.startswith(f"{seconds * 48_000 * 2 * 2 / 1e6:.1f} MB of WAV files")
+    assert time.endswith(
+        "at 1 s of music per second (its authors' figure for one song on a large GPU, not measured here)"
+    )
+
+
 def test_model_whose_engine_is_not_there_yet_is_refused_before_anything_is_planned(prompts, store):
     with pytest.raises(BadInput, match="cannot run HeartMuLa yet; use a MusicGen"):
         plan_songs(prompts, store.location, "heartmula")

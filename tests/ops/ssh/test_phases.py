@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.ssh.phases import Finding, finding_rows, would_fail
+from ops.settings import Settings
+from ops.ssh.phases import Finding, checked_release, finding_rows, would_fail
 from ops.ssh.terminal import ssh_command
 from tests.fakes import box as boxes
 from tests.ops.ssh.connect import connected
+from worker.errors import BadInput
 from worker.store.open import open_store
 
 # One worker of xdist: the run is made once.
@@ -230,3 +232,8 @@ def test_marks_are_those_that_the_console_has(monkeypatch):
 
 def test_warning_stops_nothing():
     assert would_fail([Finding("gpu", "warn", "", ""), Finding("disk", False, "", "")]) == ["disk"]
+
+
+def test_weights_that_forbid_commercial_use_are_refused_before_a_box_is_touched():
+    with pytest.raises(BadInput, match="forbids commercial use"):
+        checked_release(Settings(commercial="1"))
