@@ -50,7 +50,6 @@ def refuse_other_use(model: str, commercial: bool) -> None:
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
     """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here."""
     family = families.of(model)
-    families.refuse_without_engine(family)
     model = adapter.base_model(model)
     if family is families.MUSICGEN and model != REHEARSAL:
         found = find.here(model, env)

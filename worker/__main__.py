@@ -164,7 +164,6 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
 def generate(arguments: argparse.Namespace, interruption: Interruption, env: Mapping[str, str]) -> Summary:
     """Check everything that can be checked, then run."""
     family = families.of(arguments.model)
-    families.refuse_without_engine(family)
     if arguments.commercial:
         licences.refuse_commercial_use(arguments.model)
     listed = jobs.load(arguments.prompts, family)

@@ -37,7 +37,7 @@ class Sampling:
 class Family:
     """What the models of one kind have in common; known before one of them is loaded.
 
-    `engine`: the module whose `Engine` loads them; empty if there is none yet. `channels`: of most of them.
+    `engine`: the module whose `Engine` loads them. `channels`: of most of them.
     `stride_s`: from one window to the next; None: songs are made in one pass, whatever their length.
     """
 

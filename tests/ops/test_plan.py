@@ -159,10 +159,5 @@ def test_songs_of_heartmula_take_twice_the_channels_at_its_own_rate(tmp_path):
     )
 
 
-def test_model_whose_engine_is_not_there_yet_is_refused_before_anything_is_planned(prompts, store):
-    with pytest.raises(BadInput, match="cannot run HeartMuLa yet; use a MusicGen"):
-        plan_songs(prompts, store.location, "heartmula")
-
-
 def test_nothing_to_make_takes_nothing(tmp_path):
     assert what_it_takes(SONGS[1:], "rehearsal", str(tmp_path), Settings()) == []

@@ -99,7 +99,6 @@ def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, ca
         (["--stride", "nan"], {}, "--stride must be from 1 to under 30"),
         (["--model", "facebook/musicgen-small", "--commercial"], {}, "forbids commercial use"),
         (["--model", "someone/tune"], {"MUSICGEN_COMMERCIAL": "1"}, "not known to allow commercial use"),
-        (["--model", "heartmula"], {}, "this version cannot run HeartMuLa yet"),
         (["--run-id", "../up"], {}, "run id '../up' names no folder"),
         (["--run-id", ""], {}, "run id '' names no folder"),
     ],
@@ -307,6 +306,15 @@ def test_unknown_model_is_one_line_and_nothing_is_written(run, prompts, tmp_path
     code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "./nowhere")
     assert code == 2
     one_error(stderr, "no model folder at ./nowhere; give a folder, a Hugging Face id or `rehearsal`")
+    assert songs_and_records(tmp_path / "out") == {}
+
+
+@engine
+def test_heartmula_that_is_not_there_is_one_line_and_nothing_is_written(run, prompts, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSICGEN_HEARTMULA_DIR", str(tmp_path / "none"))
+    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "heartmula")
+    assert code == 2
+    one_error(stderr, "there is no folder")
     assert songs_and_records(tmp_path / "out") == {}
 
 

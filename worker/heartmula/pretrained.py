@@ -1,7 +1,7 @@
 """Find a HeartMuLa by its name or folder, and check that it is whole.
 
-Takes `heartmula`, `heartmula-rehearsal` or a folder. What a user can get wrong raises BadInput before anything
-is loaded.
+Takes `heartmula`, `heartmula-rehearsal` or a folder. What a user can get wrong raises BadInput before
+anything is loaded.
 """
 
 import os

@@ -55,14 +55,6 @@ def of(model: str) -> Family:
     return MUSICGEN
 
 
-def refuse_without_engine(family: Family) -> None:
-    """Raises BadInput for a family that this version cannot run."""
-    if not family.engine:
-        raise BadInput(
-            f"this version cannot run {family.name} yet; use a MusicGen, such as facebook/musicgen-medium"
-        )
-
-
 def refuse_unfit(jobs: Iterable[Job], family: Family) -> None:
     """Raises BadInput for what the family cannot do: sing, or continue."""
     jobs = list(jobs)

@@ -73,7 +73,6 @@ def check_list(settings: Settings, options: LaunchOptions) -> None:
     if Path(settings.model).expanduser().is_dir():
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
     family = families.of(settings.model)
-    families.refuse_without_engine(family)
     models.refuse_other_use(settings.model, options.commercial or settings.is_commercial)
     listed = jobs.load(_prompts(settings, options), family)
     families.refuse_unfit(jobs.select(listed, options.only), family)
