@@ -10,6 +10,7 @@ from ops import ui
 from ops.ssh import run_log
 from ops.ssh.box import Box, CommandResult
 from worker.errors import BadInput, Interrupted, UserError
+from worker.songs.families import HEARTMULA_REHEARSAL
 from worker.songs.model_names import REHEARSAL
 
 _LIST_LIMIT_S = 120
@@ -42,9 +43,9 @@ class OnBox:
     def have(self, model: str) -> None:
         """Have what the worker will load complete on the box. Raises UserError, Interrupted.
 
-        A folder and the rehearsal model need nothing.
+        A folder and the rehearsal models need nothing.
         """
-        if model == REHEARSAL or model.startswith((".", "/", "~")):
+        if model in (REHEARSAL, HEARTMULA_REHEARSAL) or model.startswith((".", "/", "~")):
             return
         try:
             code = self._followed("get", model)
