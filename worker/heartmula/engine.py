@@ -234,9 +234,16 @@ class Engine:
         return self._prompter(song.prompt, song.lyrics)
 
     def _make_room(self, stepper: Stepper, n_positions: int) -> None:
-        """Have columns for a song of so many positions. Raises OutOfMemoryError if they are too many."""
+        """Have columns for a song of so many positions.
+
+        Where memory has not so many: with several slots, raises OutOfMemoryError, and half of them go on;
+        with one, raises UserError, and the song fails alone.
+        """
         free = device.free_bytes(self._model.placement.device)
-        if free is not None and stepper.widening_bytes(n_positions) > free:
+        missing = 0 if free is None else stepper.widening_bytes(n_positions) - free
+        if missing > 0 and stepper.slots == 1:
+            raise device.no_room(missing)
+        if missing > 0:
             raise torch.OutOfMemoryError(f"{n_positions} positions in each of {stepper.slots} slots")
         stepper.widen(n_positions)
 

@@ -4,6 +4,7 @@ test_against_heartlib.py tests that the tokens are the right ones.
 """
 
 import dataclasses
+import re
 import shutil
 from contextlib import ExitStack
 from itertools import count
@@ -380,11 +381,23 @@ def test_song_for_which_not_all_slots_have_room_halves_the_slots(loaded, engine,
     assert wide.slots == 2
 
 
-def test_memory_that_not_one_song_has_is_one_line(loaded, monkeypatch):
+def test_song_for_which_one_slot_has_no_room_fails_alone(loaded, undisturbed, monkeypatch):
     narrow = Engine(loaded, slots=1)
-    monkeypatch.setattr(device, "free_bytes", lambda _: 0)
-    with pytest.raises(UserError, match=r"not enough memory for one song: .* GB more are needed"):
+    room = narrow._bytes_each * 300 // 4096
+    monkeypatch.setattr(device, "free_bytes", lambda _: room)
+    events = list(narrow.stream([*FIVE, Song("late", "calm", 60.0, 6)], SAMPLING))
+    (failed,) = of(Failed, events)
+    assert failed.key == "late"
+    assert re.match(r"not enough memory for one song: .* GB more are needed; use", failed.reason)
+    assert same({event.key: event.tokens for event in of(Finished, events)}, undisturbed)
+
+
+def test_out_of_memory_with_one_slot_the_song_can_still_be_saved(loaded, monkeypatch):
+    narrow = Engine(loaded, slots=1)
+    out_of_memory(monkeypatch, 20)
+    with pytest.raises(UserError, match="not enough memory for one song"):
         run(narrow, [LONG])
+    assert [song.n_made for song in narrow.unfinished()] == [20]
 
 
 # --- audio

@@ -541,6 +541,18 @@ def test_full_scratch_disk_is_one_line_that_names_it(folder, scratch, monkeypatc
         run(folder)
 
 
+def test_songs_are_decoded_with_their_own_seeds(folder):
+    seeds = []
+
+    class Drawing(Scripted):
+        def decode(self, tokens, go_on=lambda: True, seed=0):
+            seeds.append(seed)
+            return super().decode(tokens)
+
+    run(folder, Drawing())
+    assert sorted(seeds) == sorted(job.seed for job in JOBS)
+
+
 # --- the engine is fed as it asks, and its time is what is charged
 
 
