@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,9 @@ def test_pod_ends_itself_wherever_its_creator_was_killed(account, us, killed, tm
     end_s = int(pod.request["env"][END])
     assert began + 3500 < end_s < time.time() + 3700
     seen = us.pod(pod.id)  # inv pod.reap finds it, should all else fail
-    assert pods.is_ours(seen) and pods.is_overdue(seen, datetime.fromtimestamp(end_s + 601, UTC))
+    forgotten = datetime.fromtimestamp(end_s, UTC) + pods.FORGOTTEN
+    assert pods.is_ours(seen)
+    assert [pods.older_than(None, forgotten + timedelta(seconds=s))(seen) for s in (0, 1)] == [False, True]
     while us.pod(pod.id).status != "RUNNING":  # a look takes it one step on
         pass
     (start,) = containers.starts

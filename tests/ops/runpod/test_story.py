@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from datetime import timedelta
 
 import pytest
 
@@ -58,10 +59,15 @@ def test_songs_are_made_on_a_pod_that_is_created_and_stopped(user, account):
     assert "host key" not in user("fab", "up")
     said = user("fab", "logs")
     assert "rain" in said and "sun" in said
-    assert "1 pod, $0.40 per hour" in user("inv", "status")
+    pod = account.pods[box.id]
+    pod.created_at, pod.started_at = (at - timedelta(hours=5) for at in (pod.created_at, pod.started_at))
+    said = user("inv", "status")
+    assert "1 pod, $0.40 per hour" in said
+    assert 2.0 <= float(re.search(r"per hour, \$([0-9.]+) so far", said)[1]) < 2.2
     assert f"{box.id} is stopped" in user("inv", "pod.stop", "--yes")
     assert account.billed() == []
-    assert "none of which runs" in user("inv", "status")
+    account.add_bill(box.id, pod.created_at, 0.40)
+    assert "none of which runs, at least $0.40 so far" in user("inv", "status")
     assert len(account.sent("POST", "/v2/pods")) == 1
 
 
