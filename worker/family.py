@@ -30,7 +30,7 @@ class Sampling:
                 "top k must be 0 or more; MusicGen's default is 250, HeartMuLa's 50, and 0 takes all tokens"
             )
         if not 0 < self.temperature < math.inf:
-            raise BadInput("temperature must be over 0; MusicGen's default is 1, HeartMuLa's too")
+            raise BadInput("temperature must be over 0; MusicGen's default is 1")
 
 
 @dataclass(frozen=True)
