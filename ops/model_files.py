@@ -62,7 +62,6 @@ def act(place: Place, flags: ModelFlags) -> int:
     if flags.get:
         return _jobs(place, "get", [sets.find(flags.get).name])
     if flags.smoke:
-        sets.refuse_not_run(flags.smoke)
         return _jobs(place, "smoke", [sets.full_name(flags.smoke)])
     found = place.listed()
     if flags.remove:

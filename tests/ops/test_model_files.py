@@ -148,7 +148,6 @@ def test_question_says_that_a_worker_of_this_machine_is_not_seen(hub, monkeypatc
         (ModelFlags(get="nothing-like-it"), "there is no model nothing-like-it"),
         (ModelFlags(remove="musicgen-small"), "there is nothing of the model facebook/musicgen-small"),
         (ModelFlags(verify=True), "no model is here"),
-        (ModelFlags(smoke="heartmula-3b"), "heartmula-3b is not run yet"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(hub, flags, why):

@@ -122,12 +122,6 @@ def full_name(name: str) -> str:
     return HEARTMULA_NAMES.get(name, name)
 
 
-def refuse_not_run(name: str) -> None:
-    """Raises BadInput for a set that is fetched and verified, and that no worker loads yet."""
-    if name == _HEARTMULA.name:
-        raise BadInput(f"{name} is not run yet, only fetched and verified; try another, like musicgen-small")
-
-
 def find(name: str) -> ModelSet:
     """The set of this name. Raises BadInput for what cannot be one, or is known not to run."""
     name = full_name(name)

@@ -7,6 +7,7 @@ import re
 
 from worker.errors import BadInput
 from worker.songs import adapter, families
+from worker.songs.model_names import REHEARSAL
 
 NON_COMMERCIAL, APACHE, UNKNOWN = "CC-BY-NC 4.0", "Apache-2.0", "unknown"
 
@@ -18,7 +19,7 @@ def licence_of(model: str) -> str:
 
     UNKNOWN for other people's models, and for folders of a MusicGen: they do not say what they were made of.
     """
-    if families.of(model) is families.HEARTMULA or model == families.REHEARSAL:
+    if families.of(model) is families.HEARTMULA or model == REHEARSAL:
         return APACHE  # the rehearsal's random weights are this project's own
     return NON_COMMERCIAL if _METAS.fullmatch(adapter.base_model(model)) else UNKNOWN
 
