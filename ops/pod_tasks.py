@@ -114,7 +114,8 @@ _POD = "Id or name of the pod (default: the only one)"
 def pod_list(c: Context, json: bool = False) -> None:
     """Show this project's pods and volumes, and their cost.
 
-    The cost so far is RunPod's bills, and the clock since the last one. Exit code 1 when one is past its end.
+    The cost so far is RunPod's bills, and the clock since the last one while it runs. Exit code 1 when one is
+    past its end.
     Example: inv pod.list
     """
     from ops.runpod import cli
