@@ -60,7 +60,7 @@ begin() {
 
 arm() {
   local given=${MUSICGEN_LIFETIME_END:-} life_s=${MUSICGEN_LIFETIME_S:-} first_s=${MUSICGEN_DEADLINE_S:-}
-  local end boot old_boot='' old_given=''
+  local end boot old_boot='' old_given='' begins=''
   [ -n "$given$life_s" ] || fail 2 "set MUSICGEN_LIFETIME_S, the seconds that this box may live"
   if ! [[ ${life_s:-0} =~ ^[0-9]{1,9}$ && ${first_s:-0} =~ ^[0-9]{1,9}$ ]]; then
     fail 2 "a lifetime of $life_s s and a deadline of $first_s s are not whole numbers; correct them"
@@ -72,22 +72,20 @@ arm() {
   end=$(epoch "$lifetime_end")
   # A reboot must not buy a second lifetime; who starts a box again may give it a new end.
   if [ -n "$given" ] && [ "$given" != "$old_given" ]; then
-    end=$((10#$given))
+    end=$((10#$given)) begins=1
     # Where this clock is slow, the end would be too far away.
     if [ -n "$life_s" ] && [ $((now + 10#$life_s)) -lt "$end" ]; then end=$((now + 10#$life_s)); fi
-    begin "$end" "$first_s"
   elif [ -z "$(epoch "$deadline")" ]; then
+    begins=1
     [ -n "$end" ] || end=$((now + 10#$life_s))
-    begin "$end" "$first_s"
   fi
-  if [ "$boot" != "$old_boot" ]; then
-    end=$(epoch "$lifetime_end")
-    if [ "${end:-0}" -le "$now" ]; then
-      begin $((now + grace_s))
-      touch "$over"
-    elif [ "$(epoch "$deadline")" -le "$now" ]; then
-      begin "$end" "$grace_s"
-    fi
+  if [ "$boot" != "$old_boot" ] && [ "${end:-0}" -le "$now" ]; then
+    # At once: whoever reads meanwhile that the lifetime is over would switch the box off.
+    begin $((now + grace_s))
+    touch "$over"
+  else
+    [ -z "$begins" ] || begin "$end" "$first_s"
+    if [ "$boot" != "$old_boot" ] && [ "$(epoch "$deadline")" -le "$now" ]; then begin "$end" "$grace_s"; fi
   fi
   write_whole "$armed" "$boot $given"
 }

@@ -469,3 +469,16 @@ def test_killed_watchdog_leaves_nothing_that_holds_its_place(guarded):
     os.kill(pid, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{pid}").exists())
     assert box.json("watchdog.sh", "start", **QUICK)["running"]
+
+
+def test_end_that_is_past_at_boot_is_never_written_as_the_end(box, tmp_path):
+    """The watchdog and the last resort of a pod read it at any moment, and would switch the box off."""
+    mv = tmp_path / "bin" / "mv"
+    mv.parent.mkdir()
+    mv.write_text(f'#!/bin/sh\ncat "$2" >> {tmp_path}/written\nexec /bin/mv "$@"\n')
+    mv.chmod(0o755)
+    began = int(time.time())
+    path = f"{mv.parent}:{box.env['PATH']}"
+    box.json("deadline.sh", "arm", MUSICGEN_LIFETIME_END=str(began - 3600), PATH=path)
+    written = [int(line) for line in (tmp_path / "written").read_text().splitlines() if line.isdigit()]
+    assert written and min(written) > began
