@@ -33,7 +33,7 @@ def test_what_is_missing_is_named_with_the_command_that_fetches_it(tree):
 
 def test_absent_folder_is_named_with_the_command_that_fetches_it(tmp_path):
     with pytest.raises(
-        BadInput, match=r"there is no folder .*/ckpt; fetch it with `models --get heartmula-3b`"
+        BadInput, match=r"there is no folder .*/ckpt; fetch it: `inv models --get heartmula-3b`"
     ):
         tree_of("heartmula", {"MUSICGEN_HEARTMULA_DIR": str(tmp_path / "ckpt")})
 
@@ -42,8 +42,9 @@ def test_old_codec_beside_the_model_that_was_fetched_is_refused(tmp_path):
     tiny_heartmula.build(tmp_path, flag=())
     env = {"MUSICGEN_HEARTMULA_DIR": str(tmp_path)}
     assert tree_of("heartmula", env)  # somebody else's files: which release they are is not known
+    file = {"a.json": manifest.File(1, "sha256", "0" * 64)}
     parts = tuple(
-        manifest.Pinned(part.repo, part.folder, "0" * 40, {}) for part in sets.find("heartmula").parts
+        manifest.Pinned(part.repo, part.folder, "0" * 40, file) for part in sets.find("heartmula").parts
     )
     manifest.complete(Manifest("heartmula-3b", parts), tmp_path)
     with pytest.raises(BadInput, match="looks like a codec from before"):
