@@ -1,5 +1,6 @@
 """Choose device, precision, threads and number of slots for this machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -114,6 +115,13 @@ def slots_in(free: int, bytes_each: int, device_type: str) -> int:
     return min(MAX_SLOTS[device_type], free // bytes_each)
 
 
+def fewer_slots(slots: int, needed_bytes: int, device: torch.device) -> int:
+    """Half the slots, after memory ran out. Raises UserError when there is one, which needs so many bytes."""
+    if slots == 1:
+        raise no_room(max(needed_bytes - (free_bytes(device) or 0), 0))
+    return slots // 2
+
+
 def no_room(missing_bytes: int) -> UserError:
     """The error for a machine on which not one song fits."""
     return UserError(
@@ -139,6 +147,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _says(error: BaseException, texts: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def mark(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device has done all that was asked of it so far."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event.synchronize
 
 
 def threads_for(device: torch.device, hidden: int) -> int | None:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from worker.decoding import device
 from worker.engine import Sampling, Tokens
 from worker.heartmula.cache import CacheSize
 from worker.heartmula.model import SAMPLING, Model
@@ -173,11 +174,7 @@ class Stepper:
 
     def mark(self) -> Callable[[], None]:
         """A function that waits until the device has made all steps so far."""
-        if self._model.placement.device.type != "cuda":
-            return lambda: None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event.synchronize
+        return device.mark(self._model.placement.device)
 
     def step(self, n_reached: int, n_slots: int) -> None:
         """Make the next frame of the running ones of the first `n_slots` slots.

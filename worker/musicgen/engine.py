@@ -333,11 +333,9 @@ class Engine:
 
     def _use_fewer_slots(self) -> None:
         """Free the cache and halve the slots. Raises UserError when there is one slot."""
-        if self.slots == 1:
-            needed = 0 if self._stepper else self._bytes_each
-            free = device.free_bytes(self._model.placement.device) or 0
-            raise device.no_room(max(needed - free, 0))
+        needed = 0 if self._stepper else self._bytes_each
+        slots = device.fewer_slots(self.slots, needed, self._model.placement.device)
         self._stepper = None
         torch.cuda.empty_cache()
-        self.slots //= 2
+        self.slots = slots
         log.warning("out of memory: continuing with %s at once", count(self.slots, "song"))

@@ -147,11 +147,7 @@ class Stepper:
 
     def mark(self) -> Callable[[], None]:
         """A function that waits until the device has made all steps so far."""
-        if self._model.placement.device.type != "cuda":
-            return lambda: None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event.synchronize
+        return device.mark(self._model.placement.device)
 
     def is_broken(self, slot: int) -> bool:
         """True if the slot's logits were not finite at some step. Waits for the device."""
