@@ -186,14 +186,21 @@ def _child(asked: dict[str, object]) -> None:
 
 
 def _record_frames(path: str) -> None:
-    """Have each progress event in a file, at once: what a killed worker had made is known exactly."""
-    from worker.observe.console import ConsoleDisplay
+    """Have each progress event in a file, at once: what a killed worker had made is known exactly.
 
+    And each checkpoint before the next window, however slow the disk is: what was saved is known too.
+    It takes a while after each, so that who watches can stop it soon after a frame on any machine.
+    """
+    from worker.observe.console import ConsoleDisplay
+    from worker.run import checkpoints
+
+    checkpoints._GRACE_S = 60
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     shown = ConsoleDisplay.progress
 
     def progress(self, event):
         os.write(file, (json.dumps(dict(event.frames)) + "\n").encode())
+        time.sleep(0.003)
         shown(self, event)
 
     ConsoleDisplay.progress = progress
