@@ -19,28 +19,18 @@ _MODEL = "Hugging Face id, model folder, or `rehearsal` (default: MUSICGEN_MODEL
 _ONLY = "Only this song (repeat for more; default: every song)"
 
 
-@task
+@task(help={"model": "`rehearsal`, or `heartmula-rehearsal`, of the models that sing (default: rehearsal)"})
 @ui.one_line_errors
-def demo(c: Context) -> None:
+def demo(c: Context, model: str = "rehearsal") -> None:
     """Rehearse prompts.txt into out/demo: noise, no GPU.
 
-    A tiny model with random weights stands in for MusicGen. No cloud, no download.
-    Example: inv demo
+    A tiny model with random weights stands in for MusicGen, or for HeartMuLa. No cloud, no download.
+    Example: inv demo --model heartmula-rehearsal
     """
-    from ops import generate, repository  # here and below: `inv --list` stays under 1 s
+    from ops import demo  # here and below: `inv --list` stays under 1 s
 
-    ui.say("rehearsing prompts.txt with a tiny model; the songs will be noise")
-    hourly = Settings.load().hourly_cost_usd
-    example = generate.HourlyCost(0.40, "an example, no machine was rented")
-    code = generate.run_worker(
-        prompts=str(repository.ROOT / "prompts.txt"),
-        output=str(repository.ROOT / "out" / "demo"),
-        model="rehearsal",
-        hourly_cost=example if hourly is None else generate.HourlyCost(hourly, "HOURLY_COST_USD"),
-    )
-    if code:
+    if code := demo.run(model, Settings.load().hourly_cost_usd):
         raise Exit(code=code)
-    ui.say(generate.AFTER_DEMO)
 
 
 @task(

@@ -15,14 +15,6 @@ from worker.errors import Interrupted, UserError
 
 _WINDOWS_CTRL_C = 0xC000013A  # the exit code of a process that Ctrl-C ended before it listened
 
-AFTER_DEMO = """
-These songs are noise: the rehearsal model has random weights. For music:
-  inv generate --model facebook/musicgen-small --only dance_test
-      on this machine; fetches 2.4 GB once; some minutes for 30 s of music without a GPU.
-      MusicGen's weights are licensed CC-BY-NC 4.0: not for commercial use.
-  inv check
-      shows the plan for your own prompts.txt; docs/prompts.md explains the format."""
-
 
 @dataclass(frozen=True)
 class HourlyCost:
