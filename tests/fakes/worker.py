@@ -31,17 +31,22 @@ class Worker:
 
     def send(self, number: int) -> None:
         """Signal it; nothing happens if it has ended."""
-        if self._nursery.code_of(self.pid) is None:
+        if self.code is None:
             os.kill(self.pid, number)
 
     def wait(self, timeout_s: float) -> int:
         """Its exit code (negative: the signal that ended it)."""
         last = time.monotonic() + timeout_s
-        while (code := self._nursery.code_of(self.pid)) is None:
+        while (code := self.code) is None:
             if time.monotonic() > last:
                 raise TimeoutError(f"still running after {timeout_s} s:\n{self.said}")
             time.sleep(0.01)
         return code
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._nursery.code_of(self.pid)
 
     @property
     def said(self) -> str:
@@ -170,6 +175,8 @@ def _child(asked: dict[str, object]) -> None:
             _record_frames(frames)
         if window_s := os.environ.get("MUSICGEN_TEST_WINDOW_S"):
             _shorten_windows(float(window_s))
+        if positions := os.environ.get("MUSICGEN_TEST_POSITIONS"):
+            _shorten_songs(int(positions))
         if poll_s := os.environ.get("MUSICGEN_TEST_POLL_S"):
             _ask_ec2_often(float(poll_s))
         if point := os.environ.get("MUSICGEN_TEST_KILL_AT"):
@@ -268,6 +275,15 @@ def _shorten_windows(window_s: float) -> None:
     from worker.musicgen import Engine
 
     Engine.load = functools.partial(Engine.load, window_s=window_s)
+
+
+def _shorten_songs(positions: int) -> None:
+    """Have HeartMuLa's songs saved every so many positions, and decoded in one step instead of ten."""
+    from worker.heartmula import codec, engine
+    from worker.heartmula.flow import Solver
+
+    engine._EVERY = positions
+    codec.Codec.load = functools.partial(codec.Codec.load, solver=Solver(steps=1, guidance=1.0))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The tiny language models, built and loaded once for each process that tests them."""
+"""The tiny models, built and loaded once for each process that tests them; and workers that run them."""
 
 import pytest
 import torch
 
+from tests.fakes.worker import nursery
 from tests.worker.heartmula import cases, songs
 from worker.models import heartmula_tree
 
@@ -25,3 +26,10 @@ def models(trees):
 def plain_models(trees):
     """Each shape's model without this project's C kernels, as on a GPU."""
     return {shape: songs.model(tree, compiled=False) for shape, tree in trees.items()}
+
+
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory):
+    """Worker processes; tests that use them are of one xdist group, so that there is one parent."""
+    with nursery(tmp_path_factory.mktemp("workers"), "worker.heartmula", "heartmula-rehearsal") as parent:
+        yield parent

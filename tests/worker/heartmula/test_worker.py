@@ -8,7 +8,7 @@ import wave
 
 import pytest
 
-from tests.fakes.worker import nursery
+from tests.worker.run.processes import wavs
 from worker.models import tiny_heartmula
 from worker.songs import records
 from worker.songs.jobs import load
@@ -26,12 +26,6 @@ THREE = "piano,happy ; 20 ; long\ncalm ; 2 ; calm\nrain ; 1.3 ; sung ; lyrics=wo
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory):
-    with nursery(tmp_path_factory.mktemp("workers"), "worker.heartmula", MODEL) as parent:
-        yield parent
-
-
-@pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("list")
     (folder / "words.txt").write_text("[verse]\nLa la, the SUN\n", "utf-8")
@@ -41,11 +35,6 @@ def prompts(tmp_path_factory):
 
 def start(workers, prompts, place, *more, model=MODEL, **env):
     return workers.start(f"--prompts={prompts}", f"--model={model}", f"--output={place}", *more, **env)
-
-
-def wavs(place):
-    store = open_store(str(place))
-    return {key: store.read(key) for key in store.list() if key.endswith(".wav")}
 
 
 @pytest.fixture(scope="module")

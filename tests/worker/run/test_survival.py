@@ -1,6 +1,5 @@
 """Workers that are killed, stopped and started together, as real processes on the rehearsal model."""
 
-import json
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ import soundfile
 from tests.fakes import imds
 from tests.fakes.s3 import fresh_bucket
 from tests.fakes.worker import nursery
+from tests.worker.run.processes import assert_whole, entries, kill_until_done, last_frames, wavs
 from worker.songs import records
 from worker.songs.checkpoint_file import from_bytes, tokens_key
 from worker.songs.jobs import load
@@ -61,11 +61,6 @@ def arguments(prompts, place, slots=2):
     return (f"--prompts={prompts}", "--model=rehearsal", f"--output={place}", f"--slots={slots}", STRIDE)
 
 
-def wavs(place):
-    store = open_store(place)
-    return {key: store.read(key) for key in store.list() if key.endswith(".wav")}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(workers, tmp_path_factory):
     """The songs of the list as one run makes them."""
@@ -80,70 +75,18 @@ def test_killed_at_random_moments_the_songs_are_the_same_and_no_more_than_a_wind
     workers, place, tmp_path, undisturbed, rng
 ):
     prompts = listed(tmp_path, SEVERAL)
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    kept, redone, kills = {}, 0, 0  # kept: song -> (frames made, frames saved) as of its last run
-    for run in range(300):
-        state, frames = tmp_path / f"state-{run}", tmp_path / f"frames-{run}"
-        own = {"TMPDIR": str(scratch), "MUSICGEN_STATE_DIR": str(state), "MUSICGEN_TEST_FRAMES": str(frames)}
-        worker = workers.start(*arguments(prompts, place), **WINDOWS, **own)
-        # While it starts (0), or after so many frames; when that was done often enough, after many
-        # more, so that the list is done in the end.
-        often = rng.choice([0, rng.randrange(1, 10 * (run + 2))])
-        moment = often if kills < 10 else rng.randrange(1, 700)
-        give_up = time.monotonic() + (rng.uniform(0, 0.3) if moment == 0 else 60)
-        while workers.code_of(worker.pid) is None and time.monotonic() < give_up:
-            if moment and made_since(last_frames(frames), kept) >= moment:
-                time.sleep(rng.uniform(0, 0.05))
-                break
-            time.sleep(0.01)
-        worker.send(signal.SIGKILL)
-        code = worker.wait(120)
-        resumed = {entry["song"]: entry["frame"] for entry in entries(state, "resumed")}
-        for song, n_made in last_frames(frames).items():
-            before, saved = kept.get(song, (0, 0))
-            frame = resumed.get(song, 0)
-            assert frame >= saved, f"{song} lost a window that was saved"
-            redone += max(before - frame, 0)
-            boundaries = [e["frame"] for e in entries(state, "checkpoint") if e["song"] == song]
-            kept[song] = n_made, max([frame, *boundaries])
-            # Saved at each boundary before the next window tells of itself: what is not is its own.
-            assert n_made - kept[song][1] <= (LATER_WINDOW if kept[song][1] else FIRST_WINDOW)
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL, worker.said
-        kills += 1
-    total = sum(n_made for n_made, _ in kept.values())
-    print(f"{kills} kills; {redone} of {total} frames were made more than once")
-    assert kills >= 5  # or it did not see what it says
+
+    def start(**env):
+        return workers.start(*arguments(prompts, place), **WINDOWS, **env)
+
+    def most_lost(n_saved):
+        return LATER_WINDOW if n_saved else FIRST_WINDOW
+
+    killed = kill_until_done(start, tmp_path, rng, most_lost)
+    print(killed)
+    assert killed.kills >= 5  # or it did not see what it says
     assert wavs(place) == undisturbed
-    assert not open_store(place).list("claims/")
-    assert not open_store(place).list("checkpoints/")
-    assert not list(scratch.iterdir())
-    report = open_store(place).read(REPORT_KEY).decode().splitlines()
-    assert [row.split(",")[0] for row in report[1:]] == [job.song for job in load(prompts)]
-
-
-def made_since(frames, kept):
-    """Frames that a run has made beyond what it went on from, as far as that is known."""
-    return sum(max(n - kept.get(song, (0, 0))[1], 0) for song, n in frames.items())
-
-
-def entries(state, event):
-    try:
-        lines = (state / "worker.jsonl").read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    return [entry for line in lines[:-1] if (entry := json.loads(line))["event"] == event]
-
-
-def last_frames(path):
-    """The most frames of each song that a run has told of."""
-    most = {}
-    if path.exists():
-        for line in path.read_text("utf-8").split("\n")[:-1]:
-            most.update({song: n_done for song, (n_done, _) in json.loads(line).items()})
-    return most
+    assert_whole(place, load(prompts))
 
 
 CHANGES = [
@@ -176,24 +119,6 @@ def test_killed_before_during_and_after_each_write_the_songs_are_the_same(worker
     assert worker.wait(60) == 0, worker.said
     assert wavs(place) == wavs(str(again))
     assert_whole(place, load(prompts))
-
-
-def assert_whole(place, jobs):
-    """Every song has a record that fits it and a row; nothing of a killed worker is left."""
-    store = open_store(place)
-    found = records.survey(store, jobs, verify=True)
-    assert [job.song for job in found.done] == [job.song for job in jobs]
-    rows = store.read(REPORT_KEY).decode().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == [job.song for job in jobs]
-    assert not store.list("claims/") and not store.list("checkpoints/")
-    assert store.list("tokens/").keys() == {tokens_key(job.stem) for job in jobs}
-    assert {key.split("/")[0] for key in store.list() if not key.endswith(".wav")} == {
-        "cost_report.csv",
-        "place.json",
-        "records",
-        "runs",
-        "tokens",
-    }
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
