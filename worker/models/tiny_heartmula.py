@@ -41,7 +41,8 @@ CODEC_CONFIG = CodecConfig(
     num_layers_2=1,
     init_channel=1,
 )
-_LAST = f"scalar_model.decoder.{len(CODEC_CONFIG.upsample_factors) + 2}."
+# The codec's last layer, by how its tensors' names begin.
+LAST = f"scalar_model.decoder.{len(CODEC_CONFIG.upsample_factors) + 2}."
 # Embeddings, and the heads: peaked distributions, so that what is drawn depends on what came before.
 _UNIT = (
     *("embeddings.weight", "embedding.weight", "embedding1", "_codebook.embed", "_codebook.embed_avg"),
@@ -105,7 +106,7 @@ def _weight(name: str, shape: Shape, seed: int) -> NDArray[Any]:
         return 1 + values / 10
     if name.endswith("original0"):  # weight norm: the length of each row of original1
         # A unit adds to what it is given; the last layer brings the audio to a loudness of songs.
-        length = 0.5 if ".convs." in name else 0.02 if name.startswith(_LAST) else 1.5
+        length = 0.5 if ".convs." in name else 0.02 if name.startswith(LAST) else 1.5
         return np.float32(length) * (1 + np.abs(values) / 10)
     if "activation" in name:
         return np.full(shape, 0.25, np.float32)

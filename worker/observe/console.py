@@ -137,7 +137,8 @@ class ConsoleDisplay:
     def made(self, record: Record) -> None:
         self._close(record.song)
         line = _made_line(record.length_s, record.generation_s, record.estimated_cost_usd)
-        self._say(f"made {record.song}: {line}")
+        flagged = f"; flagged: {', '.join(record.flags)}" if record.flags else ""
+        self._say(f"made {record.song}: {line}{flagged}")
 
     def failed(self, song: str, reason: str) -> None:
         self._close(song)
@@ -271,6 +272,7 @@ def show_summary(console: Console, summary: Summary, location: str) -> None:
     say(
         console,
         *costs,
+        *(f"FLAGGED {song}: {', '.join(flags)}; listen to it" for song, flags in summary.flagged.items()),
         *(f"FAILED {song}: {reason}" for song, reason in summary.failed.items()),
         *(
             f"MISSING {song}: {why}; rename or move the file, then run again to have the song made"

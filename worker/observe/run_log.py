@@ -168,14 +168,17 @@ class RunLog:
 
     def made(self, record: Record) -> None:
         cost = record.estimated_cost_usd
+        took = f"{record.length_s:g} s of audio in {record.generation_s:.1f} s, {usd(cost)}"
+        flagged = f"; flagged: {', '.join(record.flags)}" if record.flags else ""
         self.note(
             "made",
-            f"made {record.song}: {record.length_s:g} s of audio in {record.generation_s:.1f} s, {usd(cost)}",
+            f"made {record.song}: {took}{flagged}",
             song=record.song,
             seconds=record.length_s,
             generation_s=record.generation_s,
             decode_s=record.decode_s,
             estimated_cost_usd=cost,
+            flags=record.flags,
         )
 
     def made_elsewhere(self, song: str) -> None:

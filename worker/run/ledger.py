@@ -68,6 +68,8 @@ class RunLedger:
                     "estimated_cost_usd": record.estimated_cost_usd,
                 }
             )
+            if record.flags:
+                self.summary.flagged[record.song] = record.flags
         self._run.retry(self.write)
 
     def made_elsewhere(self, song: str) -> None:

@@ -83,6 +83,11 @@ class Record:
         """Of the song as it was made."""
         return self.seconds if self.made_s is None else self.made_s
 
+    @property
+    def flags(self) -> list[str]:
+        """Words for what may be wrong with it: docs/quality.md."""
+        return list(self.quality.get("flags", ()))
+
     def to_json(self) -> bytes:
         return json_bytes(asdict(self))
 

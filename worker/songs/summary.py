@@ -39,6 +39,7 @@ class Summary:
     done_before: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)  # WAV that cannot be vouched for -> why
     made: list[dict[str, Any]] = field(default_factory=list)
+    flagged: dict[str, list[str]] = field(default_factory=dict)  # made -> what may be wrong with it
     resumed: list[str] = field(default_factory=list)  # begun by an earlier run, resumed by this one
     saved: list[str] = field(default_factory=list)  # unfinished, for the next run to resume
     made_elsewhere: list[str] = field(default_factory=list)  # by another run meanwhile

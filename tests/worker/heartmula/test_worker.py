@@ -7,9 +7,10 @@ import sys
 import wave
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from tests.worker.run.processes import wavs
-from worker.models import tiny_heartmula
+from tests.worker.run.processes import entries, wavs
+from worker.models import heartmula_tree, tiny_heartmula
 from worker.songs import records
 from worker.songs.jobs import load
 from worker.songs.report import REPORT_KEY
@@ -79,6 +80,40 @@ def test_lost_song_is_decoded_from_its_tokens_to_the_same_bytes(workers, prompts
     worker = start(workers, prompts, undisturbed, "--from-tokens")
     assert worker.wait(120) == 0, worker.said
     assert store.read(calm.song) == content
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory):
+    """A model whose audio is silence, whatever its tokens."""
+    folder = tmp_path_factory.mktemp("models") / "silent"
+    tiny_heartmula.build(folder)
+    file = folder / heartmula_tree.CODEC / heartmula_tree.SINGLE
+    weights = load_file(file)
+    for name in weights:
+        if name.startswith(tiny_heartmula.LAST) and not name.endswith("original1"):
+            weights[name][:] = 0
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+def test_silence_is_kept_and_flagged_in_the_record_and_whatever_a_run_says(
+    workers, prompts, silent, tmp_path
+):
+    place, state = tmp_path / "out", tmp_path / "state"
+    worker = start(workers, prompts, place, "--only=calm", model=silent, MUSICGEN_STATE_DIR=str(state))
+    assert worker.wait(120) == 0, worker.said
+    (_, calm, _), store = load(prompts), open_store(str(place))
+    record = records.Record.from_json(store.read(records.record_key(calm)))
+    assert (record.quality["flags"], record.quality["silence_s"], record.quality["lufs"]) == (
+        ["silent"],
+        2,
+        None,
+    )
+    (key,) = (key for key in store.list("runs/") if key.endswith("summary.json"))
+    assert json.loads(store.read(key))["flagged"] == {calm.song: ["silent"]}
+    assert f"made {calm.song}: " in worker.said and "; flagged: silent\n" in worker.said
+    assert f"FLAGGED {calm.song}: silent; listen to it\n" in worker.said
+    assert entries(state, "made")[0]["flags"] == ["silent"]
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,11 @@ def test_song_has_a_line_when_it_starts_and_when_it_is_made(run, shown):
     assert lines(shown)[-1] == f"made {RAIN.song}: 10 s in 5 s (2.0x), $0.0123"
 
 
+def test_made_song_that_may_be_wrong_has_its_flags_in_the_line(run, shown):
+    run.observer.made(record_of(RAIN, quality={"flags": ["silent_tail", "quiet"]}))
+    assert lines(shown)[-1].endswith("; flagged: silent_tail, quiet")
+
+
 def test_line_says_seconds_speed_time_left_and_cost_so_far(run, shown):
     run.at(0, (RAIN, 0))
     run.at(20, (RAIN, 250))
@@ -336,6 +341,11 @@ def test_failed_song_is_in_the_table_with_its_reason_as_it_is(shown):
     text = table(shown, made=[], failed={RAIN.song: "KeyError: [/red] gone"}, state="failed")
     assert f"FAILED {RAIN.song}: KeyError: [/red] gone" in text
     assert "0 done already, 0 kept, 1 failed" in text
+
+
+def test_song_that_may_be_wrong_has_a_line_with_its_flags(shown):
+    text = table(shown, flagged={RAIN.song: ["quiet", "seam@48.0s"]})
+    assert f"FLAGGED {RAIN.song}: quiet, seam@48.0s; listen to it\n" in text
 
 
 def test_song_that_is_kept_is_missing_and_the_line_says_what_to_do(shown):

@@ -77,6 +77,13 @@ def test_made_song_has_a_line_with_its_time_and_cost(run_log, folder):
     assert text_of(folder) == f"{AT} made {RAIN.song}: 30 s of audio in 12.3 s, $0.0014\n"
 
 
+def test_made_song_that_may_be_wrong_has_its_flags_in_the_line(run_log, folder):
+    run_log.made(record_of(RAIN, quality={"flags": ["silent"]}))
+    assert text_of(folder).endswith("; flagged: silent\n")
+    (entry,) = entries_of(folder)
+    assert entry["flags"] == ["silent"]
+
+
 def test_event_is_one_json_object_with_its_facts(run_log, folder):
     run_log.note("claimed", "claimed rain", song=RAIN.song, after_s=1.5, tries=[1, 2])
     assert entries_of(folder) == [
