@@ -143,6 +143,9 @@ class Engine(Protocol):
         Calls `go_on` regularly and raises Abandoned when it returns False.
         """
 
+    def refuse_oversized(self, song: Song) -> None:
+        """Raises BadInput for a song that the model has no room for, with how much it is over."""
+
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
 

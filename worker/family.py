@@ -38,12 +38,14 @@ class Family:
     """What the models of one kind have in common; known before one of them is loaded.
 
     `engine`: the module whose `Engine` loads them. `channels`: of most of them.
+    `n_tokens`: of which each is chosen.
     `stride_s`: from one window to the next; None: songs are made in one pass, whatever their length.
     """
 
     name: str
     engine: str
     sampling: Sampling  # unless the user chooses another
+    n_tokens: int
     longest_s: float
     sample_rate: int
     channels: int

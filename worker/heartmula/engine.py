@@ -164,6 +164,12 @@ class Engine:
         with beside(self._codec.device):
             return self._codec.decode(tokens, seed, go_on)
 
+    def refuse_oversized(self, song: Song) -> None:
+        """Raises BadInput, with how many positions it is over the model's."""
+        prompt.refuse_oversized(
+            self._prompt_of(song).n_positions, song.seconds, self._model.config.backbone.positions
+        )
+
     def joins(self, seconds: float) -> list[float]:
         """None: there are no windows."""
         return []

@@ -16,8 +16,7 @@ import numpy as np
 from worker.decoding.plan import Pass, Work
 from worker.decoding.sampling import draws
 from worker.engine import TO_GENERATE, Song
-from worker.errors import BadInput
-from worker.heartmula.prompt import Prompt, n_positions, too_many
+from worker.heartmula.prompt import Prompt, n_positions, refuse_oversized
 from worker.heartmula.stepper import Stepper
 
 
@@ -62,14 +61,9 @@ class SongPlan:
 
     def begin(self, slot: int) -> None:
         """See Plan. Raises BadInput for a song that the model has not enough positions for."""
-        song, n_frames, most = self.work.song, self.work.tokens.shape[1], self._grid.most
-        prompt = self._prompt_of(song)
-        if over := too_many(prompt.n_positions, n_frames, most):
-            raise BadInput(
-                f"its words and its {song.seconds:g} s are {over:,} positions over the model's {most:,}: "
-                f"a word takes one or two, a second 12.5; shorten it"
-            )
-        self._make_room(n_positions(prompt.n_positions, n_frames))
+        prompt = self._prompt_of(self.work.song)
+        refuse_oversized(prompt.n_positions, self.work.song.seconds, self._grid.most)
+        self._make_room(n_positions(prompt.n_positions, self.work.tokens.shape[1]))
         self._stepper.set_text(slot, prompt)
         self._before = prompt.n_positions - 1
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from worker.amounts import count
 from worker.errors import BadInput
 from worker.models.heartmula_config import GenerationConfig
 
@@ -74,6 +75,11 @@ def n_positions(n_prompt: int, frames: int) -> int:
     return n_prompt + frames - 1
 
 
-def too_many(n_prompt: int, frames: int, most: int) -> int:
-    """By how many positions a song is over the `most` that a model has; 0 if it fits."""
-    return max(0, n_positions(n_prompt, frames) - most)
+def refuse_oversized(n_prompt: int, seconds: float, most: int) -> None:
+    """Raises BadInput for a song that takes more than the `most` positions that a model has."""
+    over = n_positions(n_prompt, n_frames(seconds)) - most
+    if over > 0:
+        raise BadInput(
+            f"its words and its {seconds:g} s are {count(over, 'position')} over the model's {most:,}: "
+            f"a word takes one or two, a second 12.5; shorten it"
+        )

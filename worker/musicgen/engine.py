@@ -255,6 +255,9 @@ class Engine:
             self._encodec = self._encodec.to("cpu")
         return action()
 
+    def refuse_oversized(self, song: Song) -> None:
+        """No song is: it is made in windows, however long it is."""
+
     def joins(self, seconds: float) -> list[float]:
         """The seconds at which a song of this length changes from one window to the next."""
         plan = windows.plan(self.n_frames(seconds), self.window, self.stride)

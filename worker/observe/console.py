@@ -152,7 +152,7 @@ class ConsoleDisplay:
 
     def note(self, event: str, text: str, *, level: str = "info", **facts: object) -> None:
         if event not in _FOR_THE_LOG:
-            self._say(text)
+            self._say(f"warning: {text}" if level == "warning" else text)
         if event == "loading":
             self.waiting.begin(text)
         elif event in _STAGES:

@@ -5,7 +5,7 @@ whatever ends it. Does not print: an observer is informed of what happens.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -23,9 +23,10 @@ from worker.run.context import RunContext
 from worker.run.finisher import Finisher
 from worker.run.ledger import RunLedger
 from worker.run.observer import Observers
-from worker.run.queue import SongQueue
+from worker.run.queue import SongQueue, song_of
 from worker.run.runner import LoadEngine, Runner
 from worker.songs import families, maker, records
+from worker.songs.job import Job
 from worker.songs.maker import Maker
 from worker.songs.summary import Summary
 from worker.store.retry import Retry, TimedOut, answer
@@ -85,7 +86,7 @@ def run(run: RunContext, load_engine: LoadEngine) -> Summary:
             checkpoints = Checkpoints(run, claims)
             parts.callback(checkpoints.close, run.budget.upload_s)
             finisher = Finisher(run, folder, checkpoints, claims)
-            queue = SongQueue(run, ledger.todo, claims, checkpoints)
+            queue = SongQueue(run, _that_fit(run, engine, ledger.todo), claims, checkpoints)
             Runner(run, queue, checkpoints, finisher, ledger)(engine, load)
         if run.interruption.no_new_songs and ledger.n_left:
             ledger.close_early("interrupted", run.interruption.reason)
@@ -110,6 +111,18 @@ def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[
     maker.settle(run.store, mine, found, start_over=request.start_over)
     if not request.start_over:
         saved.refuse_other_settings(run.stores, stems, lambda song: engine.check(song, request.sampling))
+
+
+def _that_fit(run: RunContext, engine: Engine, jobs: Sequence[Job]) -> list[Job]:
+    """The songs that the model has room for. The others have failed: before hours are spent on the rest."""
+    fitting = []
+    for job in jobs:
+        try:
+            engine.refuse_oversized(song_of(job))
+            fitting.append(job)
+        except BadInput as error:
+            run.observer.failed(job.song, str(error))
+    return fitting
 
 
 @contextmanager

@@ -39,6 +39,11 @@ class _NotYet(Exception):
     """The song that this one continues has no tokens yet."""
 
 
+def song_of(job: Job) -> Song:
+    """What an engine is asked for."""
+    return Song(job.song, job.prompt, job.seconds, job.seed, job.lyrics_text)
+
+
 class SongQueue:
     """The songs of one run that are still to be given to an engine."""
 
@@ -165,7 +170,7 @@ class SongQueue:
         return bool(self._waiting)
 
     def _begin(self, job: Job, engine: Engine) -> Song | Unfinished:
-        song = Song(job.song, job.prompt, job.seconds, job.seed, job.lyrics_text)
+        song = song_of(job)
 
         def check(left: Unfinished) -> None:
             engine.check(left, self._run.request.sampling)

@@ -17,6 +17,7 @@ MUSICGEN = Family(
     name="MusicGen",
     engine="worker.musicgen",
     sampling=Sampling(guidance_scale=3.0, top_k=250, temperature=1.0),
+    n_tokens=2048,
     longest_s=3600.0,
     sample_rate=32_000,
     channels=1,
@@ -29,6 +30,7 @@ HEARTMULA = Family(
     name="HeartMuLa",
     engine="worker.heartmula",
     sampling=Sampling(guidance_scale=1.5, top_k=50, temperature=1.0),
+    n_tokens=8197,
     # 8,192 positions, of which the shortest prompt takes about ten; 12.5 frames a second.
     longest_s=654.0,
     sample_rate=48_000,

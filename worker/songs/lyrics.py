@@ -63,11 +63,12 @@ def read(path: Path) -> Lyrics:
 def too_long(prompt: str, text: str, seconds: float) -> str:
     """What is wrong if tags, lyrics and frames can never fit the model; empty if they may."""
     n_bytes, room = _n_bytes(prompt, text), _room(seconds)
-    if n_bytes / _MOST_BYTES + _AROUND <= room:
+    over = math.ceil(n_bytes / _MOST_BYTES) + _AROUND - room
+    if over <= 0:
         return ""
     return (
         f"tags and lyrics of {n_bytes:,} bytes do not fit: {seconds:g} s leave {max(room, 0):,} of "
-        f"HeartMuLa's {_POSITIONS:,} positions; shorten them or SECONDS"
+        f"HeartMuLa's {_POSITIONS:,} positions, at least {over:,} too few; shorten them or SECONDS"
     )
 
 

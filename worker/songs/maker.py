@@ -106,6 +106,10 @@ def checked_sampling(
         raise BadInput(f"{family.name} makes a song in one pass; leave --stride out")
     if stride_s is not None and not 1 <= stride_s < 30:
         raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
+    if top_k is not None and top_k > family.n_tokens:
+        raise BadInput(
+            f"top k {int(top_k):,} is over the {family.n_tokens:,} tokens of {family.name}; write 0 to take all"
+        )
     usual = family.sampling
     return Sampling(
         usual.guidance_scale if guidance_scale is None else guidance_scale,

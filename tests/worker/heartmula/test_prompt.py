@@ -3,7 +3,7 @@
 import pytest
 
 from worker.errors import BadInput
-from worker.heartmula.prompt import Prompter, n_frames, n_positions, too_many
+from worker.heartmula.prompt import Prompter, n_frames, n_positions, refuse_oversized
 
 
 @pytest.fixture
@@ -45,5 +45,6 @@ def test_last_frame_takes_no_position():
 
 
 def test_song_that_is_too_long_says_by_how_much():
-    assert too_many(n_prompt=192, frames=8001, most=8192) == 0
-    assert too_many(n_prompt=200, frames=8001, most=8192) == 8
+    refuse_oversized(n_prompt=192, seconds=640.08, most=8192)  # 8,001 frames
+    with pytest.raises(BadInput, match=r"its 640.08 s are 8 positions over the model's 8,192: .*; shorten"):
+        refuse_oversized(n_prompt=200, seconds=640.08, most=8192)

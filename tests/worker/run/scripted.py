@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.songs import listed
 from worker.engine import Failed, Finished, Progress
+from worker.errors import BadInput
 from worker.run import batch
 from worker.run.context import RunContext
 from worker.run.observer import Observers
@@ -82,6 +83,10 @@ class Scripted:
 
     def check(self, song, sampling):
         pass
+
+    def refuse_oversized(self, song):
+        if self.bad.get(song.key) == "oversized":
+            raise BadInput("its words are 3 positions over the model's 8; shorten it")
 
     def joins(self, seconds):
         return []

@@ -257,6 +257,16 @@ def test_failing_song_does_not_stop_the_others(folder, kind, reason):
     assert records.record_key(TWO) not in folder.list()
 
 
+def test_song_that_the_model_has_no_room_for_fails_before_any_is_begun(folder):
+    watch, engine = Listener(), Scripted(bad={FOUR.song: "oversized"})
+    summary = run(folder, engine, watch)
+    reason = "its words are 3 positions over the model's 8; shorten it"
+    assert (summary.state, summary.failed) == ("failed", {FOUR.song: reason})
+    assert engine.taken == [ONE.song, TWO.song, THREE.song]
+    assert watch.told[:2] == ["planned", f"{FOUR.song}: {reason}"]
+    assert not folder.list("claims/")
+
+
 def test_failed_song_is_made_by_the_next_run(folder):
     run(folder, Scripted(bad={TWO.song: "NaN"}))
     engine = Scripted()

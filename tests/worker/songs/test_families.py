@@ -39,6 +39,15 @@ def test_each_family_has_its_own_sampling():
     assert maker.checked_sampling(HEARTMULA, top_k=0, temperature=0.5) == Sampling(1.5, 0, 0.5)
 
 
+@pytest.mark.parametrize(("family", "n_tokens"), [(MUSICGEN, 2048), (HEARTMULA, 8197)])
+def test_more_tokens_than_there_are_cannot_be_chosen_from(family, n_tokens):
+    assert maker.checked_sampling(family, top_k=n_tokens).top_k == n_tokens
+    with pytest.raises(
+        BadInput, match=rf"over the {n_tokens:,} tokens of {family.name}; write 0 to take all"
+    ):
+        maker.checked_sampling(family, top_k=n_tokens + 1)
+
+
 def test_musicgen_cannot_sing_and_the_model_that_can_is_named():
     sung = Job("calm", 30.0, "sung", {"lyrics": "words.txt"})
     with pytest.raises(BadInput, match=r"MusicGen cannot sing; remove lyrics= from sung.*--model heartmula"):

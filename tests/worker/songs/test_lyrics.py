@@ -77,7 +77,8 @@ def test_model_that_cannot_sing_does_not_look_for_lyrics(album):
         (b"la\0la", "FOLDER/lyrics/sun.txt is not a text; save the lyrics as plain text"),
         (
             b"la " * 30_000,
-            "tags and lyrics of 90,014 bytes do not fit: 60 s leave 7,443 of HeartMuLa's 8,192",
+            "tags and lyrics of 90,014 bytes do not fit: 60 s leave 7,443 of HeartMuLa's 8,192 positions, "
+            "at least 3,814 too few; shorten them or SECONDS",
         ),
     ],
 )
