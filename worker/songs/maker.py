@@ -108,7 +108,7 @@ def checked_sampling(
         raise BadInput("--stride must be from 1 to under 30 seconds; the default is 18")
     if top_k is not None and top_k > family.n_tokens:
         raise BadInput(
-            f"top k {int(top_k):,} is over the {family.n_tokens:,} tokens of {family.name}; write 0 to take all"
+            f"top k {int(top_k):,} is over {family.name}'s {family.n_tokens:,} tokens; write 0 to take all"
         )
     usual = family.sampling
     return Sampling(

@@ -42,9 +42,7 @@ def test_each_family_has_its_own_sampling():
 @pytest.mark.parametrize(("family", "n_tokens"), [(MUSICGEN, 2048), (HEARTMULA, 8197)])
 def test_more_tokens_than_there_are_cannot_be_chosen_from(family, n_tokens):
     assert maker.checked_sampling(family, top_k=n_tokens).top_k == n_tokens
-    with pytest.raises(
-        BadInput, match=rf"over the {n_tokens:,} tokens of {family.name}; write 0 to take all"
-    ):
+    with pytest.raises(BadInput, match=rf"over {family.name}'s {n_tokens:,} tokens; write 0 to take all"):
         maker.checked_sampling(family, top_k=n_tokens + 1)
 
 
