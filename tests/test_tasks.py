@@ -28,6 +28,18 @@ def inv(tmp_path, commands):
     return run
 
 
+# --- inv demo
+
+
+def test_demo_with_a_model_that_is_no_rehearsal_is_one_line_and_2(inv):
+    done = inv("demo", "--model", "facebook/musicgen-small")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the demo is for tiny models, not 'facebook/musicgen-small'; write --model rehearsal or "
+        "--model heartmula-rehearsal, or for music: inv generate --model MODEL\n"
+    )
+
+
 # --- inv check
 
 
@@ -59,6 +71,57 @@ def test_weights_that_forbid_commercial_use_are_one_line_and_2(inv, tmp_path, co
         "error: the weights of facebook/musicgen-small have the licence CC-BY-NC 4.0"
     )
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", ["rehearsal", "heartmula", "heartmula-rehearsal"])
+def test_weights_that_allow_commercial_use_are_checked_like_any(inv, tmp_path, model):
+    (tmp_path / "prompts.txt").write_text("calm ; 30 ; calm\n")
+    (tmp_path / ".env").write_text("MUSICGEN_COMMERCIAL=1\n")
+    assert inv("check", "--model", model).returncode == 0
+
+
+# --- songs with words
+
+
+WORDS = "lyrics=words.txt"
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "says"),
+    [
+        (b"la la", "rehearsal", "MusicGen cannot sing; remove lyrics= from sung, or use a model that sings"),
+        (None, "heartmula", "prompts.txt:1: no lyrics file at words.txt; check the path"),
+        (b"", "heartmula", "prompts.txt:1: the lyrics file words.txt is empty; write the words, or at least"),
+        (b"caf\xe9", "heartmula", "prompts.txt:1: the lyrics in words.txt are not UTF-8; save the file with"),
+        (
+            b"la " * 30_000,
+            "heartmula",
+            "prompts.txt:1: tags and lyrics of 90,014 bytes do not fit: 60 s leave 7,443 of HeartMuLa's "
+            "8,192 positions, at least 3,814 too few; shorten them or SECONDS",
+        ),
+    ],
+)
+def test_words_that_cannot_be_sung_are_one_line_and_2(inv, tmp_path, words, model, says):
+    if words is not None:
+        (tmp_path / "words.txt").write_bytes(words)
+    (tmp_path / "prompts.txt").write_text(f"pop ; 60 ; sung ; {WORDS}\n")
+    done = inv("check", "--model", model)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+def test_sentence_for_a_model_that_wants_tags_is_a_warning(inv, tmp_path):
+    (tmp_path / "words.txt").write_text("[verse]\nla la\n")
+    (tmp_path / "prompts.txt").write_text(f"a sad song about rain on a monday ; 60 ; rain ; {WORDS}\n")
+    done = inv("check", "--model", "heartmula")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == (
+        "warning: 1 song (rain) with a sentence as PROMPT: HeartMuLa wants tags separated by commas, "
+        "like: piano, happy, female vocal"
+    )
+
+
+# --- what check shows
 
 
 def test_check_takes_a_spreadsheet_s_list(inv, tmp_path):

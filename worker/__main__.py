@@ -123,7 +123,6 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     p.add_argument(
         "--commercial",
         action="store_true",
-        default=env.get("MUSICGEN_COMMERCIAL") == "1",
         help="refuse a model whose weights may not be used commercially",
     )
     p.add_argument(
@@ -164,7 +163,7 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
 def generate(arguments: argparse.Namespace, interruption: Interruption, env: Mapping[str, str]) -> Summary:
     """Check everything that can be checked, then run."""
     family = families.of(arguments.model)
-    if arguments.commercial:
+    if arguments.commercial or _is_commercial(env.get("MUSICGEN_COMMERCIAL")):
         licences.refuse_commercial_use(arguments.model)
     listed = jobs.load(arguments.prompts, family)
     store = open_store(arguments.output)
@@ -332,6 +331,12 @@ def _slots(text: str | None) -> int | None:
     if text is not None and not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
         raise BadInput(f"slots {text!r} is not a whole number over 0; leave it out to have it chosen")
     return int(text) if text else None
+
+
+def _is_commercial(setting: str | None) -> bool:
+    if setting not in (None, "", "0", "1"):
+        raise BadInput(f"MUSICGEN_COMMERCIAL={setting} is neither 0 nor 1; correct it")
+    return setting == "1"
 
 
 def _leave(code: int) -> None:

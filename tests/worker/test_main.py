@@ -99,6 +99,8 @@ def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, ca
         (["--stride", "nan"], {}, "--stride must be from 1 to under 30"),
         (["--model", "facebook/musicgen-small", "--commercial"], {}, "forbids commercial use"),
         (["--model", "someone/tune"], {"MUSICGEN_COMMERCIAL": "1"}, "not known to allow commercial use"),
+        ([], {"MUSICGEN_COMMERCIAL": "yes"}, "MUSICGEN_COMMERCIAL=yes is neither 0 nor 1; correct it"),
+        (["--top-k", "2049"], {}, "top k 2,049 is over MusicGen's 2,048 tokens; write 0 to take all"),
         (["--run-id", "../up"], {}, "run id '../up' names no folder"),
         (["--run-id", ""], {}, "run id '' names no folder"),
     ],

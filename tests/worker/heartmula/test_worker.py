@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.worker.run.processes import entries, wavs
 from worker.models import heartmula_tree, tiny_heartmula
-from worker.songs import records
+from worker.songs import families, records
 from worker.songs.jobs import load
 from worker.songs.report import REPORT_KEY
 from worker.store.open import open_store
@@ -80,6 +80,35 @@ def test_lost_song_is_decoded_from_its_tokens_to_the_same_bytes(workers, prompts
     worker = start(workers, prompts, undisturbed, "--from-tokens")
     assert worker.wait(120) == 0, worker.said
     assert store.read(calm.song) == content
+
+
+def test_run_says_which_songs_do_not_fit_before_it_makes_the_others_and_what_suits_the_model_less(
+    workers, tmp_path
+):
+    (tmp_path / "words.txt").write_text("[verse]\n" + "la " * 300, "utf-8")
+    lines = "calm ; 600 ; over ; lyrics=words.txt\nrain on the sea in the dark ; 1 ; told ; seed=7\n"
+    (tmp_path / "prompts.txt").write_text(lines, "utf-8")
+    chosen = ("--guidance-scale=1.0", "--top-k=8197", "--commercial")
+    worker = start(workers, tmp_path / "prompts.txt", tmp_path / "out", *chosen)
+    assert worker.wait(120) == 1, worker.said
+    over, told = load(tmp_path / "prompts.txt", families.HEARTMULA)
+    said = worker.said.splitlines()
+    n_prompt = len("calm" + over.lyrics_text) + 7  # <bos> <tag> </tag> <eos>, a reference, <bos> <eos>
+    reason = (
+        f"its words and its 600 s are {n_prompt + 7500 - 1 - 8192} positions over the model's 8,192: "
+        "a word takes one or two, a second 12.5; shorten it"
+    )
+    assert said.index(f"failed {over.song}: {reason}") < said.index(f"start {told.song}: 1 s")
+    assert f"FAILED {over.song}: {reason}" in said
+    assert said[0].startswith("warning: 1 song (told) without lyrics: HeartMuLa is weak at instrumentals")
+    assert said[1].startswith("warning: 1 song (told) with a sentence as PROMPT: HeartMuLa wants tags")
+    assert said[2].startswith("warning: 1 song (over) with long lyrics: by their bytes they may not fit")
+    store = open_store(str(tmp_path / "out"))
+    record = records.Record.from_json(store.read(records.record_key(told)))
+    assert (record.seed, record.sampling["guidance_scale"], record.sampling["top_k"]) == (7, 1.0, 8197)
+    assert [json.loads(store.read(key))["state"] for key in store.list("runs/") if "summary" in key] == [
+        "failed"
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ class Scripted:
     def __init__(self, bad=None, at=None, frame_s=0.0):
         self.bad, self.at, self.frame_s = bad or {}, at, frame_s
         self.taken = []
+        self.sung = {}  # song -> lyrics
 
     def describe(self):
         return {
@@ -52,6 +53,7 @@ class Scripted:
     def stream(self, songs, sampling):
         for song in songs:
             self.taken.append(song.key)
+            self.sung[song.key] = song.lyrics
             if self.at:
                 self.at(song.key)
             n_frames = -(-round(song.seconds * RATE) // HOP)

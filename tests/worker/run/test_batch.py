@@ -235,6 +235,17 @@ def test_lyrics_are_refused_before_anything_is_written(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_words_are_those_that_the_run_has_read_though_their_file_is_gone_since(folder, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("la la")
+    lines = b"pop ; 1.5 ; first ; lyrics=words.txt\npop ; 1 ; second ; lyrics=words.txt"
+    listed = jobs.parse(lines, folder=tmp_path, family=families.HEARTMULA)
+    engine = Scripted(at=lambda _: words.unlink(missing_ok=True))
+    summary = run(folder, engine, jobs=listed, selected=listed, family=families.HEARTMULA)
+    assert (summary.state, len(summary.made)) == ("done", 2)
+    assert engine.sung == {job.song: "la la" for job in listed}
+
+
 # --- songs that fail
 
 
