@@ -405,7 +405,7 @@ def test_transcript_of_the_readme_has_the_lines_of_a_run(album_run):
     readme = (ROOT / "README.md").read_text("utf-8")
     (transcript,) = re.findall(r"```text\n(rehearsing .*?)```", readme, re.S)
     first, *lines = [line for line in transcript.splitlines() if line != "..."]
-    assert first in (ROOT / "tasks.py").read_text("utf-8")
+    assert first in (ROOT / "ops" / "demo.py").read_text("utf-8")
     clock, said = Clock(), album_run[1].splitlines()
     waiting = Waiting(said.append, clock, lambda: busy(7.0, 2))  # of a slow start, which this was not
     waiting.begin(next(line for line in said if line.startswith("loading ")))
