@@ -307,7 +307,9 @@ def broken(model_folder, tmp_path):
 def test_unknown_model_is_one_line_and_nothing_is_written(run, prompts, tmp_path):
     code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "./nowhere")
     assert code == 2
-    one_error(stderr, "no model folder at ./nowhere; give a folder, a Hugging Face id or `rehearsal`")
+    one_error(
+        stderr, "no model folder at ./nowhere; give a folder, a Hugging Face id, heartmula or rehearsal"
+    )
     assert songs_and_records(tmp_path / "out") == {}
 
 

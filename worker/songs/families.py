@@ -50,11 +50,26 @@ HEARTMULA_NAMES = {
 }
 
 
+# Of what a HeartMuLa's folder holds; one of them may be missing.
+_HEARTMULAS = ("gen_config.json", "HeartMuLa-oss-3B", "HeartCodec-oss")
+
+
 def of(model: str) -> Family:
-    """The family of a model as it is given: a name, or a folder. What is not known is a MusicGen."""
-    if model in HEARTMULA_NAMES or (model and (Path(model).expanduser() / "gen_config.json").is_file()):
+    """The family of a model as it is given: a name, or a folder. What is not known is a MusicGen.
+
+    Raises BadInput for what the system refuses to look for.
+    """
+    if model in HEARTMULA_NAMES:
         return HEARTMULA
-    return MUSICGEN
+    try:
+        folder = Path(model).expanduser()
+        is_heartmula = model and any((folder / name).exists() for name in _HEARTMULAS)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
+        raise BadInput(
+            f"model {model} cannot be looked for ({getattr(error, 'strerror', error)}); "
+            "give a folder, a Hugging Face id, heartmula or rehearsal"
+        ) from None
+    return HEARTMULA if is_heartmula else MUSICGEN
 
 
 def refuse_unfit(jobs: Iterable[Job], family: Family) -> None:

@@ -129,7 +129,9 @@ def model_name(model: str) -> str:
     if folder.is_dir():
         return folder.resolve().name
     if model != REHEARSAL and not HUB_ID.fullmatch(model):
-        raise BadInput(f"no model folder at {model}; give a folder, a Hugging Face id or `rehearsal`")
+        raise BadInput(
+            f"no model folder at {model}; give a folder, a Hugging Face id, heartmula or rehearsal"
+        )
     return model
 
 

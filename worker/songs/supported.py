@@ -55,6 +55,8 @@ def read_config(folder: Path) -> object:
 def judge(config: object, model: str) -> None:
     """Raises BadInput unless the engine runs checkpoints with this config.json."""
     kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind in ("heartmula", "heartcodec"):
+        raise BadInput(f"{model} is only a part of what HeartMuLa needs; name the folder that holds it")
     if kind != "musicgen" or not isinstance(config, dict):
         raise BadInput(f"{model} holds a {kind!r} model; {_SUPPORTED}")
     decoder, codec = config.get("decoder"), config.get("audio_encoder")

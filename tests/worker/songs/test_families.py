@@ -1,5 +1,7 @@
 """What is known of a model family before a model is loaded."""
 
+import sys
+
 import pytest
 
 from tests.songs import listed
@@ -26,6 +28,20 @@ def test_folder_is_of_the_family_whose_files_it_holds(tmp_path):
     assert families.of(str(tmp_path)) is MUSICGEN
     (tmp_path / "gen_config.json").write_text("{}")
     assert families.of(str(tmp_path)) is HEARTMULA
+
+
+@pytest.mark.parametrize("held", ["HeartMuLa-oss-3B", "HeartCodec-oss"])
+def test_folder_that_lacks_one_of_heartmulas_files_is_heartmulas_still(tmp_path, held):
+    """Then the file that is missing is named, and not one that only a MusicGen has."""
+    (tmp_path / held).mkdir()
+    assert families.of(str(tmp_path)) is HEARTMULA
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there both may be paths")
+@pytest.mark.parametrize("model", ["~nobody-of-this-name/model", "m" * 300], ids=["home", "long"])
+def test_what_cannot_be_a_path_is_refused_in_one_line(model):
+    with pytest.raises(BadInput, match=r"^model .* cannot be looked for .*; give a folder, .*heartmula"):
+        families.of(model)
 
 
 def test_records_have_one_name_for_both_names_of_heartmula():

@@ -25,6 +25,13 @@ def test_part_of_heartmula_is_refused_with_the_name_of_the_whole():
         supported.refuse_by_name("HeartMuLa/HeartMuLa-oss-3B")
 
 
+@pytest.mark.parametrize("kind", ["heartmula", "heartcodec"])
+def test_folder_of_a_part_of_heartmula_is_refused_with_the_folder_of_the_whole(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(BadInput, match="only a part of what HeartMuLa needs; name the folder that holds it"):
+        supported.refuse(str(tmp_path), None)
+
+
 @pytest.mark.parametrize(
     "model", ["facebook/musicgen-large", "facebook/musicgen-stereo-small", "someone/musicgen-melody-tune"]
 )
