@@ -202,7 +202,7 @@ def _of_family(job: Job, family: Family, folder: Path) -> tuple[Job, list[str]]:
     if not family.sings:
         return job, []
     found = lyrics.beside(job.name)
-    if job.lyrics_sha256 is None and (folder / found).exists():
+    if job.lyrics_sha256 is None and lyrics.is_there(folder / found):
         try:
             job = _sung(replace(job, options={**job.options, "lyrics": found}), lyrics.read(folder / found))
         except BadInput as error:
@@ -258,6 +258,8 @@ def _parse_options(
                 wrong.append(f"seed={value} is not a whole number from 0 to {MAX_SEED}; correct it")
         elif key == "continue":
             options[key] = value  # judged when all names are known
+        elif key == "lyrics" and not value:
+            wrong.append("lyrics= names no file; write its path, or leave the field out")
         elif key == "lyrics":
             try:
                 words = lyrics.read(folder / value)

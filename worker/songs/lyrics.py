@@ -42,6 +42,17 @@ def beside(name: str) -> str:
     return f"lyrics/{name}.txt"
 
 
+def is_there(path: Path) -> bool:
+    """True if there is anything at this path, even what cannot be read: `read` then says why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def read(path: Path) -> Lyrics:
     """The lyrics in a file. Raises BadInput, as a line without the list's name in front."""
     try:
@@ -57,7 +68,7 @@ def read(path: Path) -> Lyrics:
         raise BadInput(f"the lyrics file {path} is empty; write the words, or at least marks like [verse]")
     if "\0" in text:
         raise BadInput(f"{path} is not a text; save the lyrics as plain text")
-    return Lyrics(text.replace("\r\n", "\n"), hashlib.sha256(content).hexdigest())
+    return Lyrics(text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest())
 
 
 def too_long(prompt: str, text: str, seconds: float) -> str:

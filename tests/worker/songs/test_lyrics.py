@@ -1,5 +1,7 @@
 """Lyrics: where they come from, what is wrong with them, and the names they give."""
 
+import sys
+
 import pytest
 
 from worker.songs import jobs, lyrics
@@ -54,8 +56,10 @@ def test_name_depends_on_the_content_alone_wherever_the_lyrics_are(album):
     assert found.song == named.song != parse(album, "pop ; 60 ; sun", family=MUSICGEN)[0].song
 
 
-def test_byte_order_mark_and_windows_line_ends_are_not_sung(album):
-    (album / "lyrics" / "sun.txt").write_bytes(b"\xef\xbb\xbf[verse]\r\nla la\r\n")
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])  # Windows, and a Mac of the nineties
+def test_byte_order_mark_and_foreign_line_ends_are_not_sung(album, end):
+    """heartlib reads a file so that every line ends in the same way."""
+    (album / "lyrics" / "sun.txt").write_bytes(b"\xef\xbb\xbf" + WORDS.encode().replace(b"\n", end))
     (sun,) = parse(album, "pop ; 60 ; sun")
     assert sun.lyrics_text == WORDS
 
@@ -92,6 +96,19 @@ def test_lyrics_that_cannot_be_sung_are_one_line_with_the_list_s_line(album, con
 def test_absent_file_is_named(album):
     assert wrong(album, "pop ; 60 ; sun ; lyrics=absent.txt") == [
         "prompts.txt:1: no lyrics file at FOLDER/absent.txt; check the path"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_lyrics_beside_the_list_that_cannot_be_read_are_not_taken_for_none(album):
+    (album / "lyrics" / "moon.txt").symlink_to("absent.txt")
+    (problem,) = wrong(album, "pop ; 60 ; moon")
+    assert problem == "prompts.txt:1: no lyrics file at FOLDER/lyrics/moon.txt; check the path"
+
+
+def test_field_without_a_file_is_refused(album):
+    assert wrong(album, "pop ; 60 ; moon ; lyrics=") == [
+        "prompts.txt:1: lyrics= names no file; write its path, or leave the field out"
     ]
 
 
