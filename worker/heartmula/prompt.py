@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from worker.amounts import count
 from worker.errors import BadInput
 from worker.models.heartmula_config import GenerationConfig
+from worker.models.heartmula_tree import FETCH
 
 FRAMES_PER_S = 12.5
 _OPEN, _CLOSE = "<tag>", "</tag>"
@@ -45,7 +46,7 @@ class Prompter:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # the library raises plain Exceptions
             first_line = str(error).partition("\n")[0]
-            raise BadInput(f"{tokenizer} cannot be read ({first_line}); fetch the model again") from None
+            raise BadInput(f"{tokenizer} cannot be read ({first_line}); {FETCH}") from None
         self._bos, self._eos = generation.text_bos_id, generation.text_eos_id
 
     def __call__(self, tags: str, lyrics: str) -> Prompt:

@@ -111,7 +111,10 @@ class CodecConfig:
             "latent_hidden_dim": (self.latent_hidden_dim, 128),
             "in_channels": (self.in_channels, 2 * self.out_channels + self.dim),
             "samples of a latent": (self.num_samples * math.prod(self.upsample_factors), 1920),
-            "number of upsample_kernel_sizes": (len(self.upsample_kernel_sizes), len(self.upsample_factors)),
+            "upsample_kernel_sizes": (
+                self.upsample_kernel_sizes,
+                tuple(2 * n for n in self.upsample_factors),
+            ),
             "number of downsample_kernel_sizes": (
                 len(self.downsample_kernel_sizes),
                 len(self.downsample_factors),

@@ -158,7 +158,7 @@ def _weights(folder: Path) -> Weights:
     index = folder / INDEX
     sharded = index.is_file()
     weight_map = _weight_map(index) if sharded else {}
-    present = {path.name for path in folder.glob("*.safetensors")}
+    present = {path.name for path in folder.glob("*.safetensors") if path.exists()}  # else a dead link
     if not sharded and present and SINGLE not in present:
         _bad(f"{folder} lacks {INDEX}")
     names = set(weight_map.values()) if sharded else {SINGLE}

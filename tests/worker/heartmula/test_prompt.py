@@ -28,7 +28,7 @@ def test_positions_are_those_of_tags_reference_and_lyrics(prompter):
 def test_damaged_tokenizer_is_refused(tmp_path, trees):
     path = tmp_path / "tokenizer.json"
     path.write_text("{", "utf-8")
-    with pytest.raises(BadInput, match=r"cannot be read .*; fetch the model again"):
+    with pytest.raises(BadInput, match=r"tokenizer.json cannot be read .*; fetch it: `inv models --get"):
         Prompter(path, trees["rehearsal"].generation)
 
 

@@ -121,7 +121,12 @@ def test_config_that_was_written_comes_back(config):
             {"upsample_factors": [5, 4, 4, 4, 2]},
             "samples of a latent is 1280, supported is 1920",
         ),
-        (CodecConfig, {"upsample_kernel_sizes": [10]}, "number of upsample_kernel_sizes is 1"),
+        (CodecConfig, {"upsample_kernel_sizes": [10]}, r"upsample_kernel_sizes is \(10,\), supported is"),
+        (
+            CodecConfig,
+            {"upsample_kernel_sizes": [10, 8, 8, 8, 7]},  # heartlib asserts that it is twice the factor
+            r"upsample_kernel_sizes is \(10, 8, 8, 8, 7\), supported is \(10, 8, 8, 8, 6\)",
+        ),
         (CodecConfig, {"downsample_factors": [10]}, "number of downsample_kernel_sizes is 5"),
         (CodecConfig, {"use_cosine_sim": True}, "use_cosine_sim is True"),
         (CodecConfig, {"norm_type": "layer_norm"}, "norm_type is 'layer_norm'"),

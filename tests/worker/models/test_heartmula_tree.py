@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,14 @@ def test_tree_from_one_of_three_repositories_lacks_the_models(tree):
     shutil.rmtree(tree / MULA)
     shutil.rmtree(tree / CODEC)
     refused(tree, f"lacks {MULA}/config.json, {CODEC}/config.json")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("name", [FILES[0], f"{MULA}/{SINGLE}", f"{CODEC}/{SINGLE}"])
+def test_link_that_leads_nowhere_is_a_missing_file(tree, name):
+    (tree / name).unlink()
+    (tree / name).symlink_to("gone")
+    refused(tree, f"lacks {Path(name).name}")
 
 
 @pytest.mark.parametrize("part", [MULA, CODEC])
