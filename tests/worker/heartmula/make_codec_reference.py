@@ -1,11 +1,11 @@
-"""What heartlib itself makes of the songs in codecs.py: written to codec_reference.npz.
+"""What heartlib itself makes of the songs in codecs.py -> codec_reference.npz.
 
-Run from the repository's root with a Python that has heartlib (HeartMuLa/heartlib, commit
+    PYTHONPATH=HEARTLIB/src PYTHON tests/worker/heartmula/make_codec_reference.py [OUT]
+
+PYTHON is an interpreter with heartlib's requirements (HeartMuLa/heartlib, commit
 3981c52f2cab175c6cef67e4061e92988db1bdf4, with torchtune 0.4.0, transformers 4.57.0 and
-vector_quantize_pytorch 1.27.15; it was run with torch 2.13.0 on a CPU, and with an empty module for
-torchaudio, which only writes files):
-
-    PYTHONPATH=. $HEARTLIB_PYTHON tests/worker/heartmula/make_codec_reference.py
+vector_quantize_pytorch 1.27.15; it was run with torch 2.13.0 on a CPU). With HEARTLIB_PYTHON=PYTHON, and
+PYTHONPATH if heartlib is not installed, test_codec.py runs this anew and compares.
 
 heartlib draws its noise inside: torch.randn is replaced by one that hands out each segment's given noise.
 What else it draws fills places that a mask then covers; here these get a value that would be heard.
@@ -16,15 +16,23 @@ of them the decoder takes them.
 """
 
 import itertools
+import sys
 import tempfile
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from heartlib.heartcodec.modeling_heartcodec import HeartCodec
 
-from tests.worker.heartmula import codecs
+sys.path.insert(0, str(Path(__file__).parents[3]))
+# It saves audio as files, which there are none of.
+sys.modules["torchaudio"] = module_from_spec(ModuleSpec("torchaudio", None))
+
+from heartlib.heartcodec.modeling_heartcodec import HeartCodec  # noqa: E402
+
+from tests.worker.heartmula import codecs  # noqa: E402
 
 HERE = Path(__file__).parent
 STRIDE = 499  # prime: meets both channels and every phase of the upsampling
@@ -72,8 +80,8 @@ def excerpt(audio, latents):
     }
 
 
-def main():
-    """Write the file."""
+def main(out):
+    """Write the file `out`."""
     torch.set_num_threads(1)  # so small a model is slower with more
     kept = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +93,8 @@ def main():
             assert np.isfinite(audio).all() and np.abs(audio).max() > 0.01
             kept |= {f"{case.name}/{key}": value for key, value in excerpt(audio, latents).items()}
             print(case.name, audio.shape, float(np.abs(audio).max()), float(latents.std()))
-    np.savez_compressed(HERE / "codec_reference.npz", **kept)
+    np.savez_compressed(out, **kept)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if sys.argv[1:] else HERE / "codec_reference.npz")

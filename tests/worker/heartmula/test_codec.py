@@ -1,8 +1,11 @@
 """A song's audio is heartlib's, and depends on its tokens and its seed alone.
 
-heartlib's is in codec_reference.npz, made by make_codec_reference.py.
+heartlib's is in codec_reference.npz, made by make_codec_reference.py. Where HEARTLIB_PYTHON names an
+interpreter that has heartlib, it is also made anew.
 """
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from worker.heartmula.flow import Solver
 from worker.models import tiny_heartmula
 from worker.models.heartmula_tree import check
 
+HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 QUICK, QUARTER = Solver(steps=2), Segments(n_frames=93, hop=80)
 
@@ -48,10 +52,14 @@ def codec(load):
     return load()
 
 
-@pytest.fixture(scope="module")
-def reference():
-    with np.load(Path(__file__).with_name("codec_reference.npz")) as file:
-        return dict(file)
+@pytest.fixture(scope="module", params=["kept", *["living"] * ("HEARTLIB_PYTHON" in os.environ)])
+def reference(request, tmp_path_factory):
+    file = HERE / "codec_reference.npz"
+    if request.param == "living":
+        file = tmp_path_factory.mktemp("heartlib") / "codec_reference.npz"
+        program = [os.environ["HEARTLIB_PYTHON"], str(HERE / "make_codec_reference.py"), str(file)]
+        subprocess.run(program, check=True)
+    return dict(np.load(file))
 
 
 class Recorded:
