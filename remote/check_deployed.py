@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from check_result import GB, MODEL_GB, Check, existing, line, model_name, tried
+from check_result import GB, Check, existing, line, model_name, needed, tried
+
+from worker.errors import BadInput
+from worker.models import heartmula_tree
 
 BUCKET = [
     "credentials",
@@ -139,24 +142,15 @@ def check_packages() -> Iterator[Check]:
 
 def check_model() -> Iterator[Check]:
     """The weights, or room for them."""
-    model = os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium"
+    model = model_name()
     if model in ("rehearsal", "heartmula-rehearsal"):
         yield Check("model", True, f"{model} is built in")
         return
-    if model in ("heartmula", "heartmula-3b"):  # the worker does not fetch it, and checks it whole
-        folder = Path(os.environ["MUSICGEN_HEARTMULA_DIR"])
-        there = (folder / "gen_config.json").is_file()
-        detail = f"{model} {'is' if there else 'is not'} in {folder}"
-        yield Check("model", there, detail, "" if there else "fab models --get heartmula-3b")
+    if model in ("heartmula", "heartmula-3b"):
+        yield _heartmula(model, Path(os.environ["MUSICGEN_HEARTMULA_DIR"]))
         return
     if model.startswith((".", "/", "~")):
-        there = Path(model).expanduser().is_dir()
-        yield Check(
-            "model",
-            there,
-            f"{model} {'is a folder' if there else 'does not exist'}",
-            "" if there else "correct MUSICGEN_MODEL",
-        )
+        yield _folder(model, Path(model).expanduser())
         return
     models = Path(os.environ.get("MUSICGEN_MODELS_DIR") or f"{os.environ['MUSICGEN_BOX_ROOT']}/models")
     folder = models / model.replace("/", "--")
@@ -172,19 +166,51 @@ def check_model() -> Iterator[Check]:
         size = sum(path.stat().st_size for path in weights)
         yield Check("model", True, f"{model} is in {hub} ({size / GB:.1f} GB)")
         return
-    need = MODEL_GB.get(model_name(), 10.0)
-    free = shutil.disk_usage(existing(models)).free / GB
-    if free < need:
-        yield Check(
-            "model",
-            False,
-            f"{model} needs {need} GB, {free:.1f} GB are free in {models}",
-            "take a larger disk or volume",
-        )
+    need = needed().files_gb
+    if no_room := _no_room(model, models):
+        yield no_room
     else:
-        yield Check(
-            "model", "warn", f"{model} will be downloaded at the first run, {need} GB; there is room for it"
-        )
+        detail = f"{model} will be downloaded at the first run, {need:.1f} GB; there is room for it"
+        yield Check("model", "warn", detail)
+
+
+def _heartmula(model: str, folder: Path) -> Check:
+    """The tree that its name means, which the worker does not fetch; or room for it."""
+    if (folder / "gen_config.json").is_file():
+        return _tree(folder, f"{model} is whole in {folder}", "fab models --get heartmula-3b")
+    lacking = Check("model", False, f"{model} is not in {folder}", "fab models --get heartmula-3b")
+    begun = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / GB
+    return _no_room(model, folder, begun) or lacking
+
+
+def _folder(model: str, folder: Path) -> Check:
+    if not folder.is_dir():
+        return Check("model", False, f"{model} does not exist", "correct MUSICGEN_MODEL")
+    if (folder / "gen_config.json").is_file():
+        remedy = "complete it, or: fab models --get heartmula-3b, and set MUSICGEN_MODEL=heartmula"
+        return _tree(folder, f"{model} is a whole HeartMuLa", remedy)
+    return Check("model", True, f"{model} is a folder")
+
+
+def _tree(folder: Path, whole: str, remedy: str) -> Check:
+    """The files, names and shapes of a HeartMuLa; not its values, which are 22 GB."""
+    try:
+        heartmula_tree.check(folder)
+    except heartmula_tree.Unfit as error:
+        return Check("model", False, error.what, remedy)
+    except BadInput as error:
+        what, _, remedy = str(error).partition("; ")
+        return Check("model", False, what, remedy)
+    return Check("model", True, whole)
+
+
+def _no_room(model: str, folder: Path, begun_gb: float = 0.0) -> Check | None:
+    """The check that has failed if the disk has no room for what of the model is still to come."""
+    need, free = needed().files_gb, shutil.disk_usage(existing(folder)).free / GB
+    if free + begun_gb >= need:
+        return None
+    detail = f"{model} needs {need:.1f} GB, {free:.1f} GB are free in {folder}"
+    return Check("model", False, detail, "take a larger disk or volume")
 
 
 def damage(folder: Path) -> str:

@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from check_result import GB, MODEL_GB, Check, existing, line, model_name, not_writable
-
-# GPU memory for one song at a time in half precision.
-GPU_GB = {"rehearsal": 0.5, "musicgen-small": 2.0, "musicgen-medium": 5.0, "musicgen-large": 9.0}
+from check_result import GB, Check, existing, line, model_name, needed, not_writable
 
 TORCH = ["gpu_torch", "matrix_product", "precision", "gpu_memory"]
 
@@ -83,10 +80,15 @@ def check_torch() -> Iterator[Check]:
     else:
         yield Check("precision", True, "fp16 and bf16" if has_bf16 else "fp16, no bf16")
     free, total = torch.cuda.mem_get_info()
-    need = GPU_GB.get(model_name(), 5)
-    enough = free >= need * GB
-    detail = f"{free / GB:.1f} of {total / GB:.1f} GB free, {need} GB needed"
-    yield Check(
+    yield _gpu_memory(free, total)
+
+
+def _gpu_memory(free: float, total: float) -> Check:
+    """Whether the model fits beside what else is on the GPU."""
+    need = needed()
+    enough = free >= need.gpu_gb * GB
+    detail = f"{free / GB:.1f} of {total / GB:.1f} GB free; {model_name()} needs {need.gpu()}"
+    return Check(
         "gpu_memory", enough, detail, "" if enough else "stop what uses the GPU, or rent a larger one"
     )
 
@@ -96,12 +98,12 @@ def check_memory() -> Iterator[Check]:
     fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
     free = float(fields["MemAvailable"]) * 1024
     free = min(free, free_in_cgroup(Path("/sys/fs/cgroup")))
-    need = max(MODEL_GB.get(model_name(), 8.5), 0.5)
+    need = needed().ram_gb
     ok = True if free >= need * GB else "warn"
     yield Check(
         "memory",
         ok,
-        f"{free / GB:.1f} GB free, {need} GB needed",
+        f"{free / GB:.1f} GB free, {need:.1f} GB needed",
         "" if ok is True else "rent a machine with more RAM",
     )
 
@@ -164,7 +166,7 @@ def check_watchdog() -> Iterator[Check]:
 
 def _without_gpu() -> bool | str:
     """A rehearsal needs no GPU; any other model would take days without one."""
-    return "warn" if model_name() == "rehearsal" else False
+    return "warn" if model_name() in ("rehearsal", "heartmula-rehearsal") else False
 
 
 def _product(torch: Any, device: str, dtype: Any) -> tuple[bool | str, str, str]:

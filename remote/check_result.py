@@ -1,23 +1,18 @@
 """The result of one check of check.py, and what the checks share."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-GB = 10**9
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the release, for `worker`
 
-# Files of each model in GB.
-MODEL_GB = {
-    "rehearsal": 0.0,
-    "musicgen-small": 2.5,
-    "musicgen-medium": 8.5,
-    "musicgen-large": 14.0,
-    "heartmula": 22.5,
-    "heartmula-3b": 22.5,
-    "heartmula-rehearsal": 0.0,
-}
+from worker.models import needs
+from worker.models.needs import Needs
+
+GB = 10**9
 
 
 class Check(NamedTuple):
@@ -33,8 +28,13 @@ Checks = Callable[[], Iterator[Check]]
 
 
 def model_name() -> str:
-    """The model without its owner or folder."""
-    return (os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium").rpartition("/")[2]
+    """The model that a run here would load, as it is set."""
+    return os.environ.get("MUSICGEN_MODEL") or "facebook/musicgen-medium"
+
+
+def needed() -> Needs:
+    """What that model needs of this machine."""
+    return needs.of(model_name(), os.environ)
 
 
 def existing(path: Path) -> Path:

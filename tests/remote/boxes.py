@@ -14,6 +14,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 REQUIREMENTS = "songbird==1.0\n"
+# What of the worker needs packages that a box's own Python lacks is not asked there.
+_ENGINES = shutil.ignore_patterns("__pycache__", "musicgen", "heartmula", "decoding", "run", "observe")
 
 # Stands for `python -m worker`: notes what it was given, then does what its arguments say.
 WORKER = """
@@ -92,7 +94,7 @@ class Box:
         (release / "prompts.txt").write_text("calm ; 1 ; calm\n")
         (release / "requirements").mkdir()
         (release / "requirements" / "worker.txt").write_text(REQUIREMENTS)
-        (release / "worker").mkdir()
+        shutil.copytree(REPOSITORY / "worker", release / "worker", ignore=_ENGINES)
         (release / "worker" / "__main__.py").write_text(WORKER)
 
     def settings(self, **values: str) -> None:

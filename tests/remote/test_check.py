@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from tests.fakes import s3
 from tests.parts import need
 from tests.remote.boxes import REPOSITORY
-from worker.models import manifest
+from worker.models import manifest, tiny_heartmula
+from worker.models.heartmula_config import CodecConfig, MulaConfig
 from worker.models.manifest import File, Manifest, Pinned
 from worker.store.open import open_store
 
@@ -258,7 +260,19 @@ def test_damaged_model_is_not_called_complete(asked, complete, file, content, wh
     assert remedy == "get it again: fab models --get facebook/musicgen-small"
 
 
+def with_free_disk(box, gb):
+    """Disks that have so much room, to the checks' own eyes."""
+    fake_module(
+        box,
+        "sitecustomize",
+        "import shutil\nfrom types import SimpleNamespace\n"
+        f"shutil.disk_usage = lambda path: SimpleNamespace(free={gb}e9, total={gb}e9)\n",
+    )
+    box.env["PYTHONPATH"] = str(box.release / "remote")
+
+
 def test_heartmula_is_looked_for_in_its_own_folder(asked, box):
+    with_free_disk(box, 100)
     ckpt = box.root / "ckpt"
     given = {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": str(ckpt)}
     assert asked("model", **given)["model"] == (
@@ -266,15 +280,110 @@ def test_heartmula_is_looked_for_in_its_own_folder(asked, box):
         f"heartmula is not in {ckpt}",
         "fab models --get heartmula-3b",
     )
-    ckpt.mkdir(parents=True)
-    (ckpt / "gen_config.json").write_text("{}")
-    assert asked("model", **given)["model"] == (True, f"heartmula is in {ckpt}", "")
+    tiny_heartmula.build(ckpt)
+    assert asked("model", **given)["model"] == (True, f"heartmula is whole in {ckpt}", "")
+
+
+def test_heartmula_that_lacks_a_file_is_named_with_what_gets_it(asked, box):
+    tiny_heartmula.build(box.root / "ckpt")
+    (box.root / "ckpt" / "HeartCodec-oss" / "model.safetensors").unlink()
+    given = {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": str(box.root / "ckpt")}
+    assert asked("model", **given)["model"] == (
+        False,
+        f"{box.root}/ckpt/HeartCodec-oss lacks model.safetensors",
+        "fab models --get heartmula-3b",
+    )
+    ok, detail, remedy = asked("model", MUSICGEN_MODEL=f"{box.root}/ckpt")["model"]
+    assert (ok, "lacks model.safetensors" in detail) == (False, True)
+    assert "set MUSICGEN_MODEL=heartmula" in remedy
+
+
+def test_heartmula_that_is_to_come_needs_room(asked, box):
+    with_free_disk(box, 20)
+    given = {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": str(box.root / "ckpt")}
+    assert asked("model", **given)["model"] == (
+        False,
+        f"heartmula needs 22.4 GB, 20.0 GB are free in {box.root}/ckpt",
+        "take a larger disk or volume",
+    )
+
+
+# --- what the model that will run needs of the machine
+
+CARDS = {"T4": 15.8, "A10G": 23.8, "A40": 47.6}
+
+
+@pytest.fixture
+def on_gpu(asked, box):
+    """gpu_memory of a box whose torch reports a GPU with so many GB free."""
+
+    def check(free_gb, **settings):
+        fake_module(
+            box,
+            "torch",
+            "from types import SimpleNamespace\n"
+            "__version__, version = '0', SimpleNamespace(cuda='0')\n"
+            "class cuda:\n"
+            "    is_available = staticmethod(lambda: True)\n"
+            "    get_device_capability = staticmethod(lambda: (8, 6))\n"
+            "    get_device_name = staticmethod(lambda: 'a GPU')\n"
+            f"    mem_get_info = staticmethod(lambda: ({free_gb}e9, {free_gb}e9))\n"
+            "float16 = float32 = 'float16'\n"
+            "class arange:  # no GPU, in truth\n"
+            "    def __init__(self, *args, **kwargs): pass\n"
+            "    def remainder(self, n): return self\n"
+            "    def to(self, dtype): raise RuntimeError\n",
+        )
+        return asked("torch", **settings)["gpu_memory"]
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("model", "runs_on"),
+    [
+        ("facebook/musicgen-large", ["T4", "A10G", "A40"]),
+        ("heartmula", ["A10G", "A40"]),
+        ("heartmula-7b", ["A40"]),
+    ],
+)
+def test_gpu_must_hold_the_model_that_will_run(on_gpu, box, model, runs_on):
+    if model == "heartmula-7b":  # of which there is only a folder
+        model = box.root / "seven"
+        tiny_heartmula.build(model)
+        sizes = {"HeartMuLa-oss-3B": MulaConfig("llama-7B", "llama-400M"), "HeartCodec-oss": CodecConfig()}
+        for part, config in sizes.items():
+            (model / part / "config.json").write_text(json.dumps(asdict(config)))
+    found = {
+        card: on_gpu(gb, MUSICGEN_MODEL=str(model), MUSICGEN_HEARTMULA_DIR="/none")
+        for card, gb in CARDS.items()
+    }
+    assert [card for card, (ok, _, _) in found.items() if ok] == runs_on
+
+
+def test_what_the_memory_of_a_gpu_is_for_is_said(on_gpu):
+    _, detail, remedy = on_gpu(15.8, MUSICGEN_MODEL="heartmula", MUSICGEN_HEARTMULA_DIR="/none")
+    assert detail == (
+        "15.8 of 15.8 GB free; heartmula needs 16.3 GB of GPU memory "
+        "(7.9 language model, 6.0 codec, 0.9 a song's cache, 1.5 to spare)"
+    )
+    assert remedy == "stop what uses the GPU, or rent a larger one"
+
+
+def test_heartmula_is_mapped_and_needs_less_ram_than_it_has_gigabytes(asked):
+    _, detail, _ = asked("memory", MUSICGEN_MODEL="heartmula", MUSICGEN_HEARTMULA_DIR="/none")["memory"]
+    assert detail.endswith(" GB free, 5.6 GB needed")
+
+
+def test_a_rehearsal_of_heartmula_needs_no_gpu(asked, box):
+    fake_program(box, "nvidia-smi", "exit 9")
+    assert asked("gpu_driver", MUSICGEN_MODEL="heartmula-rehearsal")["gpu_driver"][0] == "warn"
 
 
 def test_weights_that_are_to_come_need_room(asked):
     ok, detail, _ = asked("model", MUSICGEN_MODEL="facebook/musicgen-small")["model"]
     assert ok in ("warn", False)
-    assert "2.5 GB" in detail
+    assert "2.4 GB" in detail
 
 
 def test_watchdog_and_its_deadline_are_shown(asked, box):
