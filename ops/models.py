@@ -5,9 +5,9 @@ from pathlib import Path
 
 from worker.amounts import size
 from worker.errors import BadInput
-from worker.models import find, sets
+from worker.models import find, heartmula, needs, places, sets
 from worker.songs import adapter, families, licences, supported
-from worker.songs.families import HEARTMULA_REHEARSAL
+from worker.songs.families import HEARTMULA_NAMES, HEARTMULA_REHEARSAL
 from worker.songs.model_names import REHEARSAL
 
 
@@ -41,6 +41,14 @@ def described(model: str, env: Mapping[str, str]) -> str:
     )
 
 
+def needs_lines(model: str, env: Mapping[str, str]) -> list[str]:
+    """What the model needs of a machine with a GPU, and of which parts that is the sum."""
+    if model in (REHEARSAL, HEARTMULA_REHEARSAL):
+        return []
+    need = needs.of(adapter.base_model(model), env)
+    return [f"it needs {need.gpu()} and {need.ram_gb:.1f} GB of RAM for one song at a time; more makes more"]
+
+
 def refuse_other_use(model: str, commercial: bool) -> None:
     """Raises BadInput if the songs are for commercial use, and the weights' licence does not allow it."""
     if commercial:
@@ -48,9 +56,27 @@ def refuse_other_use(model: str, commercial: bool) -> None:
 
 
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
-    """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here."""
-    family = families.of(model)
+    """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here.
+
+    Of a HeartMuLa that is here, every file and tensor is looked for, and a line names the command that gets
+    what is missing. One that is not here is not refused: another machine may have it.
+    """
+    if families.of(model) is families.HEARTMULA:
+        if _is_heartmula_here(model, env):
+            heartmula.tree_of(model, env)
+        return
     model = adapter.base_model(model)
-    if family is families.MUSICGEN and model != REHEARSAL:
+    if model != REHEARSAL:
         found = find.here(model, env)
         supported.refuse(model, found and found.folder)
+
+
+def _is_heartmula_here(model: str, env: Mapping[str, str]) -> bool:
+    """True for a folder, for a name whose folder is set and is here, and for a download that is complete."""
+    if model not in HEARTMULA_NAMES:
+        return True
+    if model == HEARTMULA_REHEARSAL:
+        return False
+    wanted = sets.find(model)
+    is_set = bool(wanted.setting and env.get(wanted.setting))
+    return (is_set and places.folder_of(wanted, env).is_dir()) or bool(find.complete(wanted, env))

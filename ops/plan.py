@@ -3,29 +3,19 @@
 Reads the list and the output; starts, writes and prints nothing.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops import models
+from ops import models, speed
 from ops.settings import Settings, child_env
 from worker.amounts import count, duration, size, usd
 from worker.songs import families, jobs, lyrics, maker, records
 from worker.songs.job import Job
-from worker.songs.model_names import REHEARSAL
-from worker.store.base import Missing, Store
 from worker.store.open import open_store
 
 TO_MAKE = "to make"
-# Seconds of music per second: other people's figures for one T4. A run with the same output replaces it.
-ASSUMED_RATE = 1.5
-_REHEARSAL_RATE = 20.0
-_HEARTMULA_RATE = 1.0
-# Runs with an output whose speed is read, the newest first.
-_RUNS_READ = 5
 _SAMPLE_BYTES = 2
 # MusicGen's text encoder was trained on 512 tokens; an English text has a token for some four bytes.
 _TRAINED_TOKENS, _BYTES_PER_TOKEN = 512, 4
@@ -79,26 +69,6 @@ def closing_line(songs: Sequence[PlannedSong], output: str) -> str:
     return f"{n} to make, {length} of audio, into {output}; {done} done already"
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of music per second, and where that figure is from."""
-
-    rate: float
-    basis: str
-
-
-def measured_speed(store: Store, *, gpu_only: bool = False) -> Speed | None:
-    """That of the newest run with this output; None if there was none."""
-    summaries = [key for key in store.list("runs/") if key.endswith("/summary.json")]
-    for key in sorted(summaries, reverse=True)[:_RUNS_READ]:
-        with suppress(Missing, ValueError, KeyError, TypeError):
-            summary = json.loads(store.read(key))
-            rate, device = float(summary["real_time_factor"]), str(summary["engine"]["device"])
-            if rate > 0 and not (gpu_only and device == "cpu"):
-                return Speed(rate, f"as in run {summary['run_id']} on {device}")
-    return None
-
-
 def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, settings: Settings) -> list[str]:
     """Lines on the model, and what the songs to make take of disk, time and money; none if there are none."""
     seconds = sum(song.duration_s for song in songs if song.state == TO_MAKE)
@@ -111,20 +81,16 @@ def what_it_takes(songs: Sequence[PlannedSong], model: str, output: str, setting
     if "://" not in output:
         free = _free_bytes(Path(output).expanduser())
         disk += f"; {size(free)} are free there" + ("; free some space first" if free < n_bytes else "")
-    assumed = Speed(ASSUMED_RATE, "assumed for one T4; without a GPU far slower")
-    if family is families.HEARTMULA:
-        assumed = Speed(_HEARTMULA_RATE, "its authors' figure for one song on a large GPU, not measured here")
-    if model == REHEARSAL:
-        assumed = Speed(_REHEARSAL_RATE, "assumed for two CPU cores")
-    speed = measured_speed(open_store(output)) or assumed
+    found = speed.of(model, open_store(output))
     hourly, price = settings.hourly_cost_usd, "HOURLY_COST_USD"
     if hourly is None:
         hourly, price = settings.max_price_usd, "MUSICGEN_MAX_PRICE"
-    took_s = seconds / speed.rate
+    took_s = seconds / found.rate
     cost = f"{usd(took_s / 3600 * hourly)} at {usd(hourly)} an hour ({price})"
-    per_second = f"{speed.rate:.2g} s of music per second ({speed.basis})"
+    per_second = f"{found.rate:.2g} s of music per second ({found.basis})"
     return [
         models.described(model, child_env()),
+        *models.needs_lines(model, child_env()),
         disk,
         f"about {duration(took_s)}, {cost}; without loading; at {per_second}",
         *(_long_prompts(songs) if family is families.MUSICGEN else []),

@@ -1,6 +1,7 @@
 """Whether a model is here: in the cache of huggingface_hub, wherever that is, or in a folder."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from ops import models
 from tests.worker.models import trees
 from worker.errors import BadInput
+from worker.models import tiny_heartmula
 
 SMALL = "facebook/musicgen-small"
+SETTING = "MUSICGEN_HEARTMULA_DIR"
 
 
 def cached(cache, *files):
@@ -100,3 +103,65 @@ def test_adapter_is_refused_before_a_run_where_peft_is_missing(adapter, monkeypa
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(BadInput, match=f"holds an adapter .* of {SMALL}; install what merges it"):
         models.refuse_unsupported(model, {})
+
+
+# --- a HeartMuLa
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A whole one, tiny."""
+    tiny_heartmula.build(tmp_path / "ckpt")
+    return tmp_path / "ckpt"
+
+
+def named(tree):
+    """How a user may name it: the model, and the environment."""
+    return [(str(tree), {}), *((name, {SETTING: str(tree)}) for name in ("heartmula", "heartmula-3b"))]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("tokenizer.json", r"lacks tokenizer\.json"),
+        ("HeartCodec-oss/model.safetensors", r"HeartCodec-oss lacks model\.safetensors"),
+    ],
+)
+def test_heartmula_that_lacks_a_file_is_refused_with_the_command_that_gets_it(tree, lacking, said):
+    (tree / lacking).unlink()
+    for model, env in named(tree):
+        with pytest.raises(BadInput, match=f"{said}; fetch it: `inv models --get heartmula-3b`"):
+            models.refuse_unsupported(model, env)
+
+
+def test_heartmula_that_lacks_a_tensor_is_refused_with_its_name(tree):
+    config = tree / "HeartMuLa-oss-3B" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"decoder_flavor": "llama-300M"}))
+    for model, env in named(tree):
+        with pytest.raises(BadInput, match=r"lacks \d+ of \d+ weights: decoder\.layers\.1\..*; fetch it: "):
+            models.refuse_unsupported(model, env)
+
+
+def test_whole_heartmula_is_accepted_by_name_and_by_folder(tree):
+    for model, env in named(tree):
+        models.refuse_unsupported(model, env)
+
+
+def test_heartmula_that_is_not_here_is_left_to_the_machine_that_runs_it(tmp_path):
+    for env in ({SETTING: "/workspace/ckpt"}, {"MUSICGEN_MODELS_DIR": str(tmp_path)}):
+        models.refuse_unsupported("heartmula", env)
+    models.refuse_unsupported("heartmula-rehearsal", {})
+
+
+def test_half_a_download_to_the_usual_folder_is_left_to_resume(tmp_path):
+    begun = tmp_path / "heartmula-3b"
+    begun.mkdir()
+    (begun / "gen_config.json").write_text("{}")
+    models.refuse_unsupported("heartmula", {"MUSICGEN_MODELS_DIR": str(tmp_path)})
+
+
+def test_heartmula_is_checked_without_torch_and_numpy(tree):
+    """A user's machine has neither."""
+    without = "import sys; sys.modules.update(numpy=None, safetensors=None, torch=None);"
+    check = f"from ops import models; models.refuse_unsupported({str(tree)!r}, {{}})"
+    assert subprocess.run([sys.executable, "-c", f"{without} {check}"]).returncode == 0

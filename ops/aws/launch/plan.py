@@ -10,10 +10,9 @@ from ops.aws.launch.prerequisites import Prerequisites
 from ops.aws.prices import Quote
 from ops.aws.rent import MachineRequest
 from ops.aws.user_data import Boot
-from ops.plan import ASSUMED_RATE
+from ops.speed import Speed
 from worker.amounts import count, duration, usd
 
-ASSUMED_BASIS = "an assumption until a run has ended here"
 # Boot, model load, the last upload and the stop hook's grace.
 OVERHEAD_S = 600.0
 # Packages and weights, on an image that lacks them.
@@ -35,17 +34,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is left to make, and how fast it is made: seconds of audio in a second."""
+    """What is left to make, and how fast it is made."""
 
     n_songs: int
     audio_s: float
-    rate: float = ASSUMED_RATE
-    basis: str = ASSUMED_BASIS
+    speed: Speed
 
     @property
     def busy_s(self) -> float:
         """How long a machine is on for it."""
-        return self.audio_s / self.rate + OVERHEAD_S
+        return self.audio_s / self.speed.rate + OVERHEAD_S
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class LaunchPlan:
         install_s = INSTALL_S if needs.image_note else 0.0
         expected_s = min(work.busy_s + install_s, self.boot.lifetime_s)
         expected = f"{usd(best.usd_per_hour * expected_s / 3600)} in {duration(expected_s)}"
-        rate = f"{work.rate:.2g} s of audio a second ({work.basis})"
+        rate = f"{work.speed.rate:.2g} s of audio a second ({work.speed.basis})"
         kind = "one-time spot" if self.spot else "on-demand"
         offers = count(len(self.candidates), "offer")
         shown = {

@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import models, release
+from ops import models, release, speed
 from ops.aws import prices
 from ops.aws.account import quota
 from ops.aws.launch import prerequisites
 from ops.aws.launch.plan import (
-    ASSUMED_BASIS,
     NO_SUBNET,
     OVER_CAP,
     STOP_HOOK,
@@ -26,7 +25,7 @@ from ops.aws.launch.plan import (
 )
 from ops.aws.session import Aws
 from ops.aws.user_data import Boot
-from ops.plan import ASSUMED_RATE, TO_MAKE, measured_speed, plan_songs
+from ops.plan import TO_MAKE, plan_songs
 from ops.release import Release
 from ops.repository import ROOT
 from ops.sampling import SamplingFlags
@@ -192,9 +191,8 @@ def _workload(settings: Settings, options: LaunchOptions) -> Workload:
     to_make = [song for song in songs if song.state == TO_MAKE]
     store = open_store(settings.output_place)
     options.sampling.refuse_other(store, settings.model)
-    measured = measured_speed(store, gpu_only=True)
-    rate, basis = (measured.rate, measured.basis) if measured else (ASSUMED_RATE, ASSUMED_BASIS)
-    return Workload(len(to_make), sum(song.duration_s for song in to_make), rate, basis)
+    found = speed.of(settings.model, store, gpu_only=True)
+    return Workload(len(to_make), sum(song.duration_s for song in to_make), found)
 
 
 def _types(aws: Aws, options: LaunchOptions, tell: Tell) -> list[str]:

@@ -26,6 +26,7 @@ from ops.aws.session import PROJECT, Aws
 from ops.repository import ROOT
 from ops.sampling import SamplingFlags
 from ops.settings import Settings
+from ops.speed import Speed
 from tests.fakes.aws import user_data
 from tests.ops.aws.accounts import BUCKET, PRICES, ready_account
 from worker.engine import Sampling
@@ -724,7 +725,7 @@ def test_the_pace_of_the_last_run_on_a_gpu_is_expected_again(account, us, told):
         summary = {"run_id": run, "real_time_factor": factor, "engine": {"device": device}}
         store.write(f"runs/{run}/summary.json", json.dumps(summary).encode())
     work = prepare.prepare(us, LaunchOptions(), datetime.now(UTC), told).plan.workload
-    assert (work.rate, work.basis, work.audio_s) == (4.0, "as in run 2025 on Tesla T4", 90.0)
+    assert (work.speed, work.audio_s) == (Speed(4.0, "as in run 2025 on Tesla T4"), 90.0)
 
 
 def test_sampling_is_passed_to_the_worker(account, us, told):
