@@ -159,7 +159,9 @@ class Settings:
         "a subnet of your own for EC2 machines, which must reach the internet; empty: the default VPC's",
     )
     disk_gib: int | None = row(
-        "MUSICGEN_DISK_GIB", None, "disk of a rented EC2 machine in GiB; empty: 20 more than its image"
+        "MUSICGEN_DISK_GIB",
+        None,
+        "disk of a rented EC2 machine in GiB; empty: 20 more than its image, and room for a large model",
     )
     git_url: str | None = row(
         "MUSICGEN_GIT_URL",

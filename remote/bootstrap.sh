@@ -156,5 +156,15 @@ systemctl enable --now musicgen-watchdog.service
 echo "--- install"
 bash "$root/current/remote/install.sh"
 
+# --- HeartMuLa's weights, which the worker does not fetch; not done again if the image has them
+# shellcheck disable=SC1091
+model=$(. "$home/worker.env" && printf %s "${MUSICGEN_MODEL:-}")
+case $model in
+  heartmula | heartmula-3b)
+    echo "--- weights of $model"
+    bash "$root/current/remote/busy.sh" models 21600 -- bash "$root/current/remote/models.sh" get "$model"
+    ;;
+esac
+
 systemctl enable --now musicgen-worker.service
 echo "--- bootstrap done"

@@ -75,6 +75,9 @@ make_places
 printf 'calm piano ; 2 ; image_test\n' > "$work/prompts.txt"
 (
   cd "$root/current"
+  case $MODEL in
+    heartmula | heartmula-3b) "$home/venv/bin/python" -B remote/models.py get "$MODEL" ;; # not by the worker
+  esac
   "$home/venv/bin/python" -m worker --prompts "$work/prompts.txt" --output "$work/songs" \
     --model "$MODEL" ${DEVICE:+--device "$DEVICE"}
 )

@@ -258,6 +258,20 @@ def test_the_log_goes_to_console_and_bucket(good):
     assert "--- bootstrap done" in good.text("console")
 
 
+def test_heartmula_s_weights_come_before_the_worker_and_count_as_work(first_boot):
+    """The worker fetches a MusicGen by itself, and no HeartMuLa."""
+    contents = {f"remote/{path.name}": path.read_bytes() for path in REMOTE.glob("*.sh")}
+    contents["remote/install.sh"] = b"""#!/bin/sh
+        mkdir -p /etc/musicgen/venv/bin
+        printf '#!/bin/sh\necho "models $* $(ls /etc/musicgen/busy)" >> /stub/calls\n' > /tmp/python
+        install -m 755 /tmp/python /etc/musicgen/venv/bin/python
+        """
+    result = first_boot(bundle(contents), env={"MUSICGEN_MODEL": "heartmula"})
+    assert result.code == 0, result.log
+    fetched = result.calls.index("models remote/models.py get heartmula models")
+    assert fetched < result.calls.index("systemctl enable --now musicgen-worker.service")
+
+
 # --- whatever fails, the machine switches off and the log has the reason
 
 

@@ -8,10 +8,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from ops import release, repository
 from ops.aws import machines, prices
+from ops.aws.account import machine_types
 from ops.aws.images import registry
 from ops.aws.rent import MachineRequest
 from ops.aws.session import Aws, tag_list
@@ -130,7 +130,7 @@ def _build_box(aws: Aws, ami: str, now: datetime) -> MachineRequest:
         hourly_usd=_hourly_usd(aws, instance_type),
         image=ami,
         root_device=root_device,
-        disk_gib=(size_gib or _BASE_GIB) + registry.INSTALL_GIB,
+        disk_gib=(size_gib or _BASE_GIB) + registry.INSTALL_GIB + registry.more_gib(aws.settings.model),
         instance_type=instance_type,
         profile=aws.settings.instance_profile,
         user_data="",
@@ -148,9 +148,10 @@ def _hourly_usd(aws: Aws, instance_type: str) -> float | None:
 
 
 def _has_gpu(aws: Aws, instance_type: str) -> bool:
-    kinds: list[dict[str, Any]]
-    kinds = aws.ask("ec2", "describe_instance_types", InstanceTypes=[instance_type])["InstanceTypes"]
-    return bool(kinds and kinds[0].get("GpuInfo"))
+    """True for a GPU that the model fits on. Raises BadInput for one on which its test would fail."""
+    kinds = machine_types.found(aws, [instance_type])
+    machine_types.large_enough(aws, list(kinds), kinds)
+    return any(kind.gpu_gb for kind in kinds.values())
 
 
 def requirements_hash(root: Path) -> str:

@@ -6,6 +6,7 @@ An image is removed with its snapshots: they are what costs.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +16,7 @@ from ops.aws.account.step import ABSENT, Step
 from ops.aws.session import PROJECT, Aws, tag_dict
 from ops.repository import ROOT
 from worker.errors import BadInput
+from worker.models import needs
 from worker.store.base import json_bytes
 
 FILE = ROOT / "images.json"
@@ -33,8 +35,14 @@ CANDIDATES = tuple(
     )
 )
 INSTALL_GIB = 40  # packages and weights, on top of a base image's disk
+_WEIGHTS_GIB = 8  # of these, for the default model
 
 _VERSION = re.compile(re.escape(NAME_START) + r"(\d+)")
+
+
+def more_gib(model: str) -> int:
+    """GiB that a model's files take beyond those that a disk has room for anyway."""
+    return max(0, math.ceil(needs.of(model, {}).files_gb * 1e9 / 2**30) - _WEIGHTS_GIB)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ops import models, release, speed
 from ops.aws import prices
-from ops.aws.account import quota
+from ops.aws.account import machine_types
 from ops.aws.launch import prerequisites
 from ops.aws.launch.plan import (
     NO_SUBNET,
@@ -29,7 +29,7 @@ from ops.plan import TO_MAKE, plan_songs
 from ops.release import Release
 from ops.repository import ROOT
 from ops.sampling import SamplingFlags
-from ops.settings import Settings
+from ops.settings import Settings, child_env
 from worker.amounts import usd
 from worker.errors import BadInput, UserError
 from worker.songs import families, jobs
@@ -73,6 +73,7 @@ def check_list(settings: Settings, options: LaunchOptions) -> None:
         raise BadInput(f"a rented machine has no folder {settings.model}; set MUSICGEN_MODEL to a hub name")
     family = families.of(settings.model)
     models.refuse_other_use(settings.model, options.commercial or settings.is_commercial)
+    models.refuse_unsupported(settings.model, child_env())
     listed = jobs.load(_prompts(settings, options), family)
     families.refuse_unfit(jobs.select(listed, options.only), family)
 
@@ -120,11 +121,13 @@ def prepare(aws: Aws, options: LaunchOptions, now: datetime, tell: Tell) -> Prep
         return None
     if settings.hf_token:
         tell("HF_TOKEN is not sent along, as user data can be read; if the model needs it: docs/aws.md")
-    types = _types(aws, options, tell)
-    quotes = prices.quotes(aws, types, [aws.region], now, tell)
+    asked = [name.strip() for name in options.types.split(",") if name.strip()]
+    asked = asked or settings.instance_type_list
+    named = machine_types.chosen(aws, asked, on_demand=options.on_demand, tell=tell)
+    quotes = prices.quotes(aws, named, [aws.region], now, tell)
     found, offers = candidates(quotes, needs.subnets, limits.cap_usd, limits.spot)
     if not found:
-        raise _no_offer(offers, f"{', '.join(types)} in {aws.region}", limits)
+        raise _no_offer(offers, f"{', '.join(named)} in {aws.region}", limits)
     boot = Boot(
         run_id=new_run_id(now),
         expires_at=now + limits.lifetime,
@@ -193,28 +196,6 @@ def _workload(settings: Settings, options: LaunchOptions) -> Workload:
     options.sampling.refuse_other(store, settings.model)
     found = speed.of(settings.model, store, gpu_only=True)
     return Workload(len(to_make), sum(song.duration_s for song in to_make), found)
-
-
-def _types(aws: Aws, options: LaunchOptions, tell: Tell) -> list[str]:
-    """The wanted types that the region has and the quota allows."""
-    wanted = [name.strip() for name in options.types.split(",") if name.strip()]
-    wanted = wanted or aws.settings.instance_type_list
-    needs = quota.vcpus(aws, wanted)
-    if unknown := [name for name in wanted if name not in needs]:
-        line = f"{aws.region} has no machine {', '.join(unknown)}; correct MUSICGEN_INSTANCE_TYPES"
-        if not needs:
-            raise BadInput(line)
-        tell(f"warning: {line}")
-        wanted = [name for name in wanted if name in needs]
-    counted = [name for name in wanted if quota.is_counted(name)]
-    kind = quota.ON_DEMAND if options.on_demand else quota.SPOT
-    limit = quota.limit(aws, kind, tell) if counted else None
-    large = [name for name in counted if limit is not None and needs[name] > limit]
-    if large == wanted:
-        quota.refuse_if_short(aws, kind, min(needs.values()))
-    for name in large:
-        tell(f"{name} is left out: it has {needs[name]} virtual CPUs, the account's limit is {limit:g}")
-    return [name for name in wanted if name not in large]
 
 
 def _worker_env(aws: Aws, options: LaunchOptions, limits: _Limits) -> dict[str, str]:

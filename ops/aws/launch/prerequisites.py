@@ -13,7 +13,7 @@ from ops.aws.rent import profile_name
 from ops.aws.session import Aws
 from worker.errors import BadInput, UserError
 
-SPARE_GIB = 20  # on top of our image's disk: caches, songs before their upload
+SPARE_GIB = 20  # on top of our image's disk: caches, songs before their upload, another model's weights
 _LEAST_DISK_GIB = 8
 _SETUP = "run: inv setup"
 
@@ -67,7 +67,7 @@ def look_up(aws: Aws, bucket: str) -> Prerequisites:
     if missing or not (disk and image):
         raise BadInput("\n".join(missing))
     root, size_gib = disk
-    spare_gib = registry.INSTALL_GIB if note else SPARE_GIB
+    spare_gib = (registry.INSTALL_GIB if note else SPARE_GIB) + registry.more_gib(settings.model)
     return Prerequisites(
         image=image,
         root_device=root,

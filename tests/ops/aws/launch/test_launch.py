@@ -220,6 +220,52 @@ def test_a_type_that_the_region_lacks_is_left_out(plan, told):
         plan(types="g9.xlarge")
 
 
+# --- the model that will run decides on GPU, disk and time
+
+
+@pytest.fixture
+def singing(account, monkeypatch):
+    """A list for HeartMuLa, and a g5.xlarge to be had beside the g4dn.xlarge."""
+    monkeypatch.setenv("MUSICGEN_MODEL", "heartmula")
+    account.set_price("g5.xlarge", "us-east-1b", 0.3)
+
+
+def test_a_gpu_that_the_model_does_not_fit_on_is_left_out(singing, plan, told):
+    found = plan(types="g4dn.xlarge,g5.xlarge").candidates
+    assert {offer.instance_type for offer in found} == {"g5.xlarge"}
+    assert (
+        "g4dn.xlarge is left out, as heartmula does not fit: 15.8 GB of GPU memory to use, 16.3 needed"
+        in str(told)
+    )
+
+
+def test_no_gpu_that_the_model_fits_on_is_refused_with_some_that_it_does(singing, account, inv):
+    done = inv("launch", "--dry-run")
+    assert (done.code, account.sent("RunInstances")) == (2, [])
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: heartmula does not fit on g4dn.xlarge (15.8 GB of GPU memory to use, ")
+    assert "give larger types, like MUSICGEN_INSTANCE_TYPES=g5.xlarge,g6.xlarge" in line
+
+
+def test_a_large_model_gets_a_larger_disk(singing, account, us, plan, told, monkeypatch):
+    large = plan(types="g5.xlarge").prerequisites.disk_gib
+    monkeypatch.setenv("MUSICGEN_MODEL", "facebook/musicgen-medium")
+    usual = prepare.prepare(Aws(Settings.load()), LaunchOptions(), datetime.now(UTC), told).plan
+    assert large - usual.prerequisites.disk_gib == 13  # of 22.4 GB of files, 8 GiB have room anyway
+
+
+def test_time_and_cost_of_a_family_are_planned_at_its_own_speed(singing, plan):
+    rows = {row["what"]: row["plan"] for row in plan(types="g5.xlarge").rows()}
+    assert "at 1 s of audio a second (an estimate: its authors' figure" in rows["expected"]
+    assert rows["expected"].startswith("$0.0575 in 11 min 30 s")  # 90 s of songs, ten minutes of overhead
+
+
+def test_a_heartmula_here_that_is_not_whole_is_refused_without_any_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSICGEN_HEARTMULA_DIR", str(tmp_path))
+    with pytest.raises(BadInput, match=r"is empty; fetch it: `inv models --get heartmula-3b`"):
+        prepare.check_list(Settings(output="s3://bucket-x", model="heartmula"), LaunchOptions())
+
+
 CANNOT_RUN = {
     "Unsupported": "",
     "UnsupportedOperation": "",
