@@ -114,6 +114,7 @@ def run(
         "force": _FORCE,
         "use_my_keys": _OWN_KEYS,
         "keep_alive": _KEEP,
+        "commercial": COMMERCIAL,
         **sampling.HELP,
     },
 )
@@ -123,6 +124,7 @@ def up(
     force: bool = False,
     use_my_keys: bool = False,
     keep_alive: bool = False,
+    commercial: bool = False,
     temperature: str = "",
     top_k: str = "",
     guidance_scale: str = "",
@@ -132,10 +134,12 @@ def up(
 
     Example: fab up logs
     """
+    from ops import models
     from ops.ssh import phases
     from ops.ssh.models import OnBox
 
     settings = Settings.load()
+    models.refuse_other_use(settings.model, commercial or settings.is_commercial)
     chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
     release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
@@ -144,7 +148,9 @@ def up(
     findings = phases.validate(box)
     ui.show(phases.finding_rows(findings))
     phases.refuse_failing(findings)
-    phases.run(box, settings, ui.say, keep_alive=keep_alive, arguments=chosen)
+    phases.run(
+        box, settings, ui.say, keep_alive=keep_alive, arguments=[*["--commercial"] * commercial, *chosen]
+    )
 
 
 @box_task(help={"prompts": _PROMPTS, "grace": _GRACE, **sampling.HELP})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ops.runpod.ready import SshChecks
 
 _OF_POD = {
-    "for_": "What the pod is for: musicgen, heartmula or train (default: musicgen)",
+    "for_": "What the pod is for: musicgen, heartmula or train (default: that of MUSICGEN_MODEL)",
     "cloud": "secure, community or any (default: RUNPOD_CLOUD)",
     "max_price": "Maximum price in USD per hour (default: MUSICGEN_MAX_PRICE, else 0.50 to train)",
 }
@@ -21,9 +21,7 @@ _OF_POD = {
 
 @task(name="offers", help={**_OF_POD, "json": JSON})
 @ui.one_line_errors
-def pod_offers(
-    c: Context, for_: str = "musicgen", cloud: str = "", max_price: str = "", json: bool = False
-) -> None:
+def pod_offers(c: Context, for_: str = "", cloud: str = "", max_price: str = "", json: bool = False) -> None:
     """Show RunPod's GPUs, and why others will not do.
 
     Live prices and stock; first the cheapest, or the purpose's first choice if it costs at most half more.
@@ -54,7 +52,7 @@ def pod_offers(
 @ui.one_line_errors
 def pod_create(
     c: Context,
-    for_: str = "musicgen",
+    for_: str = "",
     cloud: str = "",
     max_price: str = "",
     lifetime: str = "",

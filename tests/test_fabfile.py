@@ -176,6 +176,33 @@ def test_wrong_sampling_is_refused_before_the_box_is_touched(fab, task):
     assert not (fab.here / ".boxes").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "env"),
+    [
+        (["run", "--commercial"], {}),
+        (["up", "--commercial"], {}),
+        (["up"], {"MUSICGEN_COMMERCIAL": "1"}),
+        (["sync"], {"MUSICGEN_COMMERCIAL": "1"}),
+    ],
+)
+def test_weights_that_forbid_commercial_use_are_refused_before_the_box_is_touched(fab, given, env):
+    fab.env = {"MUSICGEN_MODEL": "facebook/musicgen-small"} | env
+    done = fab(*given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "CC-BY-NC 4.0, which forbids commercial use" in done.stderr
+    assert not (fab.here / ".boxes").exists()
+
+
+@pytest.mark.parametrize("task", ["run", "up"])
+def test_heartmula_here_that_is_not_whole_is_refused_before_the_box_is_touched(fab, tmp_path, task):
+    (tmp_path / "ckpt").mkdir()
+    fab.env = {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": str(tmp_path / "ckpt")}
+    done = fab(task)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {tmp_path}/ckpt is empty; fetch it: " in done.stderr and "heartmula-3b" in done.stderr
+    assert not (fab.here / ".boxes").exists()
+
+
 @pytest.mark.parametrize("task", ["install", "run", "up"])
 def test_misspelt_setting_is_refused_before_the_box_is_touched(fab, task):
     fab.env = {"RUNPOD_HOST": "root@127.0.0.1:1", "MUSICGEN_LIFETIM_H": "1"}

@@ -31,7 +31,7 @@ def show_offers(
 ) -> None:
     """Show what RunPod has for a purpose now. Raises UserError if nothing will do."""
     settings.check()
-    needed = needs.purpose_of(purpose)
+    needed = prepare.purpose_for(settings, purpose)
     chosen = prepare.cloud_of(settings, cloud)
     refusals.refuse_volume_outside_secure(settings.runpod_volume_id, chosen)
     runpod = RunPod.of(settings, "pod.offers", ui.say)
@@ -92,6 +92,8 @@ def create_pod(
 ) -> None:
     """Check, show, ask, create, wait for the login, and say what is next and how to end it."""
     asked = prepare.checked(settings, options)
+    if mismatch := prepare.other_model(settings, asked.purpose):
+        ui.warn(mismatch)
     ui.refuse_json_that_asks(yes=yes, dry_run=dry_run, json=json)
     runpod = RunPod.of(settings, "pod.create", ui.say)
     ours = pods.ours(runpod)

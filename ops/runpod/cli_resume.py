@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
-from ops import boxes, ui
+from ops import boxes, models, ui
 from ops.runpod import create, ending, needs, pods, prepare, ready, resume
 from ops.runpod.api import RunPod
 from ops.runpod.prepare import PodOptions
@@ -49,6 +49,9 @@ def resume_pod(
         return
     if "start" not in pod.actions:
         raise UserError(f"{pod.id} is {pod.status} and cannot be started; run: inv pod.terminate")
+    purpose = needs.purpose_of(prepare.purpose_of_pod(pod))
+    if purpose.makes_songs:
+        models.refuse_other_use(settings.model, settings.is_commercial)
     plan = _plan(runpod, settings, pod, options)
     question = f"Start it, for at most {usd(plan.worst_case_usd)}?"
     if not ui.agreed_for_json(plan.rows(), question, yes=yes, dry_run=dry_run, json=json):

@@ -1,5 +1,7 @@
 """What a pod must have for each purpose: GPU, memory, disk and CUDA version.
 
+They are what the specifications ask for; what a model cannot do without is less (worker/models/needs.py).
+
 A table, and the questions that are asked of it. Knows no prices and no network.
 """
 
@@ -28,6 +30,11 @@ class Purpose:
     least_disk_gb: int
     preferred: str
     cap_usd: float | None = None
+
+    @property
+    def makes_songs(self) -> bool:
+        """True if the model that is set will run there."""
+        return self.name != "train"
 
     @property
     def floors_gb(self) -> str:

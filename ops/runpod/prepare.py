@@ -14,9 +14,10 @@ from ops.runpod.needs import Purpose
 from ops.runpod.offers import CLOUDS, Offer, Wanted, offers
 from ops.runpod.plan import PodPlan
 from ops.runpod.types import Pod, Volume
-from ops.settings import Settings, rows
+from ops.settings import Settings, child_env, rows
 from worker.amounts import usd
 from worker.errors import BadInput, UserError
+from worker.songs import families
 
 _LIFETIMES = (timedelta(minutes=10), timedelta(days=7))
 # The user's settings that hold from the first minute, and not only when `fab install` has sent them.
@@ -25,9 +26,12 @@ _SENT = ("hourly_cost_usd", "stop_hook", "idle_limit_s", "no_progress_limit_s")
 
 @dataclass(frozen=True)
 class PodOptions:
-    """What the user asked for, beyond the settings. `volume_id`: None for that of the settings."""
+    """What the user asked for, beyond the settings. `volume_id`: None for that of the settings.
 
-    purpose: str = "musicgen"
+    `purpose`: empty for that of the model.
+    """
+
+    purpose: str = ""
     cloud: str = ""
     max_price_usd: float | None = None
     lifetime: timedelta | None = None
@@ -58,9 +62,10 @@ def checked(settings: Settings, options: PodOptions) -> PodRequest:
     settings.check()
     refusals.refuse_spot(options.spot, options.bid)
     refusals.refuse_proxied(settings.runpod_host)
-    purpose, cloud = needs.purpose_of(options.purpose), cloud_of(settings, options.cloud)
-    if purpose.name == "musicgen":
+    purpose, cloud = purpose_for(settings, options.purpose), cloud_of(settings, options.cloud)
+    if purpose.makes_songs:  # with the model that is set, whatever the pod is called
         models.refuse_other_use(settings.model, options.commercial or settings.is_commercial)
+        models.refuse_unsupported(settings.model, child_env())
     volume_id = options.volume_id or settings.runpod_volume_id
     refusals.refuse_volume_outside_secure(volume_id, cloud)
     disk_gb = purpose.disk_gb if options.disk_gb is None else options.disk_gb
@@ -101,6 +106,21 @@ def prepare(runpod: RunPod, settings: Settings, asked: PodRequest) -> tuple[PodP
     return plan, found
 
 
+def purpose_for(settings: Settings, name: str) -> Purpose:
+    """`--for`, else the purpose of the model that is set. Raises BadInput."""
+    return needs.purpose_of(name or families.of(settings.model).name.lower())
+
+
+def other_model(settings: Settings, purpose: Purpose) -> str:
+    """A line where the pod would be for one family, and the model that is set is of the other; else empty."""
+    if not purpose.makes_songs or purpose == purpose_for(settings, ""):
+        return ""
+    return (
+        f"the pod is for {purpose.name}, and MUSICGEN_MODEL={settings.model} is what runs there; "
+        f"set a {purpose.name} model, or leave --for out"
+    )
+
+
 def lifetime_of(settings: Settings, given: timedelta | None) -> timedelta:
     """`--lifetime`, else MUSICGEN_LIFETIME_H. Raises BadInput."""
     lifetime = given or timedelta(hours=settings.lifetime_h)
@@ -112,7 +132,7 @@ def lifetime_of(settings: Settings, given: timedelta | None) -> timedelta:
 def purpose_of_pod(pod: Pod) -> str:
     """The purpose that this project's pod was created for, as its name says."""
     name = pod.name.removeprefix(PREFIX).partition("-")[0]
-    return name if name in needs.PURPOSES else PodOptions.purpose
+    return name if name in needs.PURPOSES else "musicgen"
 
 
 def _settings_sent(settings: Settings) -> dict[str, str]:

@@ -14,7 +14,7 @@ from ops import models, ui
 from ops import release as releases
 from ops.release import Release
 from ops.repository import ROOT
-from ops.settings import Settings
+from ops.settings import Settings, child_env
 from ops.ssh import configure, session, ship
 from ops.ssh.box import Box
 from ops.ssh.configure import BoxConfiguration
@@ -42,6 +42,7 @@ def checked_release(settings: Settings, prompts: str = "") -> Release:
     """The release to ship. Raises BadInput for a wrong setting, model, list or tree. Uses no network."""
     settings.check()
     models.refuse_other_use(settings.model, settings.is_commercial)
+    models.refuse_unsupported(settings.model, child_env())
     return releases.from_tree(ROOT, Path(prompts or settings.prompts), settings.model)
 
 

@@ -143,6 +143,17 @@ def test_creation_that_cannot_work_is_2_before_any_call(inv, account, ssh_key, a
     assert words in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_pod_for_another_family_than_the_model_s_is_said_before_the_question(inv, ssh_key):
+    done = inv("pod.create", "--for", "heartmula")
+    assert done.returncode == 3
+    assert "warning: the pod is for heartmula, and MUSICGEN_MODEL=facebook/musicgen-medium is what runs" in (
+        done.stderr
+    )
+    done = inv("pod.create", MUSICGEN_MODEL="heartmula")
+    assert "for heartmula: NVIDIA A40" in done.stdout and "80 GB, " in done.stdout
+    assert "warning" not in done.stderr
+
+
 def test_pod_that_is_there_already_is_shown_and_0(inv, account, us, request_of, ssh_key):
     there = us.create_pod(request_of("musicgen-other"))
     done = inv("pod.create", "--yes")

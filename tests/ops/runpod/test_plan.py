@@ -5,9 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ops.runpod import needs
 from ops.runpod.prepare import PodOptions, checked, prepare
 from ops.settings import Settings
 from worker.errors import BadInput, UserError
+from worker.models import needs as models
+from worker.songs import families
 
 NOW = datetime(2026, 11, 22, 19, 50, 59, tzinfo=UTC)
 
@@ -103,6 +106,12 @@ def test_plan_says_what_it_may_cost(plan):
         ({"purpose": "singing"}, {}, "--for singing"),
         ({"commercial": True}, {}, "forbids commercial use"),
         ({}, {"MUSICGEN_COMMERCIAL": "1"}, "forbids commercial use"),
+        ({"purpose": "heartmula", "commercial": True}, {}, "musicgen-medium have the licence"),
+        (
+            {},
+            {"MUSICGEN_MODEL": "heartmula", "MUSICGEN_HEARTMULA_DIR": "."},
+            "fetch it: `inv models --get heartmula-3b`",
+        ),
         ({"lifetime": timedelta(minutes=9)}, {}, "from 10 minutes to 7 days"),
         ({}, {"MUSICGEN_LIFETIME_H": "0"}, "from 10 minutes to 7 days"),
         ({}, {"RUNPOD_SSH_KEY": "/nowhere/key"}, "no SSH key"),
@@ -114,6 +123,31 @@ def test_what_cannot_work_is_refused_before_any_call(account, ssh_key, monkeypat
     with pytest.raises(BadInput, match=words):
         checked(Settings.load(), PodOptions(**options))
     assert account.calls == []
+
+
+@pytest.mark.parametrize(
+    ("model", "purpose"),
+    [("heartmula", "heartmula"), ("heartmula-3b", "heartmula"), ("facebook/musicgen-large", "musicgen")],
+)
+def test_pod_is_for_the_model_that_is_set(account, ssh_key, monkeypatch, model, purpose):
+    monkeypatch.setenv("MUSICGEN_MODEL", model)
+    asked = checked(Settings.load(), PodOptions(commercial=False))
+    assert asked.purpose is needs.PURPOSES[purpose] and asked.disk_gb == asked.purpose.disk_gb
+
+
+def test_pod_for_heartmula_may_be_commercial_and_training_uses_no_weights_of_ours(
+    account, ssh_key, monkeypatch
+):
+    assert checked(Settings.load(), PodOptions(purpose="train", commercial=True))
+    monkeypatch.setenv("MUSICGEN_MODEL", "heartmula")
+    assert checked(Settings.load(), PodOptions(commercial=True)).purpose.name == "heartmula"
+
+
+@pytest.mark.parametrize("model", ["facebook/musicgen-large", "heartmula"])
+def test_a_pod_s_floors_hold_what_its_model_cannot_do_without(model):
+    least, floors = models.of(model, {}), needs.PURPOSES[families.of(model).name.lower()]
+    assert least.gpu_gb < floors.gpu_memory_gb * 0.92 and least.ram_gb < floors.ram_gb
+    assert least.files_gb + 20 < floors.least_disk_gb  # beside its packages and songs
 
 
 @pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])

@@ -237,6 +237,16 @@ def test_reports_count_with_the_price_of_now_or_the_user_s_own(
     assert account.pods[pod].request["env"]["HOURLY_COST_USD"] == counted
 
 
+def test_weights_that_forbid_commercial_use_are_refused_before_it_starts(
+    stopped, resume, account, monkeypatch
+):
+    pod = stopped()
+    monkeypatch.setenv("MUSICGEN_COMMERCIAL", "1")
+    with pytest.raises(BadInput, match="forbids commercial use"):
+        resume()
+    assert account.pods[pod].status == "EXITED" and account.sent("PATCH", f"/v2/pods/{pod}") == []
+
+
 def test_training_pod_has_the_maximum_of_its_purpose(stopped, resume):
     stopped("musicgen-train-1", gpu="NVIDIA GeForce RTX 4090")
     assert "runs again, at $0.44 an hour" in resume()
