@@ -41,6 +41,19 @@ made = {"model": given["model"], "device": "cpu", "precision": "fp32", "seconds"
 (records / "smoke_0.json").write_text(json.dumps(made | {"quality": quality}))
 """
 
+# Finds a HeartMuLa as the engine does, and loads nothing.
+LOADER = """
+import os, sys
+
+from worker.errors import UserError
+from worker.models.heartmula import tree_of
+
+try:
+    print("loading", tree_of(os.environ["MUSICGEN_MODEL"], os.environ).folder)
+except UserError as error:
+    sys.exit(print(f"error: {error}") or error.code)
+"""
+
 
 @pytest.fixture
 def hub():
@@ -58,11 +71,11 @@ def conn(box, hub, tmp_path):
         yield conn
 
 
-def prepare(box, conn):
+def prepare(box, conn, worker=WORKER):
     """What `fab deploy` and `fab install` do, in no time."""
     code = [*(ROOT / "remote").glob("*"), *(ROOT / "worker").rglob("*.py")]
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in code if path.is_file()}
-    files |= {"prompts.txt": b"rain ; 1 ; rain\n", "worker/__main__.py": WORKER.encode()}
+    files |= {"prompts.txt": b"rain ; 1 ; rain\n", "worker/__main__.py": worker.encode()}
     python = box.box_home / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -123,11 +136,41 @@ def test_wiped_home_and_wiped_volume_are_restored_by_the_same_commands(fab, conn
     assert "every checksum is right" in fab("models", "--verify").stdout
 
 
-def test_tree_of_three_repositories_is_real_files_on_the_volume_alone(fab, conn, box, hub, tmp_path):
+@pytest.fixture
+def singing(hub, tmp_path):
+    """The hub has HeartMuLa's three repositories, with tiny files."""
     tiny_heartmula.build(tmp_path / "tree")
     for part in sets.find("heartmula-3b").parts:
         files = [path for path in (tmp_path / "tree" / part.folder).iterdir() if path.is_file()]
         hub.push(part.repo, {path.name: path.read_bytes() for path in files})
+
+
+def test_run_of_heartmula_names_what_gets_it_and_then_uses_what_was_got(fab, conn, box, singing):
+    fab.env |= {"MUSICGEN_MODEL": "heartmula"}
+    prepare(box, conn, LOADER)
+    (box.root / "current" / "remote" / "torch.py").write_text("raise ImportError('takes seconds')")
+    ckpt = box.root.parent / "ckpt"
+
+    def run():
+        started = fab("run", "--keep-alive")
+        return started, fab("logs", "--once").stdout
+
+    def checked():
+        (found,) = [row for row in json.loads(fab("validate", "--json").stdout) if row["name"] == "model"]
+        return found["ok"], found["detail"], found["remedy"]
+
+    started, log = run()
+    assert started.returncode == 1 and "ended at once, exit code 2" in started.stderr
+    assert f"error: there is no folder {ckpt}; fetch it: `" in log
+    assert "on a box `fab models --get heartmula-3b`" in log
+    got = fab("models", "--get", "heartmula-3b")
+    assert got.returncode == 0, got.stdout + got.stderr
+    assert checked() == (True, f"heartmula is whole in {ckpt}", "")
+    started, log = run()
+    assert started.returncode == 0 and f"loading {ckpt}" in log, started.stderr + log
+
+
+def test_tree_of_three_repositories_is_real_files_on_the_volume_alone(fab, conn, box, hub, singing):
     got = fab("models", "--get", "heartmula-3b")
     assert got.returncode == 0, got.stdout + got.stderr
     (row,) = [row for row in json.loads(fab("models", "--json").stdout) if row["name"] == "heartmula-3b"]
