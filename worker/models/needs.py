@@ -29,7 +29,10 @@ _UNKNOWN_GPU_GB, _UNKNOWN_GB = 5.0, 8.5  # of somebody's MusicGen: as a medium o
 _POSITIONS = 4096  # of a song of five minutes with its lyrics
 _SPARE_GB = 1.5  # activations, and decoding finished songs
 # Of the codec's weights, what the engine does not keep: worker/heartmula/codec_weights.py.
-_NOT_KEPT = ("scalar_model.encoder.", "project_in.", "embed_avg", "cluster_size", "adaln_single")
+_NOT_KEPT = (
+    *("scalar_model.encoder.", "project_in.", "embed_avg", "cluster_size", "initted", "zero_cond"),
+    "adaln_single",  # only what it makes of each step is kept
+)
 _PROCESS_GB = 4.0  # Python with torch and CUDA
 
 

@@ -100,3 +100,15 @@ def test_needs_are_known_on_the_oldest_python_of_a_box():
                 assert node.module.partition(".")[0] not in ("numpy", "safetensors", "torch"), name
                 todo += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
     assert "worker.models.heartmula_shapes" in seen
+
+
+def test_documented_needs_are_these(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "box.md").read_text("utf-8")
+    folder = tree(tmp_path / "seven", SEVEN)
+    models = [f"facebook/musicgen-{size}" for size in ("small", "medium", "large")]
+    for shown, model in [
+        *((f"`{m}`", m) for m in [*models, "heartmula-3b"]),
+        ("a HeartMuLa of 7B in a folder", folder),
+    ]:
+        need = needs.of(model, {})
+        assert f"| {shown} | {need.gpu_gb:.1f} GB | {need.ram_gb:.1f} GB | {need.files_gb:.1f} GB |\n" in page
