@@ -17,6 +17,7 @@ from ops.runpod.types import Pod, Volume
 from ops.settings import Settings, child_env, rows
 from worker.amounts import usd
 from worker.errors import BadInput, UserError
+from worker.models import needs as model_needs
 from worker.songs import families
 
 _LIFETIMES = (timedelta(minutes=10), timedelta(days=7))
@@ -86,6 +87,8 @@ def prepare(runpod: RunPod, settings: Settings, asked: PodRequest) -> tuple[PodP
     """The plan, and every offer with whether it will do and why not. Raises UserError if none does."""
     min_cuda = needs.min_cuda(settings.runpod_image)
     volume = volume_of(runpod, asked.volume_id)
+    if asked.purpose.makes_songs:
+        refusals.refuse_small_volume(volume, settings.model, model_needs.of(settings.model, {}).files_gb)
     wanted = Wanted(asked.purpose, CLOUDS[asked.cloud], asked.cap_usd, min_cuda, volume)
     found = offers(runpod, wanted, rates(settings, asked.purpose))
     refusals.refuse_wrong_clock(runpod.http.clock_ahead_s)

@@ -1,4 +1,4 @@
-"""What cannot work on RunPod, refused with its reason before anything is asked of it.
+"""What cannot work on RunPod, refused with its reason before anything is created there.
 
 Each raises BadInput and uses no network.
 """
@@ -8,6 +8,7 @@ import binascii
 import re
 from pathlib import Path
 
+from ops.runpod.types import Volume
 from worker.errors import BadInput
 
 PROXY = "ssh.runpod.io"
@@ -59,6 +60,15 @@ def refuse_small_disk(purpose: str, disk_gb: int, least_gb: int) -> None:
     """The container's disk holds weights, packages and songs."""
     if disk_gb < least_gb:
         raise BadInput(f"{disk_gb} GB of disk are too little for {purpose}; give {least_gb} or more")
+
+
+def refuse_small_volume(volume: Volume | None, model: str, files_gb: float) -> None:
+    """A network volume is where the model's files go."""
+    if volume and volume.size_gb < files_gb:
+        raise BadInput(
+            f"network volume {volume.id} has {volume.size_gb} GB, and the files of {model} take "
+            f"{files_gb:.1f} GB; make a larger one: inv pod.volume-create"
+        )
 
 
 def public_key(key_file: str | None, home: Path | None = None) -> str:

@@ -49,6 +49,16 @@ def test_volume_ties_the_pod_to_its_data_center(plan, account, monkeypatch):
     assert request["mounts"] == {"network": [{"volumeId": "vol0000001", "path": "/workspace"}]}
 
 
+def test_volume_that_does_not_hold_the_model_is_refused_before_anything_is_created(
+    plan, account, monkeypatch
+):
+    monkeypatch.setenv("RUNPOD_NETWORK_VOLUME_ID", account.add_volume(size=20, data_center="US-KS-2"))
+    assert plan()
+    monkeypatch.setenv("MUSICGEN_MODEL", "heartmula")
+    with pytest.raises(BadInput, match=r"has 20 GB, and the files of heartmula take 22\.4 GB; make a larger"):
+        plan()
+
+
 def test_without_a_volume_no_data_center_is_named(plan):
     assert not {"dataCenterIds", "mounts"} & asked(plan()).keys()
 
