@@ -141,6 +141,13 @@ def test_image_keeps_packages_and_no_code_or_settings(good):
     assert not (good.home / "worker.env").exists() and not (good.home / "tmp").exists()
 
 
+def test_heartmula_is_fetched_before_its_test_as_the_worker_fetches_none(s3_server, tmp_path):
+    """The weights of a stand-in's environment come at once, and its worker has no engine."""
+    noted = 'case "$*" in *models.py*) echo "$*" >> "$CALLS"; exit ;; *worker*) exit 2 ;; esac; exec '
+    built = build(s3_server, tmp_path, GOOD_INSTALL.replace("exec ", noted), MODEL="heartmula")
+    assert built.answer["step"] == "model" and "-B remote/models.py get heartmula" in built.calls
+
+
 @pytest.mark.parametrize(
     ("changed", "step"),
     [
