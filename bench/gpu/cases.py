@@ -201,7 +201,7 @@ class Gpu:
         with allocations.of(self._where) as built:
             engine = self._of(self.precision)
             steps = Steps(engine, self._most, self._scale.late)
-        parts = (*engine._text.parts, engine._encodec)
+        parts = (*engine._text.parts, engine._codec.codec)
         on_gpu = self._where.type == "cuda"  # on a CPU they are there already
         beside = module_bytes(parts) if on_gpu else 0
         needed = Needs.of(self._shape, self._ffn, engine._n_columns, self._dtype, beside)

@@ -68,6 +68,7 @@ class Codec:
         segments: Segments = SEGMENTS,
     ):
         of_flow = weights.of("flow_matching")
+        self._weights, self._solver = weights, solver
         self.device, self.config, self.segments = device, config, segments
         self.quantizer = Quantizer(of_flow, config, device)
         self.flow = Flow(of_flow.of("estimator"), config, solver, device)
@@ -78,6 +79,10 @@ class Codec:
     def load(cls, tree: Tree, device: torch.device, solver: Solver = AS_HEARTLIB) -> "Codec":
         """The codec of a checked tree."""
         return cls(CodecWeights.open(tree.codec_weights), tree.codec, device, solver)
+
+    def to(self, device: torch.device | str) -> "Codec":
+        """The same on another device, read from its files again: they stay mapped as long as it lives."""
+        return Codec(self._weights, self.config, torch.device(device), self._solver, self.segments)
 
     def decode(self, tokens: Tokens, seed: int, go_on: GoOn = lambda: True) -> Audio:
         """[n_codebooks, n_frames] -> float32 [n_frames * 3840, 2].

@@ -24,7 +24,7 @@ import torch
 
 from worker.amounts import count
 from worker.decoding import device
-from worker.decoding.beside import beside
+from worker.decoding.offload import Offload
 from worker.decoding.plan import Endings, Work
 from worker.decoding.scheduler import ResumePoint, Scheduler
 from worker.decoding.stream import SongStream
@@ -85,7 +85,7 @@ class Engine:
         placement = Placement(chosen, device.choose_dtype(dtype, chosen, width))
         self._prompter = Prompter(tree.folder / "tokenizer.json", tree.generation)
         with _memory_in_one_line():
-            self._codec = Codec.load(tree, chosen)
+            self._codec = Offload(Codec.load(tree, chosen))
             self._model = Model.of(tree, placement)
         self._bytes_each = self._model.n_bytes(CacheSize(1, halves_of(SAMPLING), _USUAL_POSITIONS))
         self.slots = device.choose_slots(slots, self._bytes_each, chosen)
@@ -160,9 +160,9 @@ class Engine:
 
         Calls `go_on` before each step of flow matching and each 2.5 s of audio; raises Abandoned when it
         returns False.
+        Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
-        with beside(self._codec.device):
-            return self._codec.decode(tokens, seed, go_on)
+        return self._codec.run(lambda codec: codec.decode(tokens, seed, go_on))
 
     def refuse_oversized(self, song: Song) -> None:
         """Raises BadInput, with how many positions it is over the model's."""

@@ -16,14 +16,13 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from worker.amounts import count
 from worker.decoding import device
-from worker.decoding.beside import beside
+from worker.decoding.offload import Offload
 from worker.decoding.plan import Work
 from worker.decoding.scheduler import Occupancy, ResumePoint, Scheduler
 from worker.decoding.stream import SongStream
@@ -58,8 +57,6 @@ log = logging.getLogger(__name__)
 # this many columns takes about as long as a step; on a GPU all of them together take less than one.
 _CPU_CHUNK = 32
 
-Result = TypeVar("Result")
-
 
 class Engine:
     """A loaded checkpoint. Implements `worker.engine.Engine`.
@@ -84,9 +81,9 @@ class Engine:
         shape = Shape.of(hf.decoder)
         self._name, self._revision = loaded.name, loaded.revision
         # fp32 on every device, as the text encoder: they take little of the time.
-        self._encodec = hf.audio_encoder.to(chosen)
-        self.sample_rate: int = self._encodec.config.sampling_rate
-        self.hop: int = self._encodec.config.hop_length
+        self._codec = Offload(hf.audio_encoder.to(chosen))
+        self.sample_rate: int = hf.audio_encoder.config.sampling_rate
+        self.hop: int = hf.audio_encoder.config.hop_length
         self.n_codebooks, self.channels = shape.n_codebooks, shape.channels
         self._special = shape.vocabulary
         self.window, self.stride = (round(s * self.sample_rate / self.hop) for s in (window_s, stride_s))
@@ -217,7 +214,7 @@ class Engine:
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
         self._stream = self._stepper = None
-        del self._model, self._text, self._encodec
+        del self._model, self._text, self._codec
         gc.collect()  # modules are in reference cycles
         torch.cuda.empty_cache()
 
@@ -228,8 +225,8 @@ class Engine:
         raises Abandoned when it returns False.
         Once a GPU has no memory left for it, this song and all later ones are decoded on the CPU.
         """
-        return self._with_codec(
-            lambda: codec.decode(self._encodec, tokens, go_on=go_on, channels=self.channels)
+        return self._codec.run(
+            lambda encodec: codec.decode(encodec, tokens, go_on=go_on, channels=self.channels)
         )
 
     def encode(self, audio: Iterable[Audio], go_on: Callable[[], bool] = lambda: True) -> Tokens:
@@ -237,23 +234,9 @@ class Engine:
 
         As `decode` in all else. `audio` is read once more if the GPU has no memory left for it.
         """
-        return self._with_codec(
-            lambda: codec.encode(self._encodec, audio, go_on=go_on, channels=self.channels)
+        return self._codec.run(
+            lambda encodec: codec.encode(encodec, audio, go_on=go_on, channels=self.channels)
         )
-
-    def _with_codec(self, action: Callable[[], Result]) -> Result:
-        where = self._encodec.device
-        with beside(where):
-            try:
-                return action()
-            except RuntimeError as error:
-                moved = self._encodec.device != where  # by another thread, in the middle of this one's work
-                if where.type == "cpu" or not (moved or device.is_out_of_memory(error)):
-                    raise
-        if not moved:
-            log.warning("the GPU has no memory left for decoding: songs are decoded on the CPU from now on")
-            self._encodec = self._encodec.to("cpu")
-        return action()
 
     def refuse_oversized(self, song: Song) -> None:
         """No song is: it is made in windows, however long it is."""

@@ -144,6 +144,16 @@ def test_songs_solved_in_one_batch_get_the_latents_that_each_gets_alone(load):
     assert (torch.cat([first, second]) - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
+def test_a_codec_that_is_moved_to_the_cpu_makes_the_same_audio(codec, folder):
+    weights = CodecWeights.open([folder / "small" / "model.safetensors"])
+    # meta: as another device is, without numbers to begin with
+    elsewhere = Codec(weights, codecs.CONFIGS["small"], torch.device("meta"), QUICK, QUARTER)
+    assert {elsewhere.device.type, codec.device.type} == {"meta", "cpu"}
+    moved = elsewhere.to("cpu")
+    tokens = codecs.tokens("small", 94)
+    assert np.array_equal(moved.decode(tokens, 1), codec.decode(tokens, 1))
+
+
 def test_the_same_seed_gives_the_same_song_and_another_seed_another(codec):
     tokens = codecs.tokens("small", 94)
     song, again, other = (codec.decode(tokens, seed) for seed in (7, 7, 8))

@@ -17,6 +17,7 @@ import torch
 from tests.worker.heartmula import cases, songs
 from worker.decoding import device
 from worker.decoding.kernels import NoCompiler
+from worker.decoding.offload import Offload
 from worker.engine import TO_GENERATE, Abandoned, Failed, Finished, Progress, Sampling, Song, Unfinished
 from worker.errors import BadInput, UserError
 from worker.heartmula import Engine, pretrained
@@ -210,7 +211,7 @@ def test_token_that_cannot_be_decoded_is_not_chosen_and_changes_nothing_before_i
         case = cases.Case("rehearsal", 25, 1.5, 50, seed=seed, tags="calm", lyrics="", audio_eos=68)
         without_rule = songs.alone(model, songs.prompt_of(with_others.tree, case), case).T.flatten()
         (made,) = run(engine, [Song("one", "calm", 2.0, seed)]).values()
-        engine._codec.check(made)
+        engine._codec.codec.check(made)
         wrong = without_rule >= 64
         n_same = (int(wrong.argmax()) if wrong.any() else len(without_rule)) // 8  # frames
         assert np.array_equal(made[:, :n_same].T.flatten(), without_rule[: n_same * 8])
@@ -410,6 +411,42 @@ def test_audio_is_the_seeds_and_the_tokens_and_the_same_again(engine, undisturbe
     assert np.array_equal(engine.decode(tokens, seed=4), audio)
     assert not np.array_equal(engine.decode(tokens, seed=5), audio)
     assert not np.array_equal(engine.decode(undisturbed["d"][:, :7], seed=4), audio)
+
+
+class OnFullGpu:
+    """A codec on a GPU whose memory ends after so many steps and pieces of each song."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, codec, n_calls):
+        self._codec, self._n_calls = codec, n_calls
+
+    def decode(self, tokens, seed, go_on):
+        calls = count()
+
+        def until_full():
+            if next(calls) == self._n_calls:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return go_on()
+
+        return self._codec.decode(tokens, seed, until_full)
+
+    def to(self, device):
+        return self._codec.to(device)
+
+
+@pytest.mark.parametrize("n_calls", [0, 11])  # in the first step; in the second piece of the audio
+def test_song_that_the_gpu_has_no_memory_to_decode_is_decoded_on_the_cpu(
+    loaded, undisturbed, n_calls, caplog
+):
+    engine, tokens = Engine(loaded, slots=1), undisturbed["long"]
+    expected = engine.decode(tokens, seed=1)
+    engine._codec = Offload(OnFullGpu(engine._codec.codec, n_calls))
+    assert np.array_equal(engine.decode(tokens, seed=1), expected)
+    assert np.array_equal(engine.decode(tokens, seed=1), expected)
+    assert [record.message for record in caplog.records] == [
+        "the GPU has no memory left for decoding: songs are decoded on the CPU from now on"
+    ]
 
 
 def test_decoding_ends_when_its_caller_gives_up(engine, undisturbed):

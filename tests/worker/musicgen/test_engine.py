@@ -17,6 +17,7 @@ import torch
 
 from tests.parts import need
 from worker.decoding import device, linear
+from worker.decoding.offload import Offload
 from worker.engine import TO_GENERATE, Failed, Finished, Progress, Sampling, Song, Unfinished
 from worker.errors import BadInput, UserError
 from worker.musicgen import Engine, text
@@ -183,7 +184,7 @@ class OnFullGpu:
 def test_song_that_the_gpu_has_no_memory_to_decode_is_decoded_on_the_cpu(engine, undisturbed, caplog):
     tokens = undisturbed["long"]
     expected = engine.decode(tokens)
-    engine._encodec = OnFullGpu(engine._encodec)
+    engine._codec = Offload(OnFullGpu(engine._codec.codec))
     assert np.array_equal(engine.decode(tokens), expected)
     assert np.array_equal(engine.decode(tokens), expected)
     assert [record.message for record in caplog.records] == [
