@@ -136,13 +136,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     A graph's capture in which memory runs out ends with an error of its own, raised while the first is
     handled. One that ends so without any error before it has run out of memory in CUDA itself.
     """
-    errors, last = [error], error
-    while last.__context__:
-        last = last.__context__
-        errors.append(last)
+    errors = chain(error)
     if any(isinstance(e, torch.OutOfMemoryError) or _says(e, _NO_MEMORY) for e in errors):
         return True
     return len(errors) == 1 and _says(error, _BROKEN_CAPTURE)
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """The error, the one that was being handled when it was raised, and so on: the first of all is last."""
+    errors = [error]
+    while before := errors[-1].__context__:
+        errors.append(before)
+    return errors
 
 
 def _says(error: BaseException, texts: tuple[str, ...]) -> bool:

@@ -3,7 +3,8 @@
 A slot holds one song: its prompt, then its frames, each at the position after the one before. A step feeds
 each slot's newest position and makes the frame that follows it. It computes the first slots only, as many
 as are in use, has fixed shapes for each number of them (and bucket of columns, where attention reads masked
-ones), and nothing in it waits for the device.
+ones), and nothing in it waits for the device. On CUDA the whole step, backbone and depth decoder, is replayed
+as one graph. Graphs read the cache: they are captured in `reset`, and again in `widen`, which moves it.
 
 A song ends when it is as long as was asked, or before that at a frame with a token from `audio_eos` on in
 any codebook: that frame is dropped. The first frame is not asked, as in heartlib. The device ends a song by
@@ -25,12 +26,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from worker.decoding import device
+from worker.decoding.graphs import Graphs
 from worker.engine import Sampling, Tokens
 from worker.heartmula.cache import CacheSize
 from worker.heartmula.model import SAMPLING, Model
 from worker.heartmula.prompt import Prompt, n_positions
 
-# Masked attention reads a whole bucket of columns: few shapes, for graphs.
+# There are columns for whole buckets. Masked attention reads a whole one, too.
 _BUCKET = 256
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -59,6 +61,7 @@ class Stepper:
         self._slot = torch.arange(slots, device=device)
         self._prompts: list[Prompt | None] = [None] * slots
         self._reads_masked = model.backbone.llama.attention.reads_masked
+        self._graphs = Graphs(device, slots)
         self._sampling = SAMPLING
         self._allocate(halves_of(self._sampling))
 
@@ -71,6 +74,7 @@ class Stepper:
         if self._cache.halves != halves_of(sampling):
             del self._cache  # before there is another: it is most of the memory
             self._allocate(halves_of(sampling))
+        self._capture()
 
     def _allocate(self, halves: int) -> None:
         self._cache, self._of_frame = self._model.caches(CacheSize(self.slots, halves, self.n_columns))
@@ -92,6 +96,22 @@ class Stepper:
         more = (0, 0, 0, n_columns - self.n_columns)
         self._frames, self._uniform = (F.pad(each, more) for each in (self._frames, self._uniform))
         self.n_columns = n_columns
+        self._capture()
+
+    def _capture(self) -> None:
+        """The graphs for these caches, if there are any. No song advances meanwhile.
+
+        What such a step writes, keys and values of newest positions and the frames after them, the next step
+        writes again.
+        """
+        if self.n_columns:
+            of = self._sampling, self.n_columns
+            self._graphs.capture(of, self._buckets, self._advance, self._running)
+
+    @property
+    def _buckets(self) -> list[int]:
+        """How many columns a step reads: so few numbers that each can be a graph's."""
+        return buckets(self.n_columns) if self._reads_masked else [self.n_columns]
 
     def set_text(self, slot: int, prompt: Prompt) -> None:
         """Set the prompt of a slot's song."""
@@ -181,8 +201,8 @@ class Stepper:
 
         The newest position of each of them must be below `n_reached`.
         """
-        bucket = min(_up(n_reached), self.n_columns) if self._reads_masked else self.n_columns
-        self._advance(bucket, n_slots)
+        bucket = min(bucket for bucket in self._buckets if bucket >= n_reached)
+        self._graphs.run(bucket, n_slots, self._advance)
 
     def _advance(self, bucket: int, n_slots: int) -> None:
         slot, made, running = self._slot[:n_slots], self._made[:n_slots], self._running[:n_slots]
@@ -210,6 +230,15 @@ class Stepper:
 def _up(n_columns: int) -> int:
     """To whole buckets."""
     return -(-n_columns // _BUCKET) * _BUCKET
+
+
+def buckets(n_columns: int) -> list[int]:
+    """Numbers of columns up to `n_columns`, each at most `_BUCKET` or a quarter over the one before."""
+    found, n = [], _BUCKET
+    while n < n_columns:
+        found.append(n)
+        n += max(_BUCKET, 1 << n.bit_length() >> 3)
+    return [*found, n_columns]
 
 
 def halves_of(sampling: Sampling) -> int:

@@ -9,7 +9,6 @@ again when its room changes, which is when a song with a long prompt begins or t
 """
 
 from collections.abc import Callable
-from itertools import product
 
 import torch
 from numpy.typing import NDArray
@@ -17,12 +16,11 @@ from torch import Tensor
 
 from worker.amounts import count
 from worker.decoding import device
+from worker.decoding.graphs import Graphs
 from worker.decoding.sampling import guide, pick
 from worker.engine import TO_GENERATE, Sampling
 from worker.errors import BadInput
-from worker.musicgen import graphs
 from worker.musicgen.cache import Cache, CacheSize
-from worker.musicgen.graphs import Graphs
 from worker.musicgen.model import Model
 
 # Masked attention reads a whole bucket. Smaller buckets read less but need more CUDA graphs.
@@ -49,13 +47,10 @@ class Stepper:
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
         self._slot = torch.arange(slots, device=device)
         self._n_text = [0] * slots
-        # The sizes of graphs: columns that are read, and slots that are computed.
+        # How many columns a step reads: there is a graph for each of them.
         masked = model.attention.reads_masked
         self._buckets = [*range(_BUCKET, n_columns, _BUCKET), n_columns] if masked else [n_columns]
-        self._widths = [*(1 << k for k in range((slots - 1).bit_length())), slots]
-        record = graphs.recorder(device)
-        self._graphs = Graphs(record) if record else None
-        self._captured: tuple[Sampling, int] | None = None  # for this sampling and this room for text
+        self._graphs = Graphs(device, slots)
 
     def reset(self, sampling: Sampling) -> None:
         """Empty all slots, and choose tokens with this sampling from now on."""
@@ -115,12 +110,9 @@ class Stepper:
         if room > self._cache.n_text:
             self._check_room(room, n_text)
         if room != self._cache.n_text:
-            self._captured = None
             self._cache.resize_text(room)
-        if self._graphs and self._captured != (self._sampling, room):
-            self._captured = None
-            self._capture(self._graphs)
-            self._captured = self._sampling, room
+        # No song advances meanwhile: the step only repeats their last columns.
+        self._graphs.capture((self._sampling, room), self._buckets, self._advance, self._running)
 
     def _check_room(self, room: int, n_text: int) -> None:
         """Raises BadInput if memory has no room for texts of this length in all slots."""
@@ -131,15 +123,6 @@ class Stepper:
                 f"its prompt has {n_text} tokens: with {count(self.slots, 'slot')} that takes "
                 f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free; shorten it, or use fewer slots"
             )
-
-    def _capture(self, into: Graphs) -> None:
-        """Capture all graphs. No song advances: a step that runs meanwhile only repeats its last column."""
-        running = self._running.clone()
-        self._running.zero_()
-        try:
-            into.capture(product(self._buckets, self._widths), self._advance)
-        finally:
-            self._running.copy_(running)
 
     def read(self, slot: int, n: int) -> "NDArray":  # type: ignore[type-arg]
         """The slot's first n columns, [codebooks, n]. Waits for the device."""
@@ -159,10 +142,7 @@ class Stepper:
         Each of them must be before column `n_reached`.
         """
         bucket = min(bucket for bucket in self._buckets if bucket >= n_reached)
-        if self._graphs:
-            self._graphs.replay((bucket, min(width for width in self._widths if width >= n_slots)))
-        else:
-            self._advance(bucket, n_slots)
+        self._graphs.run(bucket, n_slots, self._advance)
 
     def _advance(self, bucket: int, n_slots: int) -> None:
         slot, position = self._slot[:n_slots], self._position[:n_slots]

@@ -1,13 +1,11 @@
 """The step as a GPU runs it, on tensors that only have a shape: no read that waits, and few kernels."""
 
-from collections import Counter
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
+from tests.worker.decoding.launched import Kernels
 from worker.musicgen.attention import Sdpa, Varlen
 from worker.musicgen.layers import Placement
 from worker.musicgen.model import Model
@@ -24,25 +22,6 @@ KERNELS = {
     ("medium", "sdpa"): 674,
     ("medium", "varlen"): 668,
 }
-# They only describe memory.
-_VIEWS = set(
-    "view _unsafe_view transpose permute unsqueeze squeeze slice select expand t unbind detach split"
-    " as_strided alias reshape lift_fresh flatten device new_empty".split()
-)
-
-
-class Kernels(TorchDispatchMode):
-    """Counts what would be launched."""
-
-    def __init__(self):
-        super().__init__()
-        self.by_name = Counter()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        name = operator._schema.name.split("::")[1]
-        if name not in _VIEWS:
-            self.by_name[name] += 1
-        return operator(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module", params=SIZES)

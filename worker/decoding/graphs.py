@@ -1,5 +1,7 @@
 """A step as CUDA graphs, one for each size, all captured before they are needed.
 
+A size is how many columns of the cache are read, and how many slots are computed: a power of two, or all.
+
 Each is recorded twice before it is captured: once to load what a capture must not load, once in the memory
 that the graph will use. A capture then finds its memory there, and a lack of it shows outside a
 capture, where torch recovers from it: in a capture it would leave the allocator waiting for the
@@ -7,14 +9,21 @@ capture's end (torch 2.13, CUDAGraph::capture_end). All graphs share one pool of
 never run at the same time.
 """
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Collection, Hashable
 from functools import partial
+from itertools import product
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-Size = tuple[int, int]
+from worker.decoding.device import chain, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
 Run = Callable[[], None]
+Step = Callable[[int, int], None]  # of a size: columns, slots
 
 
 class Recorder(Protocol):
@@ -66,18 +75,47 @@ def recorder(device: torch.device) -> Recorder | None:
 
 
 class Graphs:
-    """One graph for each size."""
+    """One graph for each size; where the device has none or cannot capture them, the step itself.
 
-    def __init__(self, record: Recorder):
-        self._record = record
-        self._replays: dict[Size, Run] = {}
+    Holds neither the step nor its stepper: a stepper is freed as soon as nobody uses it.
+    """
 
-    def capture(self, sizes: Iterable[Size], work: Callable[[int, int], None]) -> None:
-        """Replace all graphs by those of `work(*size)`. The largest is first: its memory holds the others."""
+    def __init__(self, device: torch.device, slots: int):
+        self._record = recorder(device)
+        self.widths = [*(1 << k for k in range((slots - 1).bit_length())), slots]
+        self._replays: dict[tuple[int, int], Run] = {}
+        self._of: Hashable = None
+
+    def capture(self, of: Hashable, buckets: Collection[int], step: Step, running: Tensor) -> None:
+        """Have the graphs of `step` for these numbers of columns; none are captured if the last ones are
+        `of` the same.
+
+        `running`, the slots that advance, is False meanwhile: the step then changes nothing that is read.
+        Raises torch.OutOfMemoryError, or what is_out_of_memory (device.py) recognises.
+        """
+        if not self._record or self._of == of:
+            return
         self._replays.clear()
-        for bucket, slots in sorted(sizes, key=lambda size: size[::-1], reverse=True):
-            self._replays[bucket, slots] = self._record(partial(work, bucket, slots))
+        self._of, were = None, running.clone()
+        running.zero_()
+        try:
+            # The largest is first: its memory holds the others.
+            for width, bucket in sorted(product(self.widths, buckets), reverse=True):
+                self._replays[bucket, width] = self._record(partial(step, bucket, width))
+            self._of = of
+        except RuntimeError as error:
+            self._replays.clear()
+            if is_out_of_memory(error):
+                raise
+            self._record = None
+            reason = str(chain(error)[-1]).partition("\n")[0]
+            log.warning("CUDA graphs cannot be captured (%s): steps are slower from now on", reason)
+        finally:
+            running.copy_(were)
 
-    def replay(self, size: Size) -> None:
-        """Launch the graph of a size that was captured."""
-        self._replays[size]()
+    def run(self, bucket: int, n_slots: int, step: Step) -> None:
+        """Make the step: replay the graph of the smallest size that has so many slots."""
+        if self._record:
+            self._replays[bucket, min(width for width in self.widths if width >= n_slots)]()
+        else:
+            step(bucket, n_slots)
