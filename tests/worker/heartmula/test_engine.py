@@ -371,6 +371,22 @@ def test_out_of_memory_it_continues_with_half_the_slots(
     assert "out of memory: continuing with 2 songs at once" in caplog.text
 
 
+def test_out_of_memory_while_a_prompt_is_filled_it_continues_with_half_the_slots(
+    loaded, engine, undisturbed, rng, monkeypatch
+):
+    wide, n_th = Engine(loaded, slots=4), rng.randrange(8)
+    fill, fills = Stepper.fill, count()
+
+    def patched(self, *args):
+        if next(fills) == n_th:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        fill(self, *args)
+
+    monkeypatch.setattr(Stepper, "fill", patched)
+    assert same(run(wide, FIVE), undisturbed)
+    assert wide.slots == 2
+
+
 def test_song_for_which_not_all_slots_have_room_halves_the_slots(loaded, engine, undisturbed, monkeypatch):
     wide = Engine(loaded, slots=4)
     room = wide._bytes_each * 1000 // 4096  # for 1,000 positions more, of which each slot gets 256
@@ -399,6 +415,34 @@ def test_out_of_memory_with_one_slot_the_song_can_still_be_saved(loaded, monkeyp
     with pytest.raises(UserError, match="not enough memory for one song"):
         run(narrow, [LONG])
     assert [song.n_made for song in narrow.unfinished()] == [20]
+
+
+# --- logits that are not finite
+
+
+@pytest.mark.parametrize("n_made", [0, 20])
+def test_song_whose_logits_are_not_finite_fails_alone_in_one_line(
+    loaded, engine, undisturbed, monkeypatch, n_made
+):
+    """One song's hidden states become NaN, as those of an overflow do: in its first frame, or later."""
+    open_ = Stepper.open
+
+    def patched(self, slot, frames, uniform, n_kept=0):
+        newest = open_(self, slot, frames, uniform, n_kept)
+        if len(uniform) == undisturbed["long"].shape[1] and frames.shape[1] >= n_made:
+            self._input[self._cache.rows(slot)] = torch.nan  # what its next step feeds
+        return newest
+
+    monkeypatch.setattr(Stepper, "open", patched)
+    events = list(Engine(loaded, slots=2).stream(FIVE, SAMPLING))
+    (failed,) = of(Failed, events)
+    assert (failed.key, failed.overflowed) == ("long", False)
+    assert failed.reason == (
+        "its logits became infinite or NaN, and no precision is wider: the checkpoint's weights are damaged; "
+        "download it again or use another"
+    )
+    made = {event.key: event.tokens for event in of(Finished, events)}
+    assert same(made, {key: tokens for key, tokens in undisturbed.items() if key != "long"})
 
 
 # --- audio
