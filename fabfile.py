@@ -89,6 +89,8 @@ def run(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
 ) -> None:
     """Phase 4: start the worker, which keeps running.
 
@@ -99,7 +101,9 @@ def run(
 
     settings = Settings.load()
     models.refuse_other_use(settings.model, commercial or settings.is_commercial)
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
+    chosen = sampling.SamplingFlags(
+        temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance
+    ).flags(settings.model)
     phases.checked_release(settings)
     arguments = [f"--only={name}" for name in only or ()]
     arguments += ["--start-over"] * start_over + ["--verify"] * verify
@@ -129,6 +133,8 @@ def up(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
 ) -> None:
     """All four phases; stops at the first that fails.
 
@@ -140,7 +146,9 @@ def up(
 
     settings = Settings.load()
     models.refuse_other_use(settings.model, commercial or settings.is_commercial)
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
+    chosen = sampling.SamplingFlags(
+        temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance
+    ).flags(settings.model)
     release = phases.checked_release(settings, prompts)
     phases.deploy(box, release, ui.say, force=force)
     ui.say(phases.install_line(phases.install(box, settings, ui.say, use_my_keys=use_my_keys)))
@@ -162,6 +170,8 @@ def sync(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
 ) -> None:
     """Ship code and prompts.txt, restart the worker.
 
@@ -173,7 +183,9 @@ def sync(
 
     settings = Settings.load()
     grace_s = int(durations.parse(grace, "--grace").total_seconds())
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride).flags(settings.model)
+    chosen = sampling.SamplingFlags(
+        temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance
+    ).flags(settings.model)
     release = phases.checked_release(settings, prompts)
     phases.sync(box, settings, release, ui.say, grace_s=grace_s, arguments=chosen)
 

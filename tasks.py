@@ -104,6 +104,8 @@ def generate(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
 ) -> None:
     """Make the songs of a prompts file on this machine.
 
@@ -111,7 +113,7 @@ def generate(
     Example: inv generate --model facebook/musicgen-small --only dance_test
     """
     flags = ["--start-over"] * start_over + ["--verify"] * verify + ["--commercial"] * commercial
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride)
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance)
     _run_worker(prompts, output, model, only, chosen, flags, hourly_cost)
 
 
@@ -130,13 +132,15 @@ def decode(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
 ) -> None:
     """Make lost WAVs again from their tokens.
 
     Generates nothing; takes seconds a song. A damaged WAV has to be moved away first.
     Example: inv decode --output out/songs --only dance_test
     """
-    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride)
+    chosen = sampling.SamplingFlags(temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance)
     _run_worker(prompts, output, model, only, chosen, ["--from-tokens"])
 
 
@@ -279,6 +283,8 @@ def launch(
     top_k: str = "",
     guidance_scale: str = "",
     stride: str = "",
+    codec_steps: str = "",
+    codec_guidance: str = "",
     dry_run: bool = False,
     yes: bool = False,
     json: bool = False,
@@ -301,7 +307,9 @@ def launch(
         keep_alive=keep_alive,
         another=another,
         commercial=commercial,
-        sampling=sampling.SamplingFlags(temperature, top_k, guidance_scale, stride),
+        sampling=sampling.SamplingFlags(
+            temperature, top_k, guidance_scale, stride, codec_steps, codec_guidance
+        ),
     )
     cli.launch_machine(Settings.load(spends=True), options, dry_run=dry_run, yes=yes, json=json)
 

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -58,7 +58,7 @@ from worker.run.request import RunRequest
 from worker.songs import families, jobs, licences, lyrics
 from worker.songs.checkpoint_file import tokens_key
 from worker.songs.job import Job
-from worker.songs.maker import checked_sampling, model_name
+from worker.songs.maker import checked_sampling, checked_solver, model_name
 from worker.songs.summary import Price, Summary
 from worker.store.base import Store
 from worker.store.open import open_store
@@ -157,6 +157,12 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     p.add_argument("--top-k", type=int, help="tokens to choose from; 0: all (250; HeartMuLa: 50)")
     p.add_argument("--temperature", type=float, help="higher is more random (1)")
+    p.add_argument("--codec-steps", type=int, help="steps from tokens to sound (HeartMuLa alone; 10)")
+    p.add_argument(
+        "--codec-guidance",
+        type=float,
+        help="how closely the sound follows the tokens; up to 1: unguided (HeartMuLa alone; 1.25)",
+    )
     return p
 
 
@@ -174,6 +180,9 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         temperature=arguments.temperature,
         stride_s=arguments.stride,
     )
+    solver = checked_solver(
+        family, codec_steps=arguments.codec_steps, codec_guidance=arguments.codec_guidance
+    )
     if not _RUN_ID.fullmatch(arguments.run_id):
         raise BadInput(f"run id {arguments.run_id!r} names no folder; use letters, digits and - only")
     slots = _slots(arguments.slots)
@@ -190,6 +199,7 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         family=family,
         licence=licences.licence_of(arguments.model),
         sampling=sampling,
+        solver=solver,
         start_over=arguments.start_over,
         fade_s=_fade_s(arguments.fade_ms),
         verify=arguments.verify,
@@ -215,15 +225,16 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
             began_s = time.monotonic()
             # It imports torch: not for a run with nothing to do.
             kind: type[LoadableEngine] = importlib.import_module(family.engine).Engine
-            strides = {} if family.stride_s is None else {"stride_s": arguments.stride or family.stride_s}
-
+            options: dict[str, Any] = {} if solver is None else {"solver": solver}
+            if family.stride_s is not None:
+                options["stride_s"] = arguments.stride or family.stride_s
             with temporary_in_scratch():  # a model is written there, a kernel compiled
                 engine = kind.load(
                     arguments.model,
                     device=arguments.device,
                     dtype=dtype or arguments.dtype,
                     slots=slots,
-                    **strides,
+                    **options,
                 )
             heartbeat.loaded(loaded := engine.describe())
             took = duration(time.monotonic() - began_s)

@@ -6,13 +6,14 @@ Does not import torch, so that both sides can import it.
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.family import Family as Family
 from worker.family import Sampling as Sampling
+from worker.family import Solver as Solver
 
 Tokens = NDArray[np.int16]  # [n_codebooks, n_frames]; TO_GENERATE marks a missing token
 TO_GENERATE = -1
@@ -169,9 +170,12 @@ class LoadableEngine(Engine, Protocol):
         device: str | None,
         dtype: str | None,
         slots: int | None,
-        **strides: float,
+        **options: Any,
     ) -> Engine:
-        """Load a model by its name or folder. `stride_s`: of a family that has a stride."""
+        """Load a model by its name or folder.
+
+        options: `stride_s` of a family that has a stride, `solver` of one whose codec has one.
+        """
 
 
 class Abandoned(Exception):

@@ -97,6 +97,7 @@ def test_every_wrong_line_is_an_error_line_with_its_number(prompts, tmp_path, ca
         (["--top-k", "-1"], {}, "top k must be 0 or more"),
         (["--stride", "30"], {}, "--stride must be from 1 to under 30"),
         (["--stride", "nan"], {}, "--stride must be from 1 to under 30"),
+        (["--codec-steps", "20"], {}, "--codec-steps and --codec-guidance are for HeartMuLa; leave them out"),
         (["--model", "facebook/musicgen-small", "--commercial"], {}, "forbids commercial use"),
         (["--model", "someone/tune"], {"MUSICGEN_COMMERCIAL": "1"}, "not known to allow commercial use"),
         ([], {"MUSICGEN_COMMERCIAL": "yes"}, "MUSICGEN_COMMERCIAL=yes is neither 0 nor 1; correct it"),

@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine import Abandoned, Audio, Tokens
+from worker.engine import Abandoned, Audio, Solver, Tokens
 from worker.errors import BadInput
 from worker.heartmula.codec_weights import CodecWeights
-from worker.heartmula.flow import AS_HEARTLIB, Flow, Solver
+from worker.heartmula.flow import Flow
 from worker.heartmula.noise import Noise, noise_of
 from worker.heartmula.quantizer import LATENTS_OF_FRAME, Quantizer
 from worker.heartmula.scalar_decoder import ScalarDecoder
@@ -64,7 +64,7 @@ class Codec:
         weights: CodecWeights,
         config: CodecConfig,
         device: torch.device,
-        solver: Solver = AS_HEARTLIB,
+        solver: Solver,
         segments: Segments = SEGMENTS,
     ):
         of_flow = weights.of("flow_matching")
@@ -76,7 +76,7 @@ class Codec:
         self.at_once = 1 if device.type == "cpu" else _AT_ONCE
 
     @classmethod
-    def load(cls, tree: Tree, device: torch.device, solver: Solver = AS_HEARTLIB) -> "Codec":
+    def load(cls, tree: Tree, device: torch.device, solver: Solver) -> "Codec":
         """The codec of a checked tree."""
         return cls(CodecWeights.open(tree.codec_weights), tree.codec, device, solver)
 

@@ -28,7 +28,7 @@ from worker.decoding.offload import Offload
 from worker.decoding.plan import Endings, Work
 from worker.decoding.scheduler import ResumePoint, Scheduler
 from worker.decoding.stream import SongStream
-from worker.engine import TO_GENERATE, Audio, Event, Sampling, Song, Tokens, Unfinished
+from worker.engine import TO_GENERATE, Audio, Event, Sampling, Solver, Song, Tokens, Unfinished
 from worker.errors import BadInput, UserError
 from worker.heartmula import codec, pretrained, prompt
 from worker.heartmula.cache import CacheSize
@@ -44,6 +44,8 @@ from worker.songs.checkpoint_file import OtherSettings, Unusable
 
 log = logging.getLogger(__name__)
 
+# heartlib's.
+SOLVER = Solver()
 # A song can be resumed at each multiple of so many positions: 20 s.
 _EVERY = 256
 # Known positions are computed in chunks, one between two steps. On a CPU a chunk of so many takes about as
@@ -71,6 +73,7 @@ class Engine:
         device_name: str | None = None,
         dtype: str | None = None,
         slots: int | None = None,
+        solver: Solver = SOLVER,
     ):
         """Like `load`, for a model that was found already."""
         tree, chosen = loaded.tree, device.choose_device(device_name)
@@ -85,7 +88,7 @@ class Engine:
         placement = Placement(chosen, device.choose_dtype(dtype, chosen, width))
         self._prompter = Prompter(tree.folder / "tokenizer.json", tree.generation)
         with _memory_in_one_line():
-            self._codec = Offload(Codec.load(tree, chosen))
+            self._codec = Offload(Codec.load(tree, chosen, solver))
             self._model = Model.of(tree, placement)
         self._bytes_each = self._model.n_bytes(CacheSize(1, halves_of(SAMPLING), _USUAL_POSITIONS))
         self.slots = device.choose_slots(slots, self._bytes_each, chosen)
@@ -101,15 +104,16 @@ class Engine:
         device: str | None = None,
         dtype: str | None = None,
         slots: int | None = None,
+        solver: Solver = SOLVER,
     ) -> "Engine":
         """Load `heartmula`, `heartmula-rehearsal` or a folder.
 
         device: cpu, cuda, cuda:N (default: the GPU if there is one). dtype: fp32, bf16, fp16, auto.
-        slots: songs at once (default: as memory allows).
+        slots: songs at once (default: as memory allows). solver: of the codec (default: heartlib's).
         Raises BadInput, and UserError when memory does not hold one song.
         """
         with pretrained.found(model) as loaded:
-            return cls(loaded, device_name=device, dtype=dtype, slots=slots)
+            return cls(loaded, device_name=device, dtype=dtype, slots=slots, solver=solver)
 
     def describe(self) -> dict[str, str | int | float]:
         """The engine's part of a song's record. There are no windows: a song is made in one pass."""

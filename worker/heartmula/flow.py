@@ -6,29 +6,17 @@ Every row is guided by itself without its condition.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.engine import Abandoned
+from worker.engine import Abandoned, Solver
 from worker.heartmula.codec_weights import CodecWeights
 from worker.heartmula.estimator import Estimator
 from worker.models.heartmula_config import CodecConfig
 
 # How wide noise is at the end of that line, of 1 at its beginning.
 _SIGMA = 1e-6
-
-
-@dataclass(frozen=True)
-class Solver:
-    """Euler's method in `steps` steps, with classifier-free guidance if it is over 1."""
-
-    steps: int = 10
-    guidance: float = 1.25
-
-
-AS_HEARTLIB = Solver()
 
 
 class Flow:

@@ -107,7 +107,7 @@ def _unless_stopped(run: RunContext, action: Callable[[], Result], when: str) ->
 def _settle(run: RunContext, engine: Engine, found: records.Survey, stems: list[str]) -> None:
     """Refuse settings that would mix songs of two kinds in one output, or replace paid work."""
     request = run.request
-    mine = Maker.of(engine.describe(), request.sampling)
+    mine = Maker.of(engine.describe(), request.sampling, request.solver)
     maker.settle(run.store, mine, found, start_over=request.start_over)
     if not request.start_over:
         saved.refuse_other_settings(run.stores, stems, lambda song: engine.check(song, request.sampling))

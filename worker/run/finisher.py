@@ -135,7 +135,8 @@ class Finisher:
         try:
             record = self._make(tune, path)
             self._abandon_if_given_up()
-            ours = Maker.of(tune.engine.describe(), self._run.request.sampling)
+            request = self._run.request
+            ours = Maker.of(tune.engine.describe(), request.sampling, request.solver)
             self._run.retry(lambda: maker.refuse_started_over(self._run.store, ours))
             if self._run.retry(Publication(self._run.store, record, path)):
                 self._run.observer.made(record)
@@ -189,6 +190,7 @@ class Finisher:
             seed=job.seed,
             licence=request.licence,
             sampling=asdict(request.sampling),
+            solver=asdict(request.solver) if request.solver else {},
             versions={package: version(package) for package in ("torch", "transformers")},
             run_id=request.run_id,
             started_at=tune.begun.at,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.family import Family, Sampling
+from worker.family import Family, Sampling, Solver
 from worker.songs.families import MUSICGEN
 from worker.songs.job import Job
 from worker.songs.summary import Price
@@ -21,6 +21,7 @@ class RunRequest:
     family: Family = MUSICGEN  # the model's
     licence: str = ""  # of the model's weights
     sampling: Sampling = field(default_factory=Sampling)
+    solver: Solver | None = None  # of the codec, where it has one
     start_over: bool = False  # unfinished songs that were begun with other settings begin again
     fade_s: float = 0.0  # a song's end, where it is cut, fades out over this
     verify: bool = False  # read every finished WAV and compare its checksum

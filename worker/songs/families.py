@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from worker.errors import BadInput
-from worker.family import Family, Sampling
+from worker.family import Family, Sampling, Solver
 from worker.songs.job import Job
 
 MUSICGEN = Family(
@@ -24,6 +24,7 @@ MUSICGEN = Family(
     stride_s=18.0,
     sings=False,
     continues=True,
+    solver=None,
     ends_early=False,
 )
 HEARTMULA = Family(
@@ -38,6 +39,7 @@ HEARTMULA = Family(
     stride_s=None,
     sings=True,
     continues=False,
+    solver=Solver(),
     ends_early=True,
 )
 

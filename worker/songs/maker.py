@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import BadInput
-from worker.family import Family, Sampling
-from worker.songs.families import HEARTMULA_NAMES, MUSICGEN
+from worker.family import Family, Sampling, Solver
+from worker.songs.families import HEARTMULA, HEARTMULA_NAMES, MUSICGEN
 from worker.songs.model_names import HUB_ID, REHEARSAL
 from worker.songs.records import Record, Survey
 from worker.store.base import Missing, Store, json_bytes
@@ -33,9 +33,10 @@ class Maker:
     sampling: Sampling
     window_s: float
     stride_s: float
+    solver: Solver | None = None  # of the codec, where it has one
 
     @classmethod
-    def of(cls, described: Mapping[str, Any], sampling: Sampling) -> "Maker":
+    def of(cls, described: Mapping[str, Any], sampling: Sampling, solver: Solver | None) -> "Maker":
         """That of a loaded engine (`Engine.describe`)."""
         return cls(
             model=str(described["model"]),
@@ -43,6 +44,7 @@ class Maker:
             sampling=sampling,
             window_s=float(described["window_s"]),
             stride_s=float(described["stride_s"]),
+            solver=solver,
         )
 
     @classmethod
@@ -50,9 +52,10 @@ class Maker:
         """That of a finished song; None if its record holds another kind of sampling."""
         try:
             sampling = Sampling(**record.sampling)  # type: ignore[arg-type]
+            solver = _solver(record.solver, record.window_s)
         except (TypeError, BadInput):
             return None
-        return cls(record.model, record.revision, sampling, record.window_s, record.stride_s)
+        return cls(record.model, record.revision, sampling, record.window_s, record.stride_s, solver)
 
     def to_json(self) -> bytes:
         return json_bytes({"schema": SCHEMA} | asdict(self))
@@ -74,6 +77,7 @@ class Maker:
                 sampling=Sampling(**found["sampling"]),
                 window_s=float(found["window_s"]),
                 stride_s=float(found["stride_s"]),
+                solver=_solver(found.get("solver"), found["window_s"]),
             )
         except (ValueError, KeyError, TypeError, BadInput):
             return None
@@ -90,6 +94,11 @@ class Maker:
             ("window", f"{self.window_s:g} s", f"{other.window_s:g} s"),
             ("stride", f"{self.stride_s:g} s", f"{other.stride_s:g} s"),
         ]
+        if self.solver and other.solver:  # else their windows differ
+            pairs += [
+                ("codec steps", self.solver.steps, other.solver.steps),
+                ("codec guidance", self.solver.guidance, other.solver.guidance),
+            ]
         return [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
@@ -118,6 +127,31 @@ def checked_sampling(
     )
 
 
+def checked_solver(
+    family: Family, *, codec_steps: float | None = None, codec_guidance: float | None = None
+) -> Solver | None:
+    """The solver of the family's codec with these values. Raises BadInput for one out of range, or where
+    the codec has none."""
+    usual = family.solver
+    if usual is None:
+        if codec_steps is not None or codec_guidance is not None:
+            raise BadInput(
+                f"--codec-steps and --codec-guidance are for HeartMuLa; leave them out for a {family.name}"
+            )
+        return None
+    return Solver(
+        usual.steps if codec_steps is None else int(codec_steps),
+        usual.guidance if codec_guidance is None else codec_guidance,
+    )
+
+
+def _solver(found: Mapping[str, Any] | None, window_s: float) -> Solver | None:
+    """As a file holds it. HeartMuLa's, whose songs have no windows, did not always: it was heartlib's."""
+    if found:
+        return Solver(**found)
+    return None if window_s else HEARTMULA.solver
+
+
 def model_name(model: str) -> str:
     """The name that records hold: the hub id, or a folder's own name, the same on every machine.
 
@@ -144,8 +178,11 @@ def refuse_other_model(makers: Iterable[str], model: str, location: str) -> None
             )
 
 
-def refuse_other_sampling(store: Store, family: Family = MUSICGEN, **values: float) -> None:
-    """Before a machine is rented: raise BadInput if this output is for songs of another sampling or stride.
+def refuse_other_sampling(
+    store: Store, family: Family = MUSICGEN, solver: Solver | None = None, **values: float
+) -> None:
+    """Before a machine is rented: raise BadInput if this output is for songs of another sampling, stride or
+    solver.
 
     `values`: those of `checked_sampling`.
     """
@@ -159,6 +196,8 @@ def refuse_other_sampling(store: Store, family: Family = MUSICGEN, **values: flo
         ours = replace(there, sampling=sampling)
         if stride_s is not None and abs(there.stride_s - stride_s) >= _FRAME_S:
             ours = replace(ours, stride_s=stride_s)
+        if there.solver and solver:
+            ours = replace(ours, solver=solver)
         if ours != there:
             raise _refusal(store, ours, there, is_empty=False)
 

@@ -22,7 +22,14 @@ _READERS = 16
 _WAV_READERS = 4
 _RECORD_KEY = re.compile(r"records/([A-Za-z0-9_.-]+)\.json")
 # What records lack that were written before a field was added.
-_OLDER: Mapping[str, Any] = {"channels": 1, "fade_s": 0.0, "same_bytes": "", "licence": "", "made_s": None}
+_OLDER: Mapping[str, Any] = {
+    "channels": 1,
+    "fade_s": 0.0,
+    "same_bytes": "",
+    "licence": "",
+    "made_s": None,
+    "solver": {},
+}
 
 
 class Damaged(ValueError):
@@ -70,6 +77,8 @@ class Record:
     fade_s: float = 0.0  # over which its cut end fades out
     same_bytes: str = ""  # under which conditions this machine makes the same tokens again
     licence: str = ""  # of the model's weights
+    # Of the codec's flow matching, where it has one.
+    solver: Mapping[str, float | int] = field(default_factory=dict)
     made_s: float | None = None  # less than `seconds` if the song ended early; None in older records: all
 
     @property

@@ -14,11 +14,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from tests.worker.heartmula import codecs
-from worker.engine import Abandoned
+from worker.engine import Abandoned, Solver
 from worker.errors import BadInput
 from worker.heartmula.codec import Codec, Segments
 from worker.heartmula.codec_weights import CodecWeights
-from worker.heartmula.flow import Solver
 from worker.models import tiny_heartmula
 from worker.models.heartmula_tree import check
 

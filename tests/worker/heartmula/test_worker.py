@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.worker.run.processes import entries, wavs
 from worker.models import heartmula_tree, tiny_heartmula
 from worker.songs import families, records
+from worker.songs.checkpoint_file import from_bytes, tokens_key
 from worker.songs.jobs import load
 from worker.songs.report import REPORT_KEY
 from worker.store.open import open_store
@@ -143,6 +144,25 @@ def test_silence_is_kept_and_flagged_in_the_record_and_whatever_a_run_says(
     assert f"made {calm.song}: " in worker.said and "; flagged: silent\n" in worker.said
     assert f"FLAGGED {calm.song}: silent; listen to it\n" in worker.said
     assert entries(state, "made")[0]["flags"] == ["silent"]
+
+
+def test_codec_settings_change_the_sound_are_in_the_record_and_are_one_outputs(
+    workers, prompts, undisturbed, tmp_path
+):
+    one = ("--only=calm", "--codec-steps=2", "--codec-guidance=1")
+    worker = start(workers, prompts, tmp_path, *one)
+    assert worker.wait(120) == 0, worker.said
+    store, (_, calm, _) = open_store(str(tmp_path)), load(prompts)
+    assert store.read(calm.song) != open_store(str(undisturbed)).read(calm.song)
+    tokens = [open_store(str(place)).read(tokens_key(calm.stem)) for place in (tmp_path, undisturbed)]
+    assert from_bytes(tokens[0]).tokens.tolist() == from_bytes(tokens[1]).tokens.tolist()
+    record = json.loads(store.read(records.record_key(calm)))
+    assert record["solver"] == json.loads(store.read("place.json"))["solver"] == {"steps": 2, "guidance": 1.0}
+    again = start(workers, prompts, tmp_path)
+    assert again.wait(120) == 2
+    assert (
+        "is for songs made with codec steps 2, not 10; codec guidance 1.0, not 1.25; use those" in again.said
+    )
 
 
 @pytest.fixture(scope="module")

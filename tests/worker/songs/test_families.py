@@ -81,7 +81,7 @@ def test_heartmula_cannot_continue_a_song():
 
 
 def test_output_of_a_family_without_a_stride_is_compared_by_its_sampling(store):
-    made = maker.Maker("heartmula-3b", "0", HEARTMULA.sampling, 654.0, 654.0)
+    made = maker.Maker("heartmula-3b", "0", HEARTMULA.sampling, 0.0, 0.0, HEARTMULA.solver)
     store.write(maker.KEY, made.to_json())
     maker.refuse_other_sampling(store, HEARTMULA)
     with pytest.raises(BadInput, match="top k 50, not 250"):

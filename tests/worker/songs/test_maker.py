@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.songs import Recording, finish, listed
-from worker.engine import Sampling
+from worker.engine import Sampling, Solver
 from worker.errors import BadInput
 from worker.songs import maker, records
+from worker.songs.families import HEARTMULA
 from worker.songs.maker import KEY, Maker
 
 RAIN, SUN = listed("rain ; 1 ; rain", "sun ; 1 ; sun")
@@ -68,6 +69,22 @@ def test_output_of_another_sampling_or_stride_is_refused_and_its_own_is_not(stor
         maker.refuse_other_sampling(store)
 
 
+def test_output_of_other_codec_settings_is_refused_and_its_own_is_not(store):
+    singer = replace(OURS, sampling=HEARTMULA.sampling, window_s=0.0, stride_s=0.0, solver=Solver(25))
+    store.write(KEY, singer.to_json())
+    maker.refuse_other_sampling(store, HEARTMULA, Solver(25))
+    with pytest.raises(BadInput, match=r"made with codec steps 25, not 10; codec guidance 1\.25, not 2\.0;"):
+        maker.refuse_other_sampling(store, HEARTMULA, Solver(guidance=2.0))
+
+
+def test_output_that_is_older_than_the_codec_settings_had_the_defaults():
+    facts = json.loads(replace(OURS, solver=Solver()).to_json())
+    del facts["solver"]
+    assert Maker.from_json(json.dumps(facts).encode()) == OURS  # MusicGen's codec has none
+    singer = json.dumps(facts | {"window_s": 0.0, "stride_s": 0.0}).encode()
+    assert Maker.from_json(singer).solver == HEARTMULA.solver == Solver(10, 1.25)
+
+
 def test_output_without_songs_takes_any_sampling(store):
     maker.refuse_other_sampling(store, top_k=5)
 
@@ -75,7 +92,17 @@ def test_output_without_songs_takes_any_sampling(store):
 # --- place.json
 
 
-@given(st.builds(Maker, st.text(), st.text(), st.builds(Sampling), st.floats(1, 60), st.floats(1, 60)))
+@given(
+    st.builds(
+        Maker,
+        st.text(),
+        st.text(),
+        st.builds(Sampling),
+        st.floats(1, 60),
+        st.floats(1, 60),
+        st.none() | st.builds(Solver, st.integers(1, 1000), st.floats(0, 100)),
+    )
+)
 def test_what_is_written_comes_back(ours):
     assert Maker.from_json(ours.to_json()) == ours
 
