@@ -120,7 +120,7 @@ def other_model(settings: Settings, purpose: Purpose) -> str:
         return ""
     return (
         f"the pod is for {purpose.name}, and MUSICGEN_MODEL={settings.model} is what runs there; "
-        f"set a {purpose.name} model, or leave --for out"
+        f"set it to a {purpose.name} model, or leave --for out"
     )
 
 

@@ -74,8 +74,8 @@ def large_enough(
     if names and len(too_small) == len(names):
         each = ", ".join(f"{name} ({why})" for name, why in too_small.items())
         raise BadInput(
-            f"{model} does not fit on {each}; give larger types, like MUSICGEN_INSTANCE_TYPES={LARGER}; "
-            f"it needs {need.gpu()}"
+            f"{model} does not fit on {each}: it takes {need.gpu()}; "
+            f"give larger types, like MUSICGEN_INSTANCE_TYPES={LARGER}"
         )
     for name, why in too_small.items():
         tell(f"{name} is left out, as {model} does not fit: {why}")
