@@ -18,7 +18,9 @@ import transformers
 
 from bench import models
 from bench.figures import FOLDER, Fault, Figure, Kept, machine
+from bench.gpu import heartmula
 from bench.gpu.cases import CASES, PRETENDED, Gpu, Scale
+from bench.gpu.heartmula import HeartMula
 from bench.gpu.limit import LeftOut, within
 from bench.report import write_report
 from ops.repository import ROOT
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; -> the exit code."""
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     parser.add_argument("--model", default="", help="checkpoint folder or hub id (default: random weights)")
-    parser.add_argument("--size", default="small", choices=models.SIZES, help="of the random weights")
+    sizes = (*models.SIZES, heartmula.NAME)
+    parser.add_argument("--size", default="small", choices=sizes, help="of the random weights")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="seconds (default: 540)")
     parser.add_argument("--pretend", action="store_true", help="on the CPU, with a tiny model")
     chosen = parser.parse_args(arguments)
@@ -42,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         where = torch.device("cpu") if chosen.pretend else gpu()
+        if chosen.size == heartmula.NAME:
+            return sing(where, chosen.limit_s, pretend=chosen.pretend)
         named = chosen.model or ("rehearsal" if chosen.pretend else "")
         loaded = pretrained.load(named) if named else models.build(chosen.size)
     except UserError as error:
@@ -60,6 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def sing(where: torch.device, limit_s: float, *, pretend: bool) -> int:
+    """Measure HeartMuLa; -> the exit code."""
+    if pretend:
+        kept = Kept(PRETENDED_FILE, "pretended", heartmula.CASES)
+        return measure(HeartMula(where, heartmula.PRETENDED), where, kept, limit_s)
+    card = torch.cuda.get_device_name(where)
+    path = FOLDER / f"gpu-{file_name(card)}-{heartmula.NAME}.json"
+    kept = Kept(path, f"{heartmula.NAME}, random weights, {card}", heartmula.CASES)
+    code = measure(HeartMula(where, heartmula.FULL), where, kept, limit_s)
+    write_report()
+    return code
+
+
 def gpu() -> torch.device:
     """The GPU. Raises BadInput without one."""
     if not torch.cuda.is_available():
@@ -69,7 +87,7 @@ def gpu() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def measure(gpu: Gpu, where: torch.device, kept: Kept, limit_s: float) -> int:
+def measure(gpu: Gpu | HeartMula, where: torch.device, kept: Kept, limit_s: float) -> int:
     """Print each figure and keep it; -> 1 if something failed."""
     began = time.monotonic()
     made: list[Figure] = []

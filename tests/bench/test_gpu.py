@@ -9,9 +9,11 @@ import torch
 from bench import report
 from bench.figures import Fault, Figure, Kept
 from bench.gpu import __main__ as command
+from bench.gpu import heartmula
 from bench.gpu.cases import CASES, PRETENDED, Gpu, promise
 from bench.gpu.limit import LeftOut, Measurement, within
 from bench.timing import Spread
+from worker.heartmula.codec import Segments
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -42,6 +44,15 @@ def test_every_case_gives_figures_when_pretended(pretended):
     assert {row["case"] for row in kept["rows"]} == set(CASES) == set(kept["measured"])
     assert all(row["value"]["median"] >= 0 or "slower" in row["what"] for row in kept["rows"])
     assert report.PAGE.read_bytes() == before
+
+
+def test_every_case_of_heartmula_gives_figures_when_pretended(pretended, monkeypatch):
+    least = {"slots": (2, 1), "n_steps": 2, "repetitions": 1, "segments": Segments(4, 3)}
+    monkeypatch.setattr(heartmula, "PRETENDED", replace(heartmula.PRETENDED, **least))
+    code, kept = pretended("--size", "heartmula-3b")
+    assert code == 0
+    assert {row["case"] for row in kept["rows"]} == set(heartmula.CASES) == set(kept["measured"])
+    assert all(row["value"]["median"] > 0 for row in kept["rows"])
 
 
 def test_fault_is_kept_as_a_row_and_the_rest_is_measured(pretended, monkeypatch, capsys):
