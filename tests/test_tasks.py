@@ -51,7 +51,7 @@ def test_check_json_is_json_on_stdout_and_nothing_else(inv, tmp_path):
     assert done.returncode == 0
     first, *takes = done.stderr.splitlines()
     assert first == "1 of 1 song to make, 30 s of audio, into out/songs; 0 done already"
-    assert [line.split(" ", 1)[0] for line in takes] == ["model", "1.9", "about"]
+    assert [line.split(" ", 1)[0] for line in takes] == ["model", "it", "1.9", "about"]
 
 
 def test_check_of_a_wrong_list_is_2_with_every_line_and_its_number(inv, tmp_path):
