@@ -3,7 +3,6 @@
 import torch
 
 from worker.decoding.linear import has_kernel
-from worker.engine import Sampling
 from worker.heartmula.attention import Compiled
 from worker.heartmula.backbone import Backbone
 from worker.heartmula.cache import Cache, CacheSize
@@ -12,9 +11,9 @@ from worker.heartmula.layers import Placement
 from worker.heartmula.weights import Weights
 from worker.models.heartmula_config import MulaConfig
 from worker.models.heartmula_tree import Tree
+from worker.songs import families
 
-# heartlib's defaults.
-SAMPLING = Sampling(guidance_scale=1.5, top_k=50, temperature=1.0)
+SAMPLING = families.HEARTMULA.sampling  # heartlib's defaults
 
 
 class Model:
