@@ -470,7 +470,8 @@ def lint(c: Context) -> None:
     help={
         "gpu": "Measure the GPU of this machine instead, in under ten minutes",
         "pretend": "With --gpu: rehearse it on the CPU with a tiny model; the figures are not kept",
-        "args": "More arguments for `python -m bench` (or `bench.gpu`), as one string (default: none)",
+        "args": "More arguments for `python -m bench` (or `bench.gpu`), as one string, like "
+        "'--family heartmula' (default: none)",
     }
 )
 @ui.one_line_errors

@@ -11,9 +11,14 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 HEAD = """# Benchmarks
 
-Made by `uv run inv bench`; do not edit. The model has MusicGen's real size and random weights. Every
-comparison is interleaved in one process, and a ratio is taken within each repetition. The figures
-are medians with the least and greatest value. [engine.md](engine.md) explains how the engine works.
+Made by `uv run inv bench`; do not edit. Weights are random. A MusicGen has its real size. A HeartMuLa has it
+on a GPU, and on a CPU a tenth of it: 20 layers of width 1,152 and a depth decoder of two (the real ones: 28
+of 3,072, and three), and a codec of a third of the real widths. Every comparison is interleaved in one
+process, and a ratio is taken within each repetition. The figures are medians with the least and greatest
+value. [engine.md](engine.md) explains how the engine works.
+
+MusicGen is compared with transformers. HeartMuLa is compared with a plain loop over the same weights that
+does what heartlib does: one song, two rows, a cache of its own (`bench/plain_heartmula.py`).
 """
 
 

@@ -27,9 +27,14 @@ def seconds(act: Callable[[], object]) -> float:
     """Wall-clock seconds of one call, including the work on the GPU."""
     started = time.perf_counter()
     act()
+    return now() - started
+
+
+def now() -> float:
+    """The clock's seconds once the GPU has done what it was asked."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter()
 
 
 def interleaved(

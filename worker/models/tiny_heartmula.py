@@ -8,7 +8,7 @@ that depends on every token.
 import json
 import math
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +53,45 @@ GENERATION = GenerationConfig(text_bos_id=_BYTES, text_eos_id=_BYTES + 1, audio_
 
 
 def build(
-    folder: Path, *, seed: int = 0, shards: int = 1, flag: Shape = (1,), mula: MulaConfig = MULA_CONFIG
+    folder: Path,
+    *,
+    seed: int = 0,
+    shards: int = 1,
+    flag: Shape = (1,),
+    mula: MulaConfig = MULA_CONFIG,
+    codec: CodecConfig = CODEC_CONFIG,
 ) -> None:
-    """Write the whole tree into `folder`, each model in so many `shards`.
+    """Write the whole tree into `folder`, each model in so many `shards`; one is in memory at a time.
 
-    `mula`: the sizes of another language model than the rehearsal's.
+    `mula`, `codec`: other sizes than the rehearsal's.
     `flag`: how the codec's quantiser is stored, (1,) as in the release of 2026-01-23, () as before it.
     The same arguments give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "gen_config.json", asdict(GENERATION))
+    _write_json(folder / "gen_config.json", asdict(replace(GENERATION, audio_eos_id=codec.codebook_size)))
     _write_tokenizer(folder / "tokenizer.json")
     config = {"architectures": ["HeartMuLa"], "model_type": "heartmula", **asdict(mula)}
     _write_model(folder / MULA, config, mula_shapes(mula), seed, shards)
-    config = {"architectures": ["HeartCodec"], "model_type": "heartcodec", **asdict(CODEC_CONFIG)}
-    _write_model(folder / CODEC, config, codec_shapes(CODEC_CONFIG, flag), seed, shards)
+    config = {"architectures": ["HeartCodec"], "model_type": "heartcodec", **asdict(codec)}
+    _write_model(folder / CODEC, config, codec_shapes(codec, flag), seed, shards)
 
 
 def _write_model(folder: Path, config: dict[str, Any], shapes: Shapes, seed: int, shards: int) -> None:
     folder.mkdir(exist_ok=True)
     _write_json(folder / "config.json", config | {"dtype": "float32"})
-    weights = {name: _weight(name, shape, seed) for name, shape in sorted(shapes.items())}
-    metadata = {"format": "pt"}  # transformers refuses a file without it
-    if shards == 1:
-        save_file(weights, folder / SINGLE, metadata)
-        return
-    names = list(weights)
+    names = sorted(shapes)
     weight_map: dict[str, str] = {}
+    total = 0
     for shard in range(shards):
-        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        file = SINGLE if shards == 1 else f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = names[len(names) * shard // shards : len(names) * (shard + 1) // shards]
+        weights = {name: _weight(name, shapes[name], seed) for name in part}
+        save_file(weights, folder / file, {"format": "pt"})  # transformers refuses a file without it
         weight_map |= dict.fromkeys(part, file)
-        save_file({name: weights[name] for name in part}, folder / file, metadata)
-    total = sum(each.nbytes for each in weights.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / INDEX, index)
+        total += sum(each.nbytes for each in weights.values())
+    if shards > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / INDEX, index)
 
 
 def _weight(name: str, shape: Shape, seed: int) -> NDArray[Any]:

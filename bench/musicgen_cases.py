@@ -1,4 +1,4 @@
-"""The benchmark cases. Each yields figures, some with a goal."""
+"""MusicGen's benchmark cases. Each yields figures, some with a goal."""
 
 import random
 import subprocess
@@ -30,7 +30,14 @@ STEPS_300_S = 15_048
 class Bench:
     """One model on one device, and the cases that can run on it."""
 
-    def __init__(self, size: str, device: str | None, repetitions: int, frames: int, slots: int):
+    SIZES = tuple(SIZES)
+    CASES = ("songs", "mixed", "late", "bound", "few", "half", "codec", "memory", "busy")
+    # The memory of decoding an hour of audio takes as long as all others together.
+    USUAL = tuple(case for case in CASES if case != "memory")
+
+    def __init__(self, size: str | None, device: str | None, repetitions: int, frames: int, slots: int):
+        size = size or "small"
+        self.model, self.kept_as = f"musicgen-{size}", size
         self.size, self.repetitions, self.frames, self.slots = size, repetitions, frames, slots
         self._loaded = build(size)
         self._engine = Engine(self._loaded, device_name=device, dtype="fp32", slots=slots)
@@ -158,12 +165,8 @@ class Bench:
                     stepper.step(self.frames, n_slots)
 
             engine()
-            shares, frames = [], []
-            # One after the other: neighbours on the machine use its memory, too.
-            for _ in range(self.repetitions):
-                bandwidth, took = roofline.read_bandwidth(self.device), seconds(engine)
-                shares.append(100 * 4 * needed / took / bandwidth)
-                frames.append(4 * n_slots / took)
+            shares, took = roofline.read_shares(self.device, 4 * needed, engine, self.repetitions)
+            frames = rates(4 * n_slots, took)
             what = f"{n_slots} of {stepper.slots} slots in use"
             yield Figure("few", f"engine, fp32, {what}", "frames/s", Spread.of(frames))
             note = f"{needed / 1e9:.2f} GB of weights a step"
@@ -287,6 +290,3 @@ def _codec_process(how: str, n_frames: int) -> tuple[float, float]:
         check=True,
     ).stdout.split()
     return float(answer[-2]), float(answer[-1])
-
-
-CASES = ("songs", "mixed", "late", "bound", "few", "half", "codec", "memory", "busy")
