@@ -60,7 +60,7 @@ class Depth:
             if halves == 2:
                 logits = guide(logits[::2], logits[1::2], sampling.guidance_scale)
             tokens.append(self._decodable(pick(logits, uniform[:, k], sampling), logits, first_end))
-            finite.append(logits.isfinite().all(-1))
+            finite.append(logits.abs().amax(-1) < torch.inf)  # NaN is not; `isfinite` takes ten times as long
             if k + 1 == len(self._heads):
                 break
             x = self._backbone.embed(k, tokens[k]).repeat_interleave(halves, 0)
