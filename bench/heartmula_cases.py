@@ -14,7 +14,8 @@ from bench.timing import Spread, interleaved, now, rates, ratios, seconds
 from worker.amounts import count
 from worker.decoding import device as devices
 from worker.engine import Finished, Sampling, Song, Tokens
-from worker.heartmula import Engine, codec, flow
+from worker.family import Solver
+from worker.heartmula import Engine, codec
 from worker.heartmula.model import SAMPLING
 from worker.heartmula.prompt import FRAMES_PER_S, Prompt, Prompter
 
@@ -161,7 +162,7 @@ class Bench:
         """A segment of tokens to audio."""
         size = (self._engine.n_codebooks, codec.SEGMENTS.n_frames)
         tokens = np.random.default_rng(0).integers(0, self._n_codes, size).astype(np.int16)
-        wholes, of_steps, steps = [], [], flow.AS_HEARTLIB.steps
+        wholes, of_steps, steps = [], [], Solver().steps
         for _ in range(self._repetitions):
             asked: list[float] = []  # before each step of flow matching, then before each piece of audio
 
