@@ -278,12 +278,10 @@ def _shorten_windows(window_s: float) -> None:
 
 
 def _shorten_songs(positions: int) -> None:
-    """Have HeartMuLa's songs saved every so many positions, and decoded in one step instead of ten."""
-    from worker.heartmula import codec, engine
-    from worker.heartmula.flow import Solver
+    """Have HeartMuLa's songs saved every so many positions."""
+    from worker.heartmula import engine
 
     engine._EVERY = positions
-    codec.Codec.load = functools.partial(codec.Codec.load, solver=Solver(steps=1, guidance=1.0))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worker.decoding import device
+from worker.family import Solver
 from worker.heartmula import engine
 from worker.heartmula.cache import Cache, CacheSize
 from worker.heartmula.codec import Codec
@@ -22,7 +23,7 @@ def test_codec_s_part_is_the_weights_that_it_keeps(tmp_path, monkeypatch):
         return call(self, name)
 
     monkeypatch.setattr(CodecWeights, "__call__", recorded)
-    Codec.load(tree, torch.device("cpu"))
+    Codec.load(tree, torch.device("cpu"), Solver())
     kept = {name for name in codec_shapes(tree.codec) if not any(each in name for each in needs._NOT_KEPT)}
     # Those networks' results are kept, and their weights are not: worker/heartmula/estimator.py.
     assert kept == {name for name in read if "adaln_single" not in name}

@@ -20,6 +20,7 @@ MODEL = "heartmula-rehearsal"
 # A quarter of the real distance between the points from which a song is resumed.
 EVERY = 64
 SHORT = {"MUSICGEN_TEST_POSITIONS": str(EVERY)}
+QUICK = ("--codec-steps=1", "--codec-guidance=1")
 SECONDS = [9, 1, 7.04, 1.5, 1.3, 6, 1, 2, 1, 5.5, 1.12, 1]
 
 
@@ -40,7 +41,7 @@ def prompts(tmp_path_factory):
 
 def start(workers, prompts, place, slots=2, **env):
     arguments = (f"--prompts={prompts}", f"--model={MODEL}", f"--output={place}", f"--slots={slots}")
-    return workers.start(*arguments, **SHORT, **env)
+    return workers.start(*arguments, *QUICK, **SHORT, **env)
 
 
 @pytest.fixture(scope="module")
