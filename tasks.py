@@ -15,7 +15,7 @@ ui.quiet_libraries()
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
 _OUTPUT = "Folder or s3://bucket/prefix (default: from .env, else out/songs)"
-_MODEL = "Hugging Face id, model folder, or `rehearsal` (default: MUSICGEN_MODEL)"
+_MODEL = "Hugging Face id, model folder, `heartmula`, or `rehearsal` (default: MUSICGEN_MODEL)"
 _ONLY = "Only this song (repeat for more; default: every song)"
 
 

@@ -30,15 +30,23 @@ def download_bytes(model: str, env: Mapping[str, str]) -> float | None:
 
 
 def described(model: str, env: Mapping[str, str]) -> str:
-    """`model facebook/musicgen-small, 2.4 GB to download first`."""
+    """`model facebook/musicgen-small, 2.4 GB to download first`.
+
+    With the commands for a HeartMuLa, which the worker does not download by itself.
+    """
     n_bytes = download_bytes(model, env)
     if (base := adapter.base_model(model)) != model:
         model = f"{model}, an adapter of {base}"
     if n_bytes is None:
         return f"model {model}, to be downloaded first"
-    return f"model {model}, " + (
-        f"{size(n_bytes)} to download first" if n_bytes else "which is on this machine"
+    if not n_bytes:
+        return f"model {model}, which is on this machine"
+    by_hand = (
+        f": on this machine `inv models --get {HEARTMULA_NAMES[model]}`, on a rented one `fab install`"
+        if model in HEARTMULA_NAMES
+        else ""
     )
+    return f"model {model}, {size(n_bytes)} to download first{by_hand}"
 
 
 def needs_lines(model: str, env: Mapping[str, str]) -> list[str]:

@@ -40,11 +40,12 @@ def plan_songs(prompts: Path, output: str, model: str, only: Sequence[str] = ())
     family = families.of(model)
     listed = jobs.load(prompts, family)
     chosen = jobs.select(listed, only)
-    families.refuse_unfit(chosen, family)
     models.refuse_unsupported(model, child_env())
+    name = maker.model_name(model)  # a misspelt one was taken for a MusicGen's, which cannot sing
+    families.refuse_unfit(chosen, family)
     store = open_store(output)
     found = records.survey(store, listed)
-    maker.refuse_other_model(found.makers, maker.model_name(model), store.location)
+    maker.refuse_other_model(found.makers, name, store.location)
 
     def state(job: Job) -> str:
         if job.song in found.kept:

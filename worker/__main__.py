@@ -46,6 +46,7 @@ from worker.host.notice import Interruption
 from worker.host.scratch import scratch_folder, temporary_in_scratch
 from worker.host.signals import listening
 from worker.host.streams import make_lasting
+from worker.models import heartmula
 from worker.observe.console import ConsoleDisplay, say, show_summary
 from worker.observe.heartbeat import Heartbeat
 from worker.observe.run_log import RunLog
@@ -221,6 +222,8 @@ def generate(arguments: argparse.Namespace, interruption: Interruption, env: Map
         )
 
         def load_engine(dtype: str | None) -> Engine:
+            if family is families.HEARTMULA:  # said before torch is imported, which takes seconds
+                heartmula.refuse_absent(arguments.model, env)
             context.observer.note("loading", f"loading PyTorch and the model {arguments.model}")
             began_s = time.monotonic()
             # It imports torch: not for a run with nothing to do.

@@ -153,6 +153,14 @@ def test_heartmula_that_is_not_here_is_left_to_the_machine_that_runs_it(tmp_path
     models.refuse_unsupported("heartmula-rehearsal", {})
 
 
+def test_heartmula_that_is_not_here_is_described_with_the_commands_that_fetch_it(tmp_path):
+    for name in ("heartmula", "heartmula-3b"):
+        assert models.described(name, {"MUSICGEN_MODELS_DIR": str(tmp_path)}) == (
+            f"model {name}, 22.4 GB to download first: on this machine `inv models --get heartmula-3b`, "
+            "on a rented one `fab install`"
+        )
+
+
 def test_half_a_download_to_the_usual_folder_is_left_to_resume(tmp_path):
     begun = tmp_path / "heartmula-3b"
     begun.mkdir()

@@ -72,6 +72,13 @@ def test_closing_line_sums_what_is_to_be_made(prompts, store):
     )
 
 
+def test_misspelt_name_of_a_model_that_sings_is_not_taken_for_one_that_cannot(tmp_path):
+    (tmp_path / "words.txt").write_text("[verse]\nla\n")
+    (tmp_path / "list.txt").write_text("pop, piano ; 5 ; vows ; lyrics=words.txt\n")
+    with pytest.raises(BadInput, match="no model folder at hartmula"):
+        plan_songs(tmp_path / "list.txt", str(tmp_path / "out"), "hartmula")
+
+
 # --- what it takes
 
 SONGS = [PlannedSong("a.wav", 1800.0, 1, "to make", "a"), PlannedSong("b.wav", 60.0, 2, "done", "b")]
@@ -146,7 +153,7 @@ def test_songs_of_heartmula_take_its_own_memory_channels_and_rate(tmp_path, monk
     monkeypatch.setenv("MUSICGEN_HEARTMULA_DIR", str(tmp_path / "none"))
     model, needed, disk, time = what_it_takes(SONGS, "heartmula", str(tmp_path), Settings())
     seconds = sum(song.duration_s for song in SONGS if song.state == TO_MAKE)
-    assert model == "model heartmula, 22.4 GB to download first"
+    assert model.startswith("model heartmula, 22.4 GB to download first: ")
     assert needed.startswith("it needs 16.3 GB of GPU memory (7.9 language model, 6.0 codec, ")
     assert disk.startswith(f"{seconds * 48_000 * 2 * 2 / 1e6:.1f} MB of WAV files")
     assert time.startswith(f"about {duration(seconds)}, ")

@@ -314,12 +314,12 @@ def test_unknown_model_is_one_line_and_nothing_is_written(run, prompts, tmp_path
     assert songs_and_records(tmp_path / "out") == {}
 
 
-@engine
-def test_heartmula_that_is_not_there_is_one_line_and_nothing_is_written(run, prompts, tmp_path, monkeypatch):
-    monkeypatch.setenv("MUSICGEN_HEARTMULA_DIR", str(tmp_path / "none"))
-    code, stderr = run("--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "heartmula")
+def test_heartmula_that_is_not_there_is_one_line_before_torch_is_loaded(run, prompts, tmp_path):
+    given = ["--prompts", prompts(*SHORT), "--output", tmp_path / "out", "--model", "heartmula"]
+    code, stderr = run(*given, MUSICGEN_HEARTMULA_DIR=str(tmp_path / "none"))
     assert code == 2
     one_error(stderr, "there is no folder")
+    assert "loading PyTorch" not in stderr
     assert songs_and_records(tmp_path / "out") == {}
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 from worker.models import heartmula_tree, manifest, places, sets
 from worker.models.heartmula_tree import MULA, Tree
 from worker.models.manifest import MARKER
-from worker.songs.families import HEARTMULA_NAMES
+from worker.songs.families import HEARTMULA_NAMES, HEARTMULA_REHEARSAL
+
+
+def refuse_absent(model: str, env: Mapping[str, str]) -> None:
+    """Raises BadInput, as `tree_of`, unless the model is here; the rehearsal's is built when it is loaded."""
+    if model != HEARTMULA_REHEARSAL:
+        tree_of(model, env)
 
 
 def tree_of(model: str, env: Mapping[str, str]) -> Tree:
