@@ -6,7 +6,7 @@ from pathlib import Path
 from worker.amounts import size
 from worker.errors import BadInput
 from worker.models import find, heartmula, needs, places, sets
-from worker.songs import adapter, families, licences, supported
+from worker.songs import adapter, families, licences, maker, supported
 from worker.songs.families import HEARTMULA_NAMES, HEARTMULA_REHEARSAL
 from worker.songs.model_names import REHEARSAL
 
@@ -66,6 +66,8 @@ def refuse_other_use(model: str, commercial: bool) -> None:
 def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
     """Raises BadInput for a model that is known not to run, and an adapter that cannot be merged here.
 
+    So it does for a misspelt name, before a machine is rented for it.
+
     Of a HeartMuLa that is here, every file and tensor is looked for, and a line names the command that gets
     what is missing. One that is not here is not refused: another machine may have it.
     """
@@ -73,6 +75,8 @@ def refuse_unsupported(model: str, env: Mapping[str, str]) -> None:
         if _is_heartmula_here(model, env):
             heartmula.tree_of(model, env)
         return
+    if not any(mark in model for mark in "/\\~."):  # neither a hub id nor a folder of another machine
+        maker.model_name(model)
     model = adapter.base_model(model)
     if model != REHEARSAL:
         found = find.here(model, env)

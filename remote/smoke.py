@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 5
-PROMPT = "calm piano over soft strings"
+# Tags, which a model that sings wants, and any other takes; the words are only for one that sings.
+PROMPT = "pop, piano, female vocal, happy"
+LYRICS = "[verse]\nThe morning light is on the sea\nand every wave is calling me\n"
 # How the worker's last lines begin: a song's price, and a summary of a folder that is about to go.
 _ENDING = ("made ", "run ")
 # Of the quality columns' flags, those of a song that nobody would keep.
@@ -59,6 +61,8 @@ def _make(model: str, folder: Path, env: Mapping[str, str]) -> int:
     """Run the worker on a list of one song; -> its exit code."""
     prompts = folder / "prompts.txt"
     prompts.write_text(f"{PROMPT} ; {SECONDS} ; smoke\n", "utf-8")
+    (folder / "lyrics").mkdir()  # read by the song's name if the model sings
+    (folder / "lyrics" / "smoke.txt").write_text(LYRICS, "utf-8")
     output = folder / "out"
     argv = [sys.executable, "-m", "worker", f"--prompts={prompts}", f"--model={model}", f"--output={output}"]
     release, ending = Path(__file__).resolve().parents[1], list[str]()

@@ -135,7 +135,7 @@ import signal, sys
 from ops import generate
 sys.executable = "./worker.sh"
 generate.ROOT = "."
-code = generate.run_worker(prompts="p", output="o", model="m", hourly_cost=None)
+code = generate.run_worker(prompts="p", output="o", model="rehearsal", hourly_cost=None)
 if sys.argv[1] == "Ctrl-C":
     signal.raise_signal(signal.SIGINT)  # `uv run` passes it on a second time, and may be late
 sys.exit(code)

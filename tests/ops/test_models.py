@@ -105,6 +105,12 @@ def test_adapter_is_refused_before_a_run_where_peft_is_missing(adapter, monkeypa
         models.refuse_unsupported(model, {})
 
 
+def test_misspelt_name_is_refused_and_a_folder_of_another_machine_is_not():
+    with pytest.raises(BadInput, match=r"no model folder at hartmula; give .*heartmula or rehearsal"):
+        models.refuse_unsupported("hartmula", {})
+    models.refuse_unsupported("/workspace/models/mine", {})
+
+
 # --- a HeartMuLa
 
 
