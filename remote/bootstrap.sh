@@ -106,7 +106,7 @@ cat > "$home/start_worker" << SCRIPT
 #!/usr/bin/env bash
 options=($WORKER_OPTIONS)
 [ -e "$root/state/$RUN_ID" ] || options=(--run-id "$RUN_ID" "\${options[@]}")
-exec bash "$root/current/remote/worker_run.sh" "\${options[@]}"
+exec bash "$root/current/remote/job.sh" "\${options[@]}"
 SCRIPT
 cat > /etc/systemd/system/musicgen-watchdog.service << UNIT
 [Unit]

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # The state of the runs on this box: functions that the other scripts source after env.sh.
-# A run is on while worker_run.sh holds a lock on the box's own disk; the kernel releases it whatever happens, and
-# another box on the same network volume does not see it. Files appear whole: written aside, then renamed.
+# A run is one of the worker or of a training. It is on while job.sh holds a lock on the box's own disk; the kernel
+# releases it whatever happens, and another box on the same network volume does not see it. Files appear whole:
+# written aside, then renamed.
 
 # Without it every lock would look taken. Debian and Ubuntu always have it.
 command -v flock > /dev/null || fail 2 "flock is missing on this box; install util-linux there (fab shell), then run it again"
 
 state_root=$MUSICGEN_BOX_ROOT/state
-worker_lock=$MUSICGEN_BOX_HOME/worker.lock
-worker_run=$MUSICGEN_BOX_HOME/worker.run # RUN_ID, pid of worker_run.sh, pid of the worker
+# Their names are those of earlier releases, whose scripts may be running here: a pod's watchdog, a worker.
+job_lock=$MUSICGEN_BOX_HOME/worker.lock
+job_run=$MUSICGEN_BOX_HOME/worker.run # RUN_ID, pid of job.sh, pid of the job
 # Identifies this box on a shared network volume; a resumed pod has the same id.
 box_id=${RUNPOD_POD_ID:-$(hostname)}
 
@@ -30,17 +32,48 @@ first_line() {
 }
 
 run_is_on() {
-  [ -e "$worker_lock" ] && ! flock --nonblock --shared "$worker_lock" true
+  [ -e "$job_lock" ] && ! flock --nonblock --shared "$job_lock" true
 }
 
 # --- newest_run: the RUN_ID of the run that is on, else of the last; empty if there was none
 newest_run() {
   local id
-  if run_is_on && read -r id _ 2> /dev/null < "$worker_run"; then
+  if run_is_on && read -r id _ 2> /dev/null < "$job_run"; then
     printf '%s' "$id"
   elif [ -L "$state_root/current" ]; then
     basename "$(readlink "$state_root/current")"
   fi
+}
+
+# --- job_of RUN_ID: what it runs; empty if there is no such run
+job_of() {
+  local job=
+  [ -n "$1" ] || return 0
+  job=$(first_line "$state_root/$1/job")
+  printf '%s' "${job:-worker}" # earlier releases had no other
+}
+
+refuse_other_jobs() {
+  case $1 in
+    worker | train) ;;
+    *) fail 2 "$1 is not a job; write: --job worker, or --job train" ;;
+  esac
+}
+
+# --- name_of JOB: as messages name it
+name_of() {
+  case $1 in train) echo training ;; *) echo worker ;; esac
+}
+
+# --- signals_of JOB: what asks it to stop, the first first. The worker takes SIGINT for a Ctrl-C. A training of
+# transformers dies on SIGINT without a checkpoint; on SIGTERM it can save one, but only at its next step.
+signals_of() {
+  case $1 in train) echo TERM ;; *) echo INT TERM ;; esac
+}
+
+# --- grace_of JOB: seconds that it has after the first signal
+grace_of() {
+  case $1 in train) echo 300 ;; *) echo 60 ;; esac
 }
 
 # --- weights_mb: the size of all models here, also of one that is being downloaded
@@ -57,7 +90,7 @@ settle() {
   local state=$state_root/$1
   [ -n "$1" ] && [ -d "$state" ] && [ ! -e "$state/exit_code" ] || return 0
   [ "$(first_line "$state/box")" = "$box_id" ] || return 0
-  if run_is_on && grep -qs "^$1 " "$worker_run"; then return 0; fi
+  if run_is_on && grep -qs "^$1 " "$job_run"; then return 0; fi
   echo "--- $(utc) the run was lost: the box restarted, or all its processes were killed" >> "$state/log"
   write_whole "$state/exit_code" 137
 }
@@ -133,7 +166,7 @@ status_json() {
   state=$state_root/$id
   if run_is_on; then
     running=true
-    read -r _ _ pid 2> /dev/null < "$worker_run" || true
+    read -r _ _ pid 2> /dev/null < "$job_run" || true
   fi
   code=$([ -z "$id" ] || first_line "$state/exit_code")
   if [ -n "$id" ] && [ -r "$state/log" ]; then bytes=$(stat -c %s "$state/log"); fi
@@ -141,7 +174,7 @@ status_json() {
   printf '{"run_id":%s,"running":%s,"pid":%s,"exit_code":%s,"log_bytes":%s,"release":%s,"state_dir":%s,' \
     "$(json_string "$id")" "$running" "${pid:-null}" "${code:-null}" "$bytes" \
     "$(json_string "$([ -z "$id" ] || first_line "$state/release")")" "$(json_string "${id:+$state}")"
-  printf '"stop_hook":%s,"stopped_by":%s,"keep_alive":%s%s}\n' \
+  printf '"job":%s,"stop_hook":%s,"stopped_by":%s,"keep_alive":%s%s}\n' "$(json_string "$(job_of "$id")")" \
     "$(json_string "$([ -z "$id" ] || first_line "$state/stop_hook")")" \
     "$(json_string "$([ -z "$id" ] || first_line "$state/stopped_by")")" "$keep" "${1:+,$1}"
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Switch this box off at its deadline, after too long without a worker or a job of busy.sh, or after too long without progress.
+# Switch this box off at its deadline, after too long without a run or a job of busy.sh, or after too long without progress.
 #   bash remote/watchdog.sh run       in the foreground: a systemd service, a container's entrypoint
 #   bash remote/watchdog.sh start     the same, detached
 #   bash remote/watchdog.sh status    one line of JSON
-# It warns in its own log and in the run's, stops the worker gracefully, and then runs MUSICGEN_WATCHDOG_ACTION,
+# It warns in its own log and in the run's, stops the run gracefully, and then runs MUSICGEN_WATCHDOG_ACTION,
 # else the stop hook, again and again until the box is off. state/watchdog.json has the reason.
 # Settings are read at each poll, as worker.env may appear or change later; docs/box.md lists them.
 # Periods are measured by the time since boot, so that setting the clock neither shortens nor lengthens them.
@@ -27,10 +27,13 @@ scripts() {
 
 # --- log_line TEXT: to the watchdog's log, and to the run's while it is on
 log_line() {
-  local line
+  local line LC_ALL=C
   line="--- $(utc) watchdog: $1"
   echo "$line" | tee -a "$log" >&2
-  if run_is_on; then echo "$line" >> "$state_root/$(newest_run)/log"; fi
+  if run_is_on; then
+    echo "$line" >> "$state_root/$(newest_run)/log"
+    own_bytes=$((own_bytes + ${#line} + 1))
+  fi
 }
 
 # --- settings as they are now, one a line; in a subshell, so that a removed one is unset
@@ -39,7 +42,8 @@ settings() (
   whole() { if [[ $1 =~ ^[0-9]{1,9}$ ]]; then echo "$((10#$1))"; else echo "$2"; fi; }
   whole "${MUSICGEN_IDLE_LIMIT_S:-}" 1800
   whole "${MUSICGEN_NO_PROGRESS_LIMIT_S:-}" 1800
-  whole "${MUSICGEN_WATCHDOG_GRACE_S:-}" 120
+  case $(job_of "$(newest_run)") in train) grace_s=$(grace_of train) ;; *) grace_s=120 ;; esac
+  whole "${MUSICGEN_WATCHDOG_GRACE_S:-}" "$grace_s"
   echo "${MUSICGEN_WATCHDOG_POLL_S:-15}"
   echo "${MUSICGEN_WATCHDOG_WARN_S:-600 120}"
   echo "${MUSICGEN_WATCHDOG_ACTION:-${MUSICGEN_STOP_HOOK:-}}"
@@ -78,14 +82,21 @@ read_deadline() {
 }
 
 read_progress() {
-  local key='' text='' id
+  local key='' text='' id bytes=0
   if run_is_on; then
     on=1 idle_since_ms=$now_ms
-    id=$(newest_run)
+    id=$(newest_run) job=$(job_of "$id")
     if [ -r "$state_root/$id/status.json" ]; then text=$(< "$state_root/$id/status.json"); fi
     if [[ $text =~ \"progress\":\ ?([0-9]+) ]]; then key=${BASH_REMATCH[1]}; fi
     # A download of weights is progress, too, but only at the start: later they may be for another box.
-    [[ -n $text && ! $text =~ \"state\":\ ?\"starting\" ]] || key+=" $(weights_mb)"
+    if [[ -z $text || $text =~ \"state\":\ ?\"starting\" ]]; then
+      key+=" $(weights_mb)"
+      # Before its first step a training may fetch and prepare data for hours, and skip batches after a resume.
+      if [ "$job" = train ]; then
+        bytes=$(stat -c %s "$state_root/$id/log" 2> /dev/null)
+        key+=" $((${bytes:-0} - own_bytes))"
+      fi
+    fi
     if [ "$id $key" != "$progress" ]; then
       progress="$id $key" progress_at_ms=$now_ms
     fi
@@ -102,7 +113,7 @@ closer() {
 
 judge() {
   reason='' left_ms=0
-  # The worker needs its grace before the deadline: EC2's own shutdown does not wait.
+  # The run needs its grace before the deadline: EC2's own shutdown does not wait.
   if [ -n "$deadline" ] && [ -n "$on$action" ]; then
     closer lifetime $((due_ms - now_ms - ${on:-0} * grace_s * 1000))
   fi
@@ -114,7 +125,7 @@ judge() {
   fi
   case $reason in
     lifetime) why="its deadline is $(utc_of "$deadline")" ;;
-    no_progress) why="the worker made no progress for $(((now_ms - progress_at_ms) / 1000)) s" ;;
+    no_progress) why="the $(name_of "$job") made no progress for $(((now_ms - progress_at_ms) / 1000)) s" ;;
     idle) why="no worker ran for $(((now_ms - idle_since_ms) / 1000)) s" ;;
     *) why='' ;;
   esac
@@ -139,7 +150,7 @@ warn() {
 
 ending() {
   if [ -z "$action" ] || { [ "$reason" = no_progress ] && [ -n "$keep_alive" ]; }; then
-    echo "stops its worker"
+    echo "stops its $(name_of "$job")"
   else
     echo "switches off"
   fi
@@ -176,7 +187,8 @@ act() {
 }
 
 run() {
-  local deadline='' due_ms=0 now_ms on='' idle_since_ms progress='' progress_at_ms reason why left_ms warned=''
+  local deadline='' due_ms=0 now_ms on='' job='' idle_since_ms progress='' progress_at_ms reason why left_ms warned=''
+  local own_bytes=0 # what this watchdog has written to runs' logs
   local idle_limit_s no_progress_limit_s grace_s poll_s warn_s action keep_alive
   mkdir -p "$MUSICGEN_BOX_HOME"
   exec 9>> "$lock"

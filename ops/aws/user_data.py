@@ -30,7 +30,7 @@ class Boot:
     prefix: str
     release: Release
     worker_env: Mapping[str, str]  # for /etc/musicgen/worker.env
-    worker_options: Sequence[str] = ()  # for remote/worker_run.sh
+    worker_options: Sequence[str] = ()  # for remote/job.sh
     endpoint_url: str = ""
 
 

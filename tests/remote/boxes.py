@@ -1,4 +1,4 @@
-"""A box in temporary folders: root, home, HOME and tmux server; its worker does what its arguments say."""
+"""A box in temporary folders: root, home, HOME and tmux server; its jobs do what their arguments say."""
 
 import hashlib
 import json
@@ -52,6 +52,33 @@ except KeyboardInterrupt:
 sys.exit(int(doing[doing.index("exit") + 1]))
 """
 
+# Stands for remote/train.py: ends at SIGTERM with a checkpoint, and at SIGINT without one, as Trainer does.
+TRAINING = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+state = Path(os.environ["MUSICGEN_STATE_DIR"])
+seen = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
+(state / "seen.json").write_text(json.dumps(seen))
+doing = sys.argv[1:]
+
+def save(number, frame):
+    print("checkpoint written", flush=True)
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in doing else save)
+for word in doing:
+    if word.startswith("status="):
+        (state / "status.json").write_text(word.partition("=")[2])
+print("training", flush=True)
+(state / "ready").touch()
+while "exit" not in doing:
+    if "talking" in doing:
+        print("one more line", flush=True)
+    time.sleep(0.05)
+sys.exit(int(doing[doing.index("exit") + 1]))
+"""
+
 
 def until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for a condition; fail if it does not come."""
@@ -96,6 +123,7 @@ class Box:
         (release / "requirements" / "worker.txt").write_text(REQUIREMENTS)
         shutil.copytree(REPOSITORY / "worker", release / "worker", ignore=_ENGINES)
         (release / "worker" / "__main__.py").write_text(WORKER)
+        (release / "remote" / "train.py").write_text(TRAINING)
 
     def settings(self, **values: str) -> None:
         file = self.home / "worker.env"
@@ -130,6 +158,10 @@ class Box:
         state = Path(answer["state_dir"])
         until(lambda: (state / "ready").exists() or (state / "exit_code").exists())
         return answer
+
+    def train(self, *training: str, options: tuple[str, ...] = ()) -> dict:
+        """Start a training and wait until it trains."""
+        return self.start(*training, options=("--job", "train", *options))
 
     @property
     def state(self) -> Path:

@@ -335,7 +335,7 @@ def test_code_from_git_is_the_pinned_commit(first_boot, repository):
     url, commit = repository
     result = first_boot(Release(commit[:16], git_url=url, commit=commit))
     assert result.code == 0, result.log
-    assert (result.folder / "opt/musicgen/releases" / commit[:16] / "remote" / "worker_run.sh").exists()
+    assert (result.folder / "opt/musicgen/releases" / commit[:16] / "remote" / "job.sh").exists()
 
 
 def test_a_commit_that_is_not_there_ends_the_machine(first_boot, repository):

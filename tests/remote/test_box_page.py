@@ -8,7 +8,8 @@ from tests.remote.boxes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "box.md").read_text("utf-8")
 SCRIPTS = """
-    env.sh install.sh session.sh worker_run.sh stop_hook.sh deadline.sh watchdog.sh state.sh pod_start.sh
+    env.sh install.sh environment.sh session.sh job.sh stop_hook.sh deadline.sh watchdog.sh state.sh
+    pod_start.sh
 """.split()
 SOURCE = "".join((REPOSITORY / "remote" / name).read_text("utf-8") for name in SCRIPTS)
 # Given by one script to another or to the worker, not by a user.

@@ -71,7 +71,7 @@ def test_worker_of_a_unit(pod, expected):
     """systemd gives it three variables; the test its stand-in folders."""
     names = ("PATH", "HOME", *(name for name in pod.env if name.startswith("MUSICGEN_")))
     clean = {name: pod.env[name] for name in names}
-    subprocess.run(pod.command("worker_run.sh", "--", "exit", "0"), env=clean, check=True)
+    subprocess.run(pod.command("job.sh", "--", "exit", "0"), env=clean, check=True)
     assert saved(pod.state / "seen.json") == expected
 
 

@@ -231,5 +231,5 @@ def test_every_script_that_the_watchdog_runs_is_sent():
         named |= set(re.findall(r"(?<![\w-])([a-z_]+\.(?:sh|py))", (remote / script).read_text("utf-8")))
     there = {path.name for path in remote.iterdir()}
     # The worker is started from a deployed release only, and what a comment or a message names is not run.
-    not_run = {"worker_run.sh", "install.sh", "busy.sh", "image.sh", "bootstrap.sh", "check.py"}
+    not_run = {"job.sh", "install.sh", "busy.sh", "image.sh", "bootstrap.sh", "check.py"}
     assert (named & there) - sent <= not_run

@@ -1,4 +1,4 @@
-"""One run of the worker, from its start to what comes after: session.sh, worker_run.sh, stop_hook.sh."""
+"""One run of the worker, from its start to what comes after: session.sh, job.sh, stop_hook.sh."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_of_starts_at_once_one_wins(box):
 
 
 def test_worker_outside_tmux_counts_as_running(box):
-    unit = subprocess.Popen(box.command("worker_run.sh"), env=box.env)
+    unit = subprocess.Popen(box.command("job.sh"), env=box.env)
     until(lambda: box.status()["pid"])
     assert box.sh("session.sh", "start").returncode == 4
     unit.send_signal(signal.SIGTERM)
@@ -149,7 +149,7 @@ def test_worker_outside_tmux_counts_as_running(box):
 
 
 def test_stopped_unit_hands_its_signal_to_the_worker(box):
-    unit = subprocess.Popen(box.command("worker_run.sh", "--", "quiet"), env=box.env)
+    unit = subprocess.Popen(box.command("job.sh", "--", "quiet"), env=box.env)
     until(lambda: (box.state / "ready").exists())
     unit.send_signal(signal.SIGINT)
     assert unit.wait(60) == 75
@@ -386,7 +386,7 @@ def test_api_key_of_the_pod_reaches_the_stop_hook_and_not_the_worker(box):
 
 
 def processes_of_the_run(box):
-    """worker_run.sh and the worker, by their environments."""
+    """job.sh and the worker, by their environments."""
     pids = (box.home / "worker.run").read_text().split()[1:]
     found = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
     assert len(found) == 2 and all(str(box.root).encode() in each for each in found)

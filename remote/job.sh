@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# One run of the worker in the foreground: its state, its exit code, and then the stop hook.
-#   bash remote/worker_run.sh [--run-id ID] [--keep-alive] [-- WORKER_ARGUMENT...]
-# session.sh runs it in tmux, a systemd unit as its ExecStart. The worker keeps the release that this script is
-# in, also when `current` changes. INT, TERM and HUP are passed to the worker, which ends with a checkpoint.
-# Exit code: the worker's; 4 if the worker is running already; 2 if it cannot start.
+# One run of a job in the foreground: its state, its exit code, and then the stop hook.
+#   bash remote/job.sh [--job worker|train] [--run-id ID] [--keep-alive] [-- ARGUMENT...]
+# The job is the worker, or a training (remote/train.py); it gets the arguments. session.sh runs this script in tmux, a
+# systemd unit as its ExecStart. The job keeps the release that this script is in, also when `current` changes. INT,
+# TERM and HUP are passed to the job, which ends with a checkpoint; a training gets TERM for each.
+# Exit code: the job's; 4 if a job of either kind is running already; 2 if it cannot start.
+#
+# The job is in a process group of its own, with the release as its working folder; what of the group is left at its
+# end is killed. Its output goes to MUSICGEN_STATE_DIR/log. It writes MUSICGEN_STATE_DIR/status.json, of which the
+# watchdog and `fab status` read `progress` and `state`, and exits with 75 if it can be resumed.
 set -uo pipefail # no -e: whatever fails, the exit code is written and the box switches off
 
 release=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -12,36 +17,40 @@ take_deployed
 . "$release/remote/state.sh"
 
 run_id=$(new_run_id)
+job=worker
 keep_alive=
 while [ $# -gt 0 ]; do
   case $1 in
+    --job) job=${2:?--job needs a name} && shift 2 ;;
     --run-id) run_id=${2:?--run-id needs an id} && shift 2 ;;
     --keep-alive) keep_alive=1 && shift ;;
     --) shift && break ;;
-    *) fail 2 "$1 is not an option; write: worker_run.sh [--run-id ID] [--keep-alive] [-- ARGUMENT...]" ;;
+    *) fail 2 "$1 is not an option; write: job.sh [--job worker|train] [--run-id ID] [--keep-alive] [-- ARGUMENT...]" ;;
   esac
 done
+refuse_other_jobs "$job"
 
 umask 077
 mkdir -p "$MUSICGEN_BOX_HOME" "$state_root" || exit 2
 
-# --- one worker on a box: this script has the lock until the worker has ended
-exec 9>> "$worker_lock"
-flock --timeout 2 9 || fail 4 "the worker is already running (run $(newest_run)); stop it first"
-# Before `current` names this run, so that nobody takes it for a lost one.
-write_whole "$worker_run" "$run_id $$"
-settle "$([ ! -L "$state_root/current" ] || basename "$(readlink "$state_root/current")")"
-
+# --- one job on a box: this script has the lock until the job has ended
+exec 9>> "$job_lock"
+flock --timeout 2 9 || fail 4 "the $(name_of "$(job_of "$(newest_run)")") is already running (run $(newest_run)); stop it first"
 state=$state_root/$run_id
 mkdir -p "$state"
+write_whole "$state/job" "$job"
+# Before `current` names this run, so that nobody takes it for a lost one.
+write_whole "$job_run" "$run_id $$"
+settle "$([ ! -L "$state_root/current" ] || basename "$(readlink "$state_root/current")")"
+
 write_whole "$state/box" "$box_id"
 write_whole "$state/release" "$release"
 [ -z "$keep_alive" ] || touch "$state/keep_alive"
 ln -s "$run_id" "$state_root/current.$run_id" && mv -T "$state_root/current.$run_id" "$state_root/current"
 make_places
 
-# --- the worker, in its own process group; only it has the secrets of worker.env
-become_worker() {
+# --- the job, in its own process group; only it has the secrets of worker.env
+become_job() {
   exec 9>&-
   cd "$release" || exit 2
   local root=$MUSICGEN_BOX_ROOT home=$MUSICGEN_BOX_HOME workspace=$MUSICGEN_WORKSPACE
@@ -55,38 +64,53 @@ become_worker() {
   find_places # worker.env may set one to nothing
   export RUN_ID=$run_id MUSICGEN_STATE_DIR=$state
   export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-  # A relative folder would be inside the release, which a later deploy deletes.
-  case ${MUSICGEN_OUTPUT:-} in
-    '') [ -n "${MUSICGEN_S3_BUCKET:-}" ] || export MUSICGEN_OUTPUT=$root/output ;;
-    /* | s3://*) ;;
-    *) export MUSICGEN_OUTPUT=$root/$MUSICGEN_OUTPUT ;;
+  case $job in
+    worker) become_worker "$@" ;;
+    train) become_train "$@" ;;
   esac
-  exec "$home/venv/bin/python" -m worker --prompts "$release/prompts.txt" "$@"
 }
 
-worker_pid='' asked=''
+become_worker() {
+  # A relative folder would be inside the release, which a later deploy deletes.
+  case ${MUSICGEN_OUTPUT:-} in
+    '') [ -n "${MUSICGEN_S3_BUCKET:-}" ] || export MUSICGEN_OUTPUT=$MUSICGEN_BOX_ROOT/output ;;
+    /* | s3://*) ;;
+    *) export MUSICGEN_OUTPUT=$MUSICGEN_BOX_ROOT/$MUSICGEN_OUTPUT ;;
+  esac
+  exec "$MUSICGEN_BOX_HOME/venv/bin/python" -m worker --prompts "$release/prompts.txt" "$@"
+}
+
+become_train() {
+  local python
+  python=$(. "$release/remote/environment.sh" && find_python)
+  [ -n "$python" ] || { echo "error: there is no Python 3.11 to 3.13 on this box; install it first" && exit 2; }
+  exec "$python" "$release/remote/train.py" "$@"
+}
+
+job_pid='' asked=''
 pass_on() {
   asked=$1
-  [ -z "$worker_pid" ] || kill -s "$1" "$worker_pid" 2> /dev/null
+  [ -z "$job_pid" ] || kill -s "$1" "$job_pid" 2> /dev/null
 }
-trap 'pass_on INT' INT
+read -r first_signal _ <<< "$(signals_of "$job")"
+trap 'pass_on "$first_signal"' INT
 trap 'pass_on TERM' TERM HUP
 
 stays_on="nothing turns this box off; it bills until you stop it"
 echo "--- $(utc) run $run_id of $release$(turns_off || echo "; $stays_on")" >> "$state/log"
 set -m # job control: its own process group, and SIGINT not ignored, as in a plain background job
-(become_worker "$@") >> "$state/log" 2>&1 < /dev/null &
-worker_pid=$!
+(become_job "$@") >> "$state/log" 2>&1 < /dev/null &
+job_pid=$!
 set +m
-write_whole "$worker_run" "$run_id $$ $worker_pid"
+write_whole "$job_run" "$run_id $$ $job_pid"
 [ -z "$asked" ] || pass_on "$asked"
 
-while kill -0 "$worker_pid" 2> /dev/null; do
-  wait "$worker_pid" # a signal ends the wait early
+while kill -0 "$job_pid" 2> /dev/null; do
+  wait "$job_pid" # a signal ends the wait early
 done
-wait "$worker_pid"
+wait "$job_pid"
 code=$?
-kill -KILL -- "-$worker_pid" 2> /dev/null # a child process may still hold GPU memory
+kill -KILL -- "-$job_pid" 2> /dev/null # a child process may still hold GPU memory
 
 # --- how it ended: what happens to the box, the last line of the log, then the exit code
 grace_s=${MUSICGEN_STOP_GRACE_S:-60}
@@ -98,7 +122,7 @@ else
   fate=pending fate_text="this box switches off in $grace_s s"
 fi
 write_whole "$state/stop_hook" "$fate"
-echo "--- $(utc) the worker ended with exit code $code; $fate_text" >> "$state/log"
+echo "--- $(utc) the $(name_of "$job") ended with exit code $code; $fate_text" >> "$state/log"
 write_whole "$state/exit_code" "$code"
 exec 9>&-
 [ "$fate" = pending ] || exit "$code"
@@ -116,7 +140,7 @@ for ((waited_s = 0; waited_s < grace_s; waited_s++)); do
 done
 if [ "$fate" = pending ]; then
   RUN_ID=$run_id MUSICGEN_STATE_DIR=$state \
-    bash "$release/remote/stop_hook.sh" "worker ended with exit code $code" >> "$state/stop_hook.log" 2>&1
+    bash "$release/remote/stop_hook.sh" "$(name_of "$job") ended with exit code $code" >> "$state/stop_hook.log" 2>&1
   fate="ran $?"
 fi
 write_whole "$state/stop_hook" "$fate"
