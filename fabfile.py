@@ -14,7 +14,7 @@ from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
 
 _PROMPTS = "Job list (default: MUSICGEN_PROMPTS, else prompts.txt)"
-_FORCE = "Also while a worker runs, which keeps its release"
+_FORCE = "Also while a run is on, which keeps its release"
 _OWN_KEYS = "Send your own long-lived AWS keys instead of temporary ones"
 _KEEP = "Leave the box on after the run, until its deadline"
 _ONLY = "Only this song (repeat for more; default: every song)"
@@ -199,9 +199,9 @@ def sync(
     }
 )
 def logs(box: Box, run: str = "", lines: str = "", since: str = "", once: bool = False) -> None:
-    """Follow the worker's log; ends with its exit code.
+    """Follow the run's log; ends with its exit code.
 
-    Continues across lost connections. Ctrl-C stops following; the worker keeps running.
+    Continues across lost connections. Ctrl-C stops following; the run goes on.
     Example: fab logs --since 30m
     """
     from ops.ssh import run_log
@@ -225,17 +225,19 @@ def status(box: Box, json: bool = False, extend: str = "") -> None:
     ui.show(status.rows(box, json=json), json=json)
 
 
-@box_task(help={"grace": _GRACE})
-def stop(box: Box, grace: str = "60s") -> None:
-    """Stop the worker, gently, then firmly; the box stays on.
+@box_task(help={"grace": "How long the run may take to stop (default: 60s, a training 5m)"})
+def stop(box: Box, grace: str = "") -> None:
+    """Stop the run, gently, then firmly; the box stays on.
 
     Example: fab stop --grace 5m
     """
     from ops import durations
     from ops.ssh import session
 
-    stopped, needed = session.stop(box, int(durations.parse(grace, "--grace").total_seconds()))
-    ui.say(f"run {stopped.run_id}: {needed}" if stopped.run_id else str(needed))
+    grace_s = int(durations.parse(grace, "--grace").total_seconds()) if grace else None
+    stopped, needed = session.stop(box, grace_s)
+    text = session.ended_by(needed, stopped.job)
+    ui.say(f"run {stopped.run_id}: {text}" if stopped.run_id else text)
 
 
 @box_task(help={"json": JSON, "watch": _WATCH})

@@ -38,9 +38,13 @@ def by_host(store: Store) -> dict[str, Status]:
 
 
 def progress(beat: Status) -> str:
-    """`generating, 3 of 10 songs`."""
-    failed = f", {beat.songs.failed} failed" if beat.songs.failed else ""
-    return f"{beat.state}, {beat.songs.done} of {beat.songs.asked} songs{failed}"
+    """`generating, 3 of 10 songs`; `training, step 25 of 40`."""
+    if steps := beat.steps:
+        return f"{beat.state}, step {steps.done}" + (f" of {steps.total}" if steps.total else "")
+    if songs := beat.songs:
+        failed = f", {songs.failed} failed" if songs.failed else ""
+        return f"{beat.state}, {songs.done} of {songs.asked} songs{failed}"
+    return beat.state
 
 
 def quiet(beat: Status, now: datetime, see: str) -> str:

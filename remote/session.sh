@@ -31,6 +31,13 @@ refuse_missing() {
   command -v tmux > /dev/null || fail 2 "tmux is missing; install it first"
 }
 
+refuse_second() {
+  if run_is_on; then
+    status_json
+    fail 4 "the $(name_of "$(job_of "$(newest_run)")") is already running (run $(newest_run)); follow it, or stop it first"
+  fi
+}
+
 start() {
   local keep=() job=worker id began_s=$SECONDS
   while [ $# -gt 0 ]; do
@@ -42,16 +49,14 @@ start() {
     esac
   done
   refuse_other_jobs "$job"
+  refuse_second # before its remedy is one that does not help
   refuse_missing "$job"
   mkdir -p "$state_root"
 
   # --- one start at a time, until its run has the lock
   exec 8>> "$MUSICGEN_BOX_HOME/start.lock"
   flock --timeout 15 8 || fail 4 "another start is running; wait for it"
-  if run_is_on; then
-    status_json
-    fail 4 "the $(name_of "$(job_of "$(newest_run)")") is already running (run $(newest_run)); follow it, or stop it first"
-  fi
+  refuse_second
 
   # --- the session of a run that has ended may still be counting down to the stop hook
   id=$(newest_run)

@@ -47,13 +47,14 @@ def checked_release(settings: Settings, prompts: str = "") -> Release:
 
 
 def deploy(box: Box, release: Release, report: Report, *, force: bool = False) -> ShippedRelease:
-    """Phase 1: make the release the current one. Raises UserError while a worker runs, unless forced."""
+    """Phase 1: make the release the current one. Raises UserError while a run is on, unless forced."""
     report(f"box {box.label} ({box.info.platform}), files in {box.info.root}")
     run = session.status_if_deployed(box)
     if run and run.running and not force:
+        new = "stop it: fab stop" if run.job == session.TRAIN else "restart it with the new code: fab sync"
         raise UserError(
-            f"the worker is running (run {run.run_id}) and keeps its release; "
-            "restart it with the new code: fab sync, or deploy without a restart: fab deploy --force"
+            f"the {session.name_of(run.job)} is running (run {run.run_id}) and keeps its release; "
+            f"{new}, or deploy without a restart: fab deploy --force"
         )
     shipped = ship.send(box, release)
     size = f"{amounts.count(release.n_files, 'file')}, {amounts.size(release.n_bytes)}"
@@ -143,11 +144,17 @@ def sync(
     grace_s: int,
     arguments: Sequence[str] = (),
 ) -> Run:
-    """Ship code and list and restart the worker with these arguments; it resumes from its checkpoints."""
+    """Ship code and list and restart the worker with these arguments; it resumes from its checkpoints.
+
+    Raises UserError while a training is on.
+    """
+    on = session.status_if_deployed(box)
+    if on and on.running and on.job == session.TRAIN:
+        raise UserError(f"the training is running (run {on.run_id}), and not the worker; stop it: fab stop")
     shipped = deploy(box, release, report, force=True)
     stopped, needed = session.stop(box, grace_s, by="fab sync")
     if needed is not session.StopNeeded.NOTHING:
-        report(f"run {stopped.run_id}: {needed}")
+        report(f"run {stopped.run_id}: {session.ended_by(needed, stopped.job)}")
     if shipped.needs_install:
         report("the environment was made from other requirements; installing")
         install(box, settings, report, use_my_keys=configure.has_own_keys(box))

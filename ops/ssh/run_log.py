@@ -1,7 +1,7 @@
 """Follow a run's log over SSH until its exit code is known; from the bucket when the box is gone.
 
 Gives every byte once and in order, across dropped, reset and half-open connections.
-Ctrl-C stops following; the worker keeps running. Does not start or stop a run.
+Ctrl-C stops following; the run goes on. Does not start or stop a run.
 """
 
 import re
@@ -35,7 +35,7 @@ _LINES = 20
 _LOST = (*BROKEN, LinkLost, NoAnswer)
 
 # $1 state folder, $2 run or empty, $3 lines back or empty, $4 since (UTC) or empty.
-# Output: the run's folder, then the byte to start at. Lines of the log begin with their timestamp.
+# Output: the run's folder, its job, then the byte to start at. Lines of the log begin with their timestamp.
 _FIND_START = r"""
 set -euo pipefail
 state=$1
@@ -47,6 +47,7 @@ else
   run=$(readlink -f "$state/current") && [ -d "$run" ] || exit 44
 fi
 echo "$run"
+head -n 1 "$run/job" 2> /dev/null || echo
 log=$run/log
 if [ ! -e "$log" ]; then echo 0
 elif [ -n "$4" ]; then
@@ -95,20 +96,20 @@ class EndedRun:
 
 
 def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -> int:
-    """Print a run's log until it ends (`once`: what there is now); -> the worker's exit code.
+    """Print a run's log until it ends (`once`: what there is now); -> the job's exit code.
 
     Ctrl-C ends only the following, with 0. Raises UserError if neither box nor bucket has the run.
     """
-    folder = ""
+    folder, job = "", ""
     try:
         if once:
-            folder, at = find_start(box, query)
+            folder, job, at = find_start(box, query)
             read_to_end(box, folder, ui.pour, at)
             return 0
         reconnection = _Reconnection(box, ui.say)
         while not folder:
             try:
-                folder, at = find_start(box, query)
+                folder, job, at = find_start(box, query)
             except (LinkLost, NoAnswer) as error:
                 if isinstance(error, NoAnswer) and not reconnection.tries:
                     raise
@@ -123,14 +124,14 @@ def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -
             ) from None
         return _show_from_bucket(settings, error, run, int(query.lines or _LINES))
     except KeyboardInterrupt:
-        ui.say("\nstopped following; the worker keeps running (stop it: fab stop)")
+        ui.say(f"\nstopped following; the {session.name_of(job)} keeps running (stop it: fab stop)")
         return 0
     ui.say(f"run {folder.rpartition('/')[2]} ended with exit code {code}")
     return code
 
 
-def find_start(box: Box, query: LogQuery) -> tuple[str, int]:
-    """The folder of the run on the box, and the byte of its log to start at. Raises BadInput."""
+def find_start(box: Box, query: LogQuery) -> tuple[str, str, int]:
+    """The folder of the run on the box, its job, and the byte of its log to start at. Raises BadInput."""
     run, lines = query.run, query.lines or str(_LINES)
     since = since_when(query.since, datetime.now(UTC))
     if not (lines.isascii() and lines.isdigit()):
@@ -146,8 +147,8 @@ def find_start(box: Box, query: LogQuery) -> tuple[str, int]:
         )
     if ran.code:
         raise UserError(f"cannot read the log ({ran.reason()}); run it again")
-    folder, at = ran.out.split("\n")[:2]
-    return folder, int(at)
+    folder, job, at = ran.out.split("\n")[:3]
+    return folder, job, int(at)
 
 
 def since_when(text: str, now: datetime) -> str:

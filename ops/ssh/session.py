@@ -1,4 +1,4 @@
-"""Start and stop the worker on a box, and read its state. remote/session.sh does the work there.
+"""Start and stop the worker or a training on a box, and read its state. remote/session.sh does the work.
 
 Holds no state: every answer comes from the box. Does not follow a log.
 """
@@ -13,7 +13,12 @@ from ops.ssh.box import Box, CommandResult
 from worker import amounts
 from worker.errors import UserError
 
-GRACE_S = 60
+# As session.sh names the jobs, and how messages do.
+TRAIN = "train"
+WORKER = "worker"
+_NAMES = {TRAIN: "training"}
+# Seconds after the first signal, where none are asked for: session.sh says the same.
+GRACE_S = {WORKER: 60, TRAIN: 300}
 # session.sh waits this much longer than the grace for SIGTERM and SIGKILL.
 _AFTER_GRACE_S = 20
 # A worker that cannot run at all ends within this time.
@@ -31,18 +36,32 @@ class StopNeeded(Enum):
     SIGTERM = "SIGTERM"
     SIGKILL = "SIGKILL"
 
-    def __str__(self) -> str:
-        return {
-            self.NOTHING: "nothing was running",
-            self.SIGINT: "it stopped by itself and kept its checkpoints",
-            self.SIGTERM: "it ignored SIGINT and stopped at SIGTERM",
-            self.SIGKILL: "it did not react and was killed; songs in progress resume from their checkpoints",
-        }[self]
+
+def name_of(job: str | None) -> str:
+    """As messages name it: `worker`, `training`. A run of an earlier release has none: a worker's."""
+    return _NAMES.get(job or WORKER, WORKER)
+
+
+def ended_by(needed: StopNeeded, job: str | None) -> str:
+    """What a stop needed, in words. A training gets SIGTERM first, on which it can save a checkpoint."""
+    if needed is StopNeeded.NOTHING:
+        return "nothing was running"
+    resumes = "a training resumes from its newest checkpoint"
+    if job == TRAIN:
+        killed = needed is StopNeeded.SIGKILL
+        return f"it {'did not react and was killed' if killed else 'stopped at SIGTERM'}; {resumes}"
+    return {
+        StopNeeded.SIGINT: "it stopped by itself and kept its checkpoints",
+        StopNeeded.SIGTERM: "it ignored SIGINT and stopped at SIGTERM",
+        StopNeeded.SIGKILL: (
+            "it did not react and was killed; songs in progress resume from their checkpoints"
+        ),
+    }[needed]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The newest run on the box; `run_id` is None if there was none."""
+    """The newest run on the box; `run_id` is None if there was none. `job`: see `name_of`."""
 
     run_id: str | None
     running: bool
@@ -53,6 +72,7 @@ class Run:
     state_dir: str | None
     stop_hook: str | None
     keep_alive: bool
+    job: str | None
 
 
 def status(box: Box) -> Run:
@@ -67,12 +87,13 @@ def status_if_deployed(box: Box) -> Run | None:
     return None if ran.code == 66 else _run(_checked(box, ran).json())
 
 
-def start(box: Box, *, keep_alive: bool = False, arguments: Sequence[str] = ()) -> Run:
-    """Start the worker, which keeps running when the connection ends. -> the run, a moment later.
+def start(box: Box, *, job: str = WORKER, keep_alive: bool = False, arguments: Sequence[str] = ()) -> Run:
+    """Start a job, which keeps running when the connection ends. -> the run, a moment later.
 
-    Raises UserError if one is running.
+    Raises UserError if one of either kind is running.
     """
-    words = ["--keep-alive"] if keep_alive else []
+    # Not for the worker: a box may still have a release that knows no other.
+    words = ["--job", job] * (job != WORKER) + ["--keep-alive"] * keep_alive
     ran = box.remote("session.sh", "start", *words, "--", *arguments)
     if ran.code == 4:
         raise UserError(f"{ran.reason().partition(';')[0]}; see it: fab logs, or stop it: fab stop")
@@ -105,13 +126,15 @@ def ending(watchdog: Mapping[str, Any]) -> str:
     return "this box has no deadline; it switches off after a run, or when no worker runs"
 
 
-def stop(box: Box, grace_s: int = GRACE_S, by: str = "fab stop") -> tuple[Run, StopNeeded]:
-    """Stop the worker: SIGINT, after `grace_s` SIGTERM, then SIGKILL. The box stays on.
+def stop(box: Box, grace_s: int | None = None, by: str = "fab stop") -> tuple[Run, StopNeeded]:
+    """Stop the run: the worker by SIGINT, after `grace_s` SIGTERM; a training by SIGTERM; then SIGKILL.
 
-    `by`: the command that `fab status` names. -> the run, and what the stop needed.
+    The box stays on. `grace_s`: None is GRACE_S of the job. `by`: the command that `fab status` names.
+    -> the run, and what the stop needed.
     """
-    limit_s = grace_s + _AFTER_GRACE_S + 30
-    ran = box.remote("session.sh", "stop", "--keep", str(grace_s), by, limit_s=limit_s)
+    limit_s = (max(GRACE_S.values()) if grace_s is None else grace_s) + _AFTER_GRACE_S + 30
+    grace = "" if grace_s is None else str(grace_s)
+    ran = box.remote("session.sh", "stop", "--keep", grace, by, limit_s=limit_s)
     found = _checked(box, ran).json()
     return _run(found), StopNeeded(found["needed"])
 

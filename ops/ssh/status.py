@@ -23,7 +23,7 @@ _SILENT_S = 600
 _STATUS = f"""
 root=$1 home=$2 remote=$1/current/remote
 echo "{look.MARK}run"; [ ! -f "$remote/session.sh" ] || bash "$remote/session.sh" status 2>&1
-echo "{look.MARK}status"; cat "$root/state/current/status.json" 2> /dev/null
+echo "{look.MARK}status"; cat "$root/state/current/status.json" 2> /dev/null; echo
 echo "{look.MARK}watchdog"; [ ! -f "$remote/watchdog.sh" ] || bash "$remote/watchdog.sh" status 2>&1
 echo "{look.MARK}gpu"; {look.GPU_QUERY} 2> /dev/null
 echo "{look.MARK}disk"; df -Pk "$root" "$home" / 2> /dev/null
@@ -49,7 +49,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class BoxStatus:
-    """`run`: the JSON of session.sh; `status`: the worker's status.json; `watchdog`: that of watchdog.sh.
+    """`run`: the JSON of session.sh; `status`: the run's status.json; `watchdog`: that of watchdog.sh.
 
     `faults`: what these scripts said in place of an answer.
     """
@@ -107,21 +107,26 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
     run, status = found.run, found.status
     current = status if status.get("run_id") == run.get("run_id") else {}
     rows = {"run": run.get("run_id") or "none yet", "state": state(run, current)}
+    name = session.name_of(run.get("job"))
+    if name != session.WORKER:
+        rows["job"] = name
     if songs := current.get("songs"):
         failed = f", {songs['failed']} failed" if songs.get("failed") else ""
         rows["songs"] = f"{songs['done']} of {songs['asked']} done{failed}"
     for song in current.get("current", []):
         total = song.get("frames_total") or 0
         rows[f"  {song['song']}"] = f"{100 * song['frames_done'] / total:.0f} %" if total else "waiting"
+    if steps := current.get("steps"):
+        rows["steps"] = _steps(steps)
     if current.get("rate") is not None:
-        rows["speed"] = f"{current['rate']:.2f} s of audio per second"
+        rows["speed"] = f"{current['rate']:.2f} {'steps' if steps else 's of audio'} per second"
     if current.get("eta_s") is not None and run.get("running"):
         rows["time left"] = amounts.duration(current["eta_s"])
     if current.get("cost_usd") is not None:
         rows["cost"] = (
             f"{amounts.usd(current['cost_usd'])} at {amounts.usd(current['hourly_cost_usd'])} an hour"
         )
-    # To the worker, a stop's SIGINT is a Ctrl-C.
+    # The job takes a stop's signal for a Ctrl-C or another's.
     if run.get("stopped_by"):
         rows["stopped by"] = str(run["stopped_by"])
     elif current.get("notice"):
@@ -135,7 +140,7 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
             rows[f"model {model.model}"] = shown
     for disk in found.disks:
         rows[f"disk {disk.at}"] = f"{disk.free_gb:.1f} GB free of {disk.size_gb:.1f}"
-    rows |= watchdog_rows(found.watchdog)
+    rows |= watchdog_rows(found.watchdog, name)
     if found.faults:
         rows["fault"] = "; ".join(dict.fromkeys(found.faults))
         if not run:
@@ -148,6 +153,13 @@ def status_rows(found: BoxStatus, now: datetime) -> list[dict[str, str]]:
     if run.get("stop_hook"):
         rows["after the run"] = str(run["stop_hook"])
     return [{"what": name, "now": value} for name, value in rows.items()]
+
+
+def _steps(steps: Mapping[str, Any]) -> str:
+    """`25 of 40, epoch 0.62, loss 2.31`."""
+    text = str(steps["done"]) + (f" of {steps['total']}" if steps.get("total") else "")
+    text += f", epoch {steps['epoch']:.2f}" if steps.get("epoch") is not None else ""
+    return text + (f", loss {steps['loss']}" if steps.get("loss") is not None else "")
 
 
 def parse_models(text: str) -> list[ModelState]:
@@ -183,8 +195,8 @@ def model_row(model: ModelState) -> str:
     return text
 
 
-def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
-    """What switches the box off, when, and what it did."""
+def watchdog_rows(watchdog: Mapping[str, Any], job: str = session.WORKER) -> dict[str, str]:
+    """What switches the box off, when, and what it did. Where nothing does, its `job` is stopped."""
     if not watchdog:
         return {}
     rows = {}
@@ -198,7 +210,7 @@ def watchdog_rows(watchdog: Mapping[str, Any]) -> dict[str, str]:
     if (left_s := watchdog.get("left_s")) is None:
         rows["deadline"] = "none"
     else:
-        then = "then the box switches off" if off else "then the worker is stopped"
+        then = "then the box switches off" if off else f"then the {job} is stopped"
         rows["deadline"] = f"in {amounts.duration(max(0, left_s))}; {then}"
         if watchdog.get("lifetime_over"):
             rows["deadline"] += (

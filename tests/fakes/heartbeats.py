@@ -8,9 +8,15 @@ from worker.timestamps import stamp
 
 
 def write(
-    output: str, run_id: str, *, host: str = "elsewhere", state: str = "generating", ago_s: float = 3.0
+    output: str,
+    run_id: str,
+    *,
+    host: str = "elsewhere",
+    state: str = "generating",
+    ago_s: float = 3.0,
+    steps: status.Steps | None = None,
 ) -> None:
-    """As of so many seconds ago: three of ten songs are made, one has failed."""
+    """As of so many seconds ago: three of ten songs are made, one has failed; or a training's `steps`."""
     at = stamp(datetime.now(UTC) - timedelta(seconds=ago_s))
     written = status.Status(
         schema=status.SCHEMA,
@@ -25,8 +31,8 @@ def write(
         precision="float16",
         slots=8,
         progress=3,
-        songs=status.Songs(asked=10, done=3, made=3, failed=1, left=6),
-        frames=status.Frames(done=900, total=3000),
+        songs=None if steps else status.Songs(asked=10, done=3, made=3, failed=1, left=6),
+        frames=None if steps else status.Frames(done=900, total=3000),
         current=[],
         rate=4.0,
         eta_s=90.0,
@@ -34,6 +40,7 @@ def write(
         cost_usd=0.1,
         gpu_memory=None,
         notice=None,
-        exit_code=None if state == "generating" else 0,
+        exit_code=None if state in ("generating", "training") else 0,
+        steps=steps,
     )
     open_store(output).write(f"runs/{run_id}/{status.FILE}", written.to_json())

@@ -1,12 +1,12 @@
-"""A run's status.json: the format, and reading it.
+"""A run's status.json: the format, and reading it. A run of the worker has songs, a training has steps.
 
-For both sides: the worker's heartbeat writes it, and `inv status` and `fab status` read it, hence
-nothing here needs torch or numpy. Does not judge whether a run does well.
+For both sides: the worker's heartbeat and remote/train.py write it, and `inv status` and `fab status` read
+it, hence nothing here needs torch or numpy. Does not judge whether a run does well.
 """
 
 import json
 import sys
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -16,7 +16,7 @@ from worker.store.base import json_bytes
 
 SCHEMA = 1
 FILE = "status.json"
-STATES = ("starting", "generating", "finishing", "stopping", "done", "failed", "interrupted")
+STATES = ("starting", "generating", "training", "finishing", "stopping", "done", "failed", "interrupted")
 
 
 class Unreadable(ValueError):
@@ -43,6 +43,16 @@ class Frames:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Of a training. None: not known yet."""
+
+    done: int  # those before a resume included
+    total: int | None
+    epoch: float | None
+    loss: str | None  # as the training printed it, `nan` included
+
+
+@dataclass(frozen=True)
 class InProgress:
     """A song that the engine is working on."""
 
@@ -61,33 +71,37 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Status:
-    """The content of status.json, in its order."""
+    """The content of status.json, in its order. Either `songs` and `frames` are known, or `steps`."""
 
     schema: int
     run_id: str
-    state: str  # one of STATES
+    state: str  # one of STATES; `starting` until the first song or step is in progress
     updated_at: str  # UTC, `2026-11-22T19:50:59Z`
     started_at: str
     pid: int
     host: str  # the machine's name; of a pod its id
-    model: str
+    model: str  # of a training its configuration
     device: str | None
     precision: str | None
     slots: int | None
     progress: int  # grows whenever work was done, and only then
-    songs: Songs
-    frames: Frames
+    songs: Songs | None
+    frames: Frames | None
     current: list[InProgress]
-    rate: float | None  # seconds of audio per second, in the last minute
+    rate: float | None  # seconds of audio per second, in the last minute; steps per second
     eta_s: float | None
     hourly_cost_usd: float
     cost_usd: float  # the whole time so far
     gpu_memory: GpuMemory | None
     notice: str | None  # why it is stopping
     exit_code: int | None  # in the last one only
+    steps: Steps | None = None  # left out where there are songs
 
     def to_json(self) -> bytes:
-        return json_bytes(asdict(self))
+        known = asdict(self)
+        if self.steps is None:
+            del known["steps"]
+        return json_bytes(known)
 
 
 def read(content: bytes) -> Status:
@@ -99,6 +113,8 @@ def read(content: bytes) -> Status:
         status: Status = _fitted(Status, found, "it")
         if status.state not in STATES:
             raise ValueError(f"its state is {status.state!r:.20}")
+        if not (status.songs is None) == (status.frames is None) == (status.steps is not None):
+            raise ValueError("it has both songs and steps, or neither")
         timestamps.parse(status.updated_at)
         timestamps.parse(status.started_at)
     except Unreadable:
@@ -122,9 +138,10 @@ def _fitted(kind: Any, value: Any, name: str) -> Any:
     if isinstance(kind, UnionType):
         return None if value is None else _fitted(get_args(kind)[0], value, name)
     if is_dataclass(kind) and isinstance(value, dict):
-        if missing := [f.name for f in fields(kind) if f.name not in value]:
+        if missing := [f.name for f in fields(kind) if f.name not in value and f.default is MISSING]:
             raise ValueError(f"{name} lacks {missing[0]}")
-        return kind(**{f.name: _fitted(f.type, value[f.name], f.name) for f in fields(kind)})  # type: ignore[operator]
+        known = [f for f in fields(kind) if f.name in value]
+        return kind(**{f.name: _fitted(f.type, value[f.name], f.name) for f in known})  # type: ignore[operator]
     if get_origin(kind) is list and isinstance(value, list):
         return [_fitted(get_args(kind)[0], entry, name) for entry in value]
     if kind is str and isinstance(value, str):

@@ -210,15 +210,15 @@ def start(box, tmp_path, **query):
 
 def test_lines_back_are_counted_in_bytes(box, run, tmp_path):
     (run / "log").write_text("".join(LINES), "utf-8")
-    folder, at = start(box, tmp_path, lines="3")
-    assert folder == str(run)
+    folder, job, at = start(box, tmp_path, lines="3")
+    assert (folder, job) == (str(run), "")
     assert (run / "log").read_bytes()[at:].decode() == "".join(LINES[-3:])
 
 
 @pytest.mark.parametrize(("since", "first"), [("2026-11-22T19:54:00Z", 4), ("2026-11-22T19:54:30Z", 5)])
 def test_since_begins_at_the_first_line_of_that_time(box, run, tmp_path, since, first):
     (run / "log").write_text("".join(LINES), "utf-8")
-    _, at = start(box, tmp_path, since=since, lines="1")
+    *_, at = start(box, tmp_path, since=since, lines="1")
     assert (run / "log").read_bytes()[at:].decode() == "".join(LINES[first:])
 
 

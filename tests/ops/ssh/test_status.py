@@ -52,6 +52,29 @@ def test_running_worker_shows_songs_speed_time_left_and_cost():
     assert found["deadline"] == "in 2 h 0 min; then the box switches off"
 
 
+def test_running_training_shows_its_steps_and_their_speed():
+    its = {"songs": None, "frames": None, "current": [], "state": "training", "rate": 0.4}
+    steps = {"done": 1025, "total": 4000, "epoch": 0.6254, "loss": "nan"}
+    train = RUN | {"job": "train"}
+    found = rows(run=train, status=STATUS | its | {"steps": steps}, watchdog={"running": True, "left_s": 60})
+    assert found["job"] == "training" and found["state"] == "running: training"
+    assert found["steps"] == "1025 of 4000, epoch 0.63, loss nan"
+    assert found["speed"] == "0.40 steps per second"
+    assert found["deadline"] == "in 1 min 0 s; then the training is stopped"
+    assert "songs" not in found
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        ({"done": 3, "total": None, "epoch": None, "loss": None}, "3"),
+        ({"done": 0, "total": 40, "epoch": 0, "loss": None}, "0 of 40, epoch 0.00"),
+    ],
+)
+def test_of_a_training_what_is_not_known_yet_is_left_out(steps, shown):
+    assert rows(run=RUN | {"job": "train"}, status={"run_id": "r-1", "steps": steps})["steps"] == shown
+
+
 def test_status_of_an_older_run_is_not_shown_as_this_one_s():
     assert "songs" not in rows(status=STATUS | {"run_id": "r-0"})
 

@@ -18,6 +18,7 @@ from worker.songs.status import (
     InProgress,
     Songs,
     Status,
+    Steps,
     Unreadable,
     is_stale,
     read,
@@ -92,14 +93,55 @@ STATUS = Status(
     notice=None,
     exit_code=None,
 )
+# As remote/train.py writes it.
+AGREED_OF_A_TRAINING = b"""{
+ "schema": 1,
+ "run_id": "20261122T195000Z-ab12",
+ "state": "training",
+ "updated_at": "2026-11-22T19:50:59Z",
+ "started_at": "2026-11-22T19:50:00Z",
+ "pid": 4321,
+ "host": "k2u8d5v3q9xj1a",
+ "model": "configs/whisper_small.yaml",
+ "device": null,
+ "precision": null,
+ "slots": null,
+ "progress": 25,
+ "songs": null,
+ "frames": null,
+ "current": [],
+ "rate": 1.25,
+ "eta_s": 12.0,
+ "hourly_cost_usd": 0.4,
+ "cost_usd": 0.0066,
+ "gpu_memory": null,
+ "notice": null,
+ "exit_code": null,
+ "steps": {
+  "done": 25,
+  "total": 40,
+  "epoch": 0.625,
+  "loss": "nan"
+ }
+}
+"""
 NOW = datetime(2026, 11, 22, 19, 50, 59, tzinfo=UTC)
 
 counts = st.integers(0, 2**63 - 1)
 amounts = st.floats(0, 1e12, allow_nan=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 stamps = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(stamp)
+
+works = st.tuples(
+    st.builds(Songs, counts, counts, counts, counts, counts), st.builds(Frames, counts, counts), st.none()
+) | st.tuples(
+    st.none(),
+    st.none(),
+    st.builds(Steps, counts, st.none() | counts, st.none() | amounts, st.none() | texts),
+)
 statuses = st.builds(
-    Status,
+    lambda work, **its: Status(songs=work[0], frames=work[1], steps=work[2], **its),
+    work=works,
     schema=st.just(1),
     run_id=texts,
     state=st.sampled_from(STATES),
@@ -112,8 +154,6 @@ statuses = st.builds(
     precision=st.none() | texts,
     slots=st.none() | counts,
     progress=counts,
-    songs=st.builds(Songs, counts, counts, counts, counts, counts),
-    frames=st.builds(Frames, counts, counts),
     current=st.lists(st.builds(InProgress, texts, counts, counts), max_size=3),
     rate=st.none() | amounts,
     eta_s=st.none() | amounts,
@@ -133,6 +173,26 @@ json_values = st.recursive(
 def test_format_is_the_agreed_one():
     assert STATUS.to_json() == AGREED
     assert read(AGREED) == STATUS
+
+
+def test_training_has_steps_in_place_of_songs():
+    found = read(AGREED_OF_A_TRAINING)
+    assert (found.steps, found.songs) == (Steps(done=25, total=40, epoch=0.625, loss="nan"), None)
+    assert found.to_json() == AGREED_OF_A_TRAINING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"songs": None},
+        {"frames": None},
+        {"songs": None, "frames": None},
+        {"steps": json.loads(AGREED_OF_A_TRAINING)["steps"]},
+    ],
+)
+def test_status_of_both_kinds_of_work_or_of_neither_is_unreadable(change):
+    with pytest.raises(Unreadable):
+        read(json.dumps(json.loads(AGREED) | change).encode())
 
 
 @given(statuses)
