@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Building a Python environment on this box: functions that install.sh and install_train.sh source after state.sh.
+# Building a Python environment on this box: functions for any script that sources it after state.sh; install.sh does.
 # An environment is on the box's own disk, as it has many small files. The image's torch is used if it is the
 # pinned version, which saves gigabytes; with MUSICGEN_TORCH=image whatever its version, with =pinned never.
 # Indexes: PIP_* and UV_* variables of the environment, the platform or worker.env.
@@ -7,7 +7,7 @@
 
 range='>=3.11,<3.14' # the Pythons that the pins are made for
 
-# --- begin_install LOG: one installation at a time; the watchdog counts it as work
+# --- begin_install LOG: makes the folders; one installation at a time; the watchdog counts it as work
 begin_install() {
   log=$1
   make_folders

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -93,8 +94,8 @@ def image_has_torch(box, version):
     python.symlink_to(base)
 
 
-def version_in(box, name):
-    python = box.home / "venv" / "bin" / "python"
+def version_in(box, name, environment="venv"):
+    python = box.home / environment / "bin" / "python"
     code = f"import {name}; print({name}.__version__)"
     done = subprocess.run([python, "-c", code], env=box.env, capture_output=True, text=True)
     return done.stdout.strip()
@@ -185,6 +186,51 @@ def test_environment_of_a_running_worker_is_left_alone(installed):
     done = installed.sh("install.sh")
     assert done.returncode == 4 and "the worker is running" in done.stderr
     assert version_in(installed, "songbird") == "1.0"
+
+
+# A second environment, as a script beside install.sh makes one.
+SECOND = """
+set -euo pipefail
+release=$1
+. "$release/remote/env.sh"
+take_deployed
+. "$release/remote/state.sh"
+. "$release/remote/environment.sh"
+before_change() { :; }
+begin_install "$MUSICGEN_BOX_HOME/second.log"
+install_tools
+install_environment "$MUSICGEN_BOX_HOME/second" "$2" "$python"
+installed "$MUSICGEN_BOX_HOME/second"
+"""
+
+
+def second(box, pins):
+    """What it says of an environment made from these pins."""
+    command = ["bash", "-c", SECOND, "bash", str(box.release), str(pins)]
+    return subprocess.run(command, env=box.env, capture_output=True, text=True)
+
+
+def test_functions_make_a_second_environment_beside_the_workers_also_while_it_runs(installed, tmp_path):
+    installed.start()
+    pins = tmp_path / "pins.txt"
+    pins.write_text("songbird==2.0\n")
+    done = second(installed, pins)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["changed"] and answer["python"] == str(installed.home / "second" / "bin" / "python")
+    assert version_in(installed, "songbird", "second") == "2.0" and version_in(installed, "songbird") == "1.0"
+    again = second(installed, pins)
+    assert not json.loads(again.stdout.splitlines()[-1])["changed"]
+    pins.write_text("nosuchsong==9.9\n")
+    failed = second(installed, pins)
+    assert "error: step 'packages' failed (exit 1); its last lines are above" in failed.stderr
+    assert str(installed.home / "second.log") in failed.stderr
+
+
+def test_workers_environment_may_change_while_a_training_is_on(installed):
+    installed.train()
+    pin(installed, "songbird==2.0")
+    assert installed.json("install.sh")["changed"] and installed.status()["running"]
 
 
 def few_programs(folder, python):
