@@ -83,7 +83,7 @@ become_worker() {
 become_train() {
   local python
   python=$(. "$release/remote/environment.sh" && find_python)
-  [ -n "$python" ] || { echo "error: there is no Python 3.11 to 3.13 on this box; install it first" && exit 2; }
+  [ -n "$python" ] || { echo "error: there is no Python 3.11 to 3.13 on this box; run: fab install" && exit 2; }
   exec "$python" "$release/remote/train.py" "$@"
 }
 

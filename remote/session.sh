@@ -63,7 +63,9 @@ start() {
   settle "$id"
   if tmux has-session -t =worker 2> /dev/null; then
     [ -z "$id" ] || touch "$state_root/$id/no_stop_hook"
-    tmux kill-session -t =worker 2> /dev/null || true
+    # It is killed when the new one is there: tmux's server ends with its last session, and would end under the new one.
+    tmux kill-session -t =worker-ended 2> /dev/null || true
+    tmux rename-session -t =worker worker-ended 2> /dev/null || true
   fi
 
   # A tmux server has the variables of whoever started it, so the paths, which are not secret, are passed on, and
@@ -77,6 +79,7 @@ start() {
     "MUSICGEN_HEARTMULA_DIR=$MUSICGEN_HEARTMULA_DIR" \
     bash "$release/remote/job.sh" --job "$job" --run-id "$id" "${keep[@]}" -- "$@" 8>&- \
     || fail 1 "tmux did not start the session; see its message above"
+  tmux kill-session -t =worker-ended 2> /dev/null || true
   until [ -e "$state_root/$id/exit_code" ] || grep -qs "^$id [0-9]* [0-9]" "$job_run"; do
     [ $((SECONDS - began_s)) -lt 10 ] || fail 1 "the session did not start the $(name_of "$job"); see what it shows: tmux attach -t worker"
     sleep 0.1

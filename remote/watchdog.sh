@@ -126,7 +126,7 @@ judge() {
   case $reason in
     lifetime) why="its deadline is $(utc_of "$deadline")" ;;
     no_progress) why="the $(name_of "$job") made no progress for $(((now_ms - progress_at_ms) / 1000)) s" ;;
-    idle) why="no worker ran for $(((now_ms - idle_since_ms) / 1000)) s" ;;
+    idle) why="no worker or training ran for $(((now_ms - idle_since_ms) / 1000)) s" ;;
     *) why='' ;;
   esac
 }

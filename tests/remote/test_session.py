@@ -366,6 +366,24 @@ def test_new_run_cancels_a_hook_that_counts_down(box):
     assert box.calls() == [] and box.status()["running"]
 
 
+def test_start_in_place_of_a_run_that_counts_down_keeps_the_tmux_server(box, tmp_path):
+    """A server that ends with its last session, just when the next one asks it, is a start that failed."""
+    slow = tmp_path / "bin" / "tmux"
+    slow.parent.mkdir()
+    real = f'{shutil.which("tmux")} "$@"; code=$?'
+    slow.write_text(f'#!/bin/sh\n{real}\n[ "$1" != kill-session ] || sleep 0.5\nexit $code\n')
+    slow.chmod(0o755)
+    box.env["PATH"] = f"{slow.parent}:{box.env['PATH']}"
+    ask = ["tmux", "list-sessions", "-F", "#{pid} #{session_name}"]
+    box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="600")
+    box.start("exit", "0")
+    box.ended()
+    before = subprocess.run(ask, env=box.env, capture_output=True, text=True).stdout
+    box.start()
+    assert subprocess.run(ask, env=box.env, capture_output=True, text=True).stdout == before
+    assert before.endswith(" worker\n")
+
+
 def test_log_ends_with_the_exit_code_and_the_fate_of_the_box(box):
     box.settings(MUSICGEN_STOP_HOOK=str(box.hook()), MUSICGEN_STOP_GRACE_S="7")
     box.start("exit", "1")
