@@ -72,8 +72,10 @@ def test_start_that_cannot_be_is_refused_before_anything_is_touched(box, options
     assert not (box.root / "state" / "current").exists()
 
 
-@pytest.mark.parametrize(("first", "name"), [("worker", "worker"), ("train", "training")])
-@pytest.mark.parametrize("second", ["worker", "train"])
+@pytest.mark.parametrize(
+    ("first", "name", "second"),
+    [("worker", "worker", "train"), ("train", "training", "worker"), ("train", "training", "train")],
+)
 def test_second_job_of_either_kind_is_refused_and_touches_nothing(box, first, name, second):
     started = box.start(options=("--job", first))
     before = sorted(path.name for path in (box.root / "state").iterdir())
