@@ -8,9 +8,10 @@ import sys
 import hypothesis
 import pytest
 
+from tests import training
 from tests.fakes import box as boxes
 from tests.fakes import commands as forked
-from tests.fakes import s3
+from tests.fakes import s3, trainings
 from worker.store.open import open_store
 
 # A machine under load takes its time, which is no fault of what is tested.
@@ -96,3 +97,20 @@ def fab(tmp_path, box, commands):
     here.mkdir()
     (here / "prompts.txt").write_text("rain ; 1 ; rain\nsun ; 2 ; sun\n")
     return boxes.Fab(here, box, commands)
+
+
+@pytest.fixture(scope="session")
+def training_python():
+    """A `python` for examples/train; tests that use it are of xdist_group("training")."""
+    with trainings.serving() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def trained(training_python, tmp_path_factory):
+    """A folder in which the example was trained to its end, undisturbed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    training.prepare(folder)
+    done = training.train(training_python, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
