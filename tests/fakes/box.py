@@ -217,7 +217,7 @@ class FakeBox:
         need("uv", shutil.which("uv") is not None)
         wheels = self.folder / "wheels"
         wheels.mkdir(exist_ok=True)
-        _write_wheel(wheels, "tinypin", "1.0")
+        write_wheel(wheels, "tinypin", "1.0")
         # A shim of pyenv's looks for its versions in HOME, which is another on the box.
         _executable(self.bin / "uv", f'#!/bin/bash\nHOME={Path.home()} exec {shutil.which("uv")} "$@"\n')
         pins = self.folder / "requirements.txt"
@@ -326,7 +326,8 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _write_wheel(folder: Path, name: str, number: str) -> None:
+def write_wheel(folder: Path, name: str, number: str) -> None:
+    """A package of one empty module, as pip and uv take it from a folder."""
     info = f"{name}-{number}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{number}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
