@@ -204,13 +204,14 @@ class Training:
             signals,
             self._look,
         )
-        steps = [start, ended.step or 0, *(one.step for one in self._found() if not one.why_not)]
-        ended = replace(ended, step=max(steps))
+        saved = checkpoints.newest(self._found())
+        ended = replace(ended, saved=saved.step if saved else 0)
+        ended = replace(ended, step=max(start, ended.step, ended.saved))
         if ended.code == 0 and not ended.asked and not self._found():
             elsewhere = "if it saves elsewhere, name that with --output-dir"
             text = f"the training ended, and there is no checkpoint in {self._output}; {elsewhere}"
-            return Verdict(FAILED, text), max(steps)
-        return judge(ended, self._is_finished(), failed_at, self._given.retries, limits.why_until), max(steps)
+            return Verdict(FAILED, text), ended.step
+        return judge(ended, self._is_finished(), failed_at, self._given.retries, limits.why_until), ended.step
 
     def _look(self, points: list[curves.Point], n_bytes: int, asked: str) -> None:
         if self._progress.goal is None and points and (newest := checkpoints.newest(self._found())):

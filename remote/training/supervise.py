@@ -36,14 +36,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt ended. `step`: the last one seen. `code` is negative for a signal.
+    """How an attempt ended. `code` is negative for a signal.
 
+    `step`: the last one seen. `saved`: that of the newest valid checkpoint; 0 for none.
     `asked`: why it was asked to end: `signal`, `limit` or `stall`; empty if it ended by itself.
     `oom_killed`: the machine's kernel killed a process for want of memory meanwhile.
     """
 
     code: int
-    step: int | None
+    step: int = 0
+    saved: int = 0
     asked: str = ""
     tail: str = ""
     oom_killed: bool = False
@@ -76,11 +78,11 @@ def run(
     assert process.stdout is not None  # noqa: S101
     output = Output(process.stdout, 1)
     watch = _Watch(process.pid, limits, signals)
-    step: int | None = None
+    step = 0
     while True:
         ended = _wait(process, limits.poll_s)
         points = curves.poll()
-        step = max([point.step for point in points] + ([] if step is None else [step]), default=None)
+        step = max([step, *(point.step for point in points)])
         if ended:
             break
         watch.look((step, output.n_bytes))
@@ -88,7 +90,7 @@ def run(
     processes.clear_up()
     tail = output.close()
     report(points + curves.poll(), output.n_bytes, watch.asked)
-    return Ended(process.returncode, step, watch.asked, tail, _oom_kills() > oom_before)
+    return Ended(process.returncode, step, 0, watch.asked, tail, _oom_kills() > oom_before)
 
 
 class _Watch:

@@ -36,41 +36,38 @@ def judge(ended: Ended, finished: bool, failed_at: list[int], retries: int, limi
     `failed_at`: the steps at which the attempts before it crashed. `limit`: what its limit is called.
     """
     at = f"at step {ended.step}" if ended.step else "before its first step"
+    again = f"start it again to resume from step {ended.saved}" if ended.saved else "start it again"
     if finished and (ended.code == 0 or ended.asked):
         return Verdict(DONE, "the training is finished")
     if ended.asked == "signal":
-        return Verdict(INTERRUPTED, f"the training was stopped {at}; start it again to resume")
+        return Verdict(INTERRUPTED, f"the training was stopped {at}; {again}")
     if ended.asked == "limit":
-        return Verdict(INTERRUPTED, f"the training was stopped {at} by {limit}; start it again to resume")
+        return Verdict(INTERRUPTED, f"the training was stopped {at} by {limit}; {again}")
     if ended.asked == "stall":
-        advice = "see the log, then start it again to resume"
+        advice = f"see the log, then {again}"
         return Verdict(FAILED, f"the training hung {at}: no step, no output, no work on the GPU; {advice}")
     if ended.code == 0:
         why = "it ended by itself before its goal"
-        return Verdict(INTERRUPTED, f"the training is not finished: {why}, {at}; start it again to resume")
+        return Verdict(INTERRUPTED, f"the training is not finished: {why}, {at}; {again}")
     how = _how(ended.code)
     if finished:
         at = "after its last step"
     if _DISK_FULL.search(ended.tail):
-        advice = "free some space on the volume or make it larger, then start it again to resume"
+        advice = f"free some space on the volume or make it larger, then {again}"
         return Verdict(FAILED, f"the disk is full: the training {how} {at}; {advice}")
     if _GPU_MEMORY.search(ended.tail):
-        advice = "make its batches smaller, or rent a GPU with more memory, then start it again to resume"
+        advice = f"make its batches smaller, or rent a GPU with more memory, then {again}"
         return Verdict(FAILED, f"the GPU's memory is too small: the training {how} {at}; {advice}")
     if ended.oom_killed or _MEMORY.search(ended.tail):
-        advice = (
-            "use fewer data loader workers, or rent a machine with more RAM, then start it again to resume"
-        )
+        advice = f"use fewer data loader workers, or rent a machine with more RAM, then {again}"
         return Verdict(FAILED, f"the RAM is too small: the training {how} {at}; {advice}")
-    if (ended.step or 0) in failed_at:
+    if ended.step in failed_at:
         return Verdict(
             FAILED, f"the training {how} twice {at}; see the log above, correct it, then start it again"
         )
     if len(failed_at) >= retries:
         times = "" if not failed_at else f", after {len(failed_at)} retries"
-        return Verdict(
-            FAILED, f"the training {how} {at}{times}; see the log above, then start it again to resume"
-        )
+        return Verdict(FAILED, f"the training {how} {at}{times}; see the log above, then {again}")
     return Verdict(None, f"the training {how} {at}")
 
 

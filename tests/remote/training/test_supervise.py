@@ -12,6 +12,7 @@ from tests.remote.boxes import until
 def last_error(err):
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "; " in line
+    assert "{" not in line
     return line
 
 
@@ -147,7 +148,8 @@ def test_stopped_training_saves_and_is_resumed_from_that_step(box):
     (saved,) = (box.repository / "out").iterdir()
     step = saved.name.rpartition("-")[2]
     assert code == 75
-    assert last_error(err) == f"error: the training was stopped at step {step}; start it again to resume"
+    again = f"start it again to resume from step {step}"
+    assert last_error(err) == f"error: the training was stopped at step {step}; {again}"
     box.configure(max_steps=int(step) + 1)
     assert box.train().returncode == 0
     assert box.resumed() == ["-", saved.name]
