@@ -90,7 +90,9 @@ def run(
     processes.clear_up()
     tail = output.close()
     report(points + curves.poll(), output.n_bytes, watch.asked)
-    return Ended(process.returncode, step, 0, watch.asked, tail, _oom_kills() > oom_before)
+    # The same signal may have ended the training itself, as when a whole group is killed.
+    asked = watch.asked or ("signal" if signals.asked else "")
+    return Ended(process.returncode, step, 0, asked, tail, _oom_kills() > oom_before)
 
 
 class _Watch:
