@@ -163,6 +163,7 @@ class Training:
         if newest is not None and self._is_finished():
             again = "start it with --restart to train anew"
             text = f"the training is finished already, at step {newest.step}; {again}"
+            self._progress.step = self._progress.goal = newest.step
             self._progress.ended(DONE, text)
             return DONE, text
         signals = supervise.Signals()

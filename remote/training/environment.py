@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .output import Output
 from .refusal import Failure, Refusal
 
 _INCLUDE = re.compile(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
@@ -81,17 +82,21 @@ def _run(command: list[str]) -> None:
         for name, value in os.environ.items()
         if name.startswith(("PIP_", "UV_")) or not _SECRET.search(name)
     }
-    ran = subprocess.run(
-        command,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    if ran.returncode == 0:
+    with process:
+        assert process.stdout is not None  # noqa: S101
+        output = Output(process.stdout, 1)  # as it comes: the watchdog takes a log that grows for work
+        try:
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            tail = output.close()
+    if process.returncode == 0:
         return
-    print("\n".join(ran.stdout.splitlines()[-20:]), flush=True)
-    if _DISK_FULL.search(ran.stdout):
+    if _DISK_FULL.search(tail):
         raise Failure("the environment cannot be made: this box's disk is full; rent a box with a larger one")
     raise Failure("the environment cannot be made, its last lines are above; correct the requirements")

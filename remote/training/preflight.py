@@ -25,6 +25,8 @@ def check_places(config: Config, repository: Path, volume: Path) -> None:
             raise Refusal(
                 f"{name} {written} is not on {volume} and would be lost with this box; write a relative one"
             )
+        if written is not None and _is_within(repository, repository / written):
+            raise Refusal(f"{name} {written} has the whole repository in it; name a folder of its own")
 
 
 def check_gpu() -> None:
@@ -86,8 +88,8 @@ def _has_files(folder: Path) -> bool:
     return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
 
 
-def _is_within(path: Path, volume: Path) -> bool:
-    return path.resolve().is_relative_to(volume.resolve())
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _existing(path: Path) -> Path:

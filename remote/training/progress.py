@@ -30,7 +30,7 @@ _LOSS, _EPOCH = "train/loss", "train/epoch"
 class Progress:
     """Writes both files: `begun` before an attempt, `look` while it runs, `ended` after the last.
 
-    `goal`, the step at which it is finished, may be set when it is known.
+    `step`, how far it is, and `goal`, where it is finished, may be set when they are known.
     """
 
     def __init__(self, state: Path | None, run_id: str, config: str, usd_per_hour: float):
@@ -40,7 +40,7 @@ class Progress:
         self._progress = 0
         self._phase, self._notice = "starting", ""
         self.goal: int | None = None
-        self._step = 0
+        self.step = 0
         self._epoch: float | None = None
         self._loss: float | None = None
         self._bytes = 0
@@ -53,7 +53,7 @@ class Progress:
 
     def begun(self, attempt: int, step: int, goal: int | None, resumed: str) -> None:
         """An attempt starts from this step. `resumed`: the checkpoint, empty for none."""
-        self._step, self.goal, self._bytes, self._paces = step, goal, 0, []
+        self.step, self.goal, self._bytes, self._paces = step, goal, 0, []
         text = f"attempt {attempt}: from {resumed}" if resumed else f"attempt {attempt}: from the beginning"
         self.note("begun", text, attempt=attempt, step=step, goal=goal, checkpoint=resumed or None)
 
@@ -72,7 +72,7 @@ class Progress:
         """The run's end: its exit code and its last line."""
         self._phase = {0: "done", 75: "interrupted"}.get(code, "failed")
         self._notice = text if code == 75 else self._notice
-        self.note("ended", text, level="info" if code == 0 else "error", exit_code=code, step=self._step)
+        self.note("ended", text, level="info" if code == 0 else "error", exit_code=code, step=self.step)
         self._write(code)
 
     def note(self, event: str, text: str, level: str = "info", **facts: Any) -> None:
@@ -86,7 +86,7 @@ class Progress:
     def _take_step(self, step: int, values: dict[str, float]) -> None:
         self._progress += 1
         self._phase = "training"
-        self._step, self._loss = step, values[_LOSS]
+        self.step, self._loss = step, values[_LOSS]
         self._epoch = _finite(values.get(_EPOCH, math.nan))
         now = time.monotonic()
         self._paces = [pace for pace in self._paces if now - pace[0] <= _RATE_WINDOW_S] + [(now, step)]
@@ -110,7 +110,7 @@ class Progress:
         if self._state is None:
             return
         rate = self._rate
-        left = None if self.goal is None else max(0, self.goal - self._step)
+        left = None if self.goal is None else max(0, self.goal - self.step)
         status = {
             "schema": SCHEMA,
             "run_id": self._run_id,
@@ -135,7 +135,7 @@ class Progress:
             "notice": self._notice or None,
             "exit_code": code,
             "steps": {
-                "done": self._step,
+                "done": self.step,
                 "total": self.goal,
                 "epoch": self._epoch,
                 "loss": None if self._loss is None else f"{self._loss:.4g}",

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def run(
     process = processes.start(command, folder, env)
     assert process.stdout is not None  # noqa: S101
     output = Output(process.stdout, 1)
-    watch = _Watch(process.pid, limits, signals)
+    watch = _Watch(process.pid, limits, signals, env.get("PATH", ""))
     step = 0
     while True:
         ended = _wait(process, limits.poll_s)
@@ -98,9 +99,9 @@ def run(
 class _Watch:
     """Judges a running training against its limits, asks it to end, and sees to it that it does."""
 
-    def __init__(self, pid: int, limits: Limits, signals: Signals):
+    def __init__(self, pid: int, limits: Limits, signals: Signals, path: str):
         self.asked = ""
-        self._pid, self._limits, self._signals = pid, limits, signals
+        self._pid, self._limits, self._signals, self._path = pid, limits, signals, path
         self._seen: object = None
         self._quiet_since = time.monotonic()
         self._kill_at = 0.0
@@ -119,7 +120,7 @@ class _Watch:
             self._ask("limit")
         elif now - self._quiet_since >= self._limits.stall_s:
             if (gpu.utilization() or 0.0) < IDLE_GPU_PERCENT:
-                dump_stacks()
+                dump_stacks(self._path)
                 self._ask("stall")
             else:
                 self._quiet_since = now  # a long evaluation may print nothing
@@ -130,16 +131,16 @@ class _Watch:
         os.kill(self._pid, signal.SIGTERM)
 
 
-def dump_stacks() -> None:
-    """Where each Python process of the training is, into the log, if py-spy is installed."""
-    program = shutil.which("py-spy")
+def dump_stacks(path: str) -> None:
+    """Where each Python process of the training is, into the log, if py-spy is on this PATH."""
+    program = shutil.which("py-spy", path=path)
     if program is None:
         print("--- no stacks: py-spy is not installed; add it to the requirements to see them", flush=True)
         return
     for pid in processes.descendants():
-        subprocess.run(
-            [program, "dump", "--pid", str(pid)], stderr=subprocess.STDOUT, timeout=60, check=False
-        )
+        command = [program, "dump", "--pid", str(pid)]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=60)
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float) -> bool:

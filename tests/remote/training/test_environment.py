@@ -55,6 +55,12 @@ def test_requirements_that_do_not_install_are_one_line(requirements, tmp_path, c
         environment.prepare(requirements, tmp_path / "home")
 
 
+def test_full_disk_is_named():
+    program = "import sys; print('OSError: [Errno 28] No space left on device'); sys.exit(1)"
+    with pytest.raises(Failure, match="disk is full; rent a box with a larger one"):
+        environment._run([sys.executable, "-c", program])
+
+
 def test_missing_requirements_are_refused(tmp_path):
     with pytest.raises(Refusal, match="name the file with --requirements"):
         environment.prepare(tmp_path / "none.txt", tmp_path / "home")

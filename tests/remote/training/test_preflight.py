@@ -62,6 +62,12 @@ def test_output_on_the_boxs_own_disk_is_refused(box, key):
     assert "would be lost with this box" in refused(box)
 
 
+@pytest.mark.parametrize("folder", [".", "..", "a/.."])
+def test_output_that_is_the_repository_is_refused(box, folder):
+    box.configure(output_dir=folder)
+    assert "has the whole repository in it; name a folder of its own" in refused(box)
+
+
 def test_output_that_a_link_leads_off_the_volume_is_refused(box):
     box.repository.mkdir()
     (box.repository / "out").symlink_to(box.home)

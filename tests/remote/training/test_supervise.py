@@ -49,6 +49,7 @@ def test_finished_training_is_not_run_again(box):
     done = box.train()
     assert done.returncode == 0
     assert "finished already, at step 8; start it with --restart" in done.stdout
+    assert box.status()["steps"]["done"] == 8
     assert len(box.starts()) == 1
 
 
