@@ -22,7 +22,7 @@ OUTPUT = (ROOT / "docs" / "output.md").read_text("utf-8")
 SPECIFICATION = (ROOT / "docs" / "specification.md").read_text("utf-8")
 TOUR = (ROOT / "docs" / "tour.md").read_text("utf-8")
 # Where settings are read.
-READS = ("ops/**/*.py", "worker/**/*.py", "remote/*", "tasks.py", "fabfile.py")
+READS = ("ops/**/*.py", "worker/**/*.py", "remote/*.*", "remote/*/*.py", "tasks.py", "fabfile.py")
 # Folders and files that a run makes.
 MADE = ("records/", "claims/", "checkpoints/")
 # How many points each section of the five documents has; in two of them sections are not numbered.

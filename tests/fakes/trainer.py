@@ -61,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     config = yaml.safe_load(Path(given.config).read_text())
     output, logs = Path(config["output_dir"]), Path(config["logging_dir"])
-    goal, every = config["max_steps"], config["save_steps"]
+    goal, every = config.get("max_steps") or config["steps"], config["save_steps"]
     logs.mkdir(parents=True, exist_ok=True)
     runs = logs / "starts.jsonl"
     with runs.open("a") as file:

@@ -55,6 +55,21 @@ def test_requirements_that_do_not_install_are_one_line(requirements, tmp_path, c
         environment.prepare(requirements, tmp_path / "home")
 
 
+def test_uv_installs_where_the_image_has_no_pip(tmp_path, monkeypatch):
+    python, uv = tmp_path / "python", tmp_path / "home" / "uv" / "bin" / "uv"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Failure, match="has no pip, and there is no uv; run the install phase first"):
+        environment._installer(python, tmp_path / "home")
+    uv.parent.mkdir(parents=True)
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    assert environment._installer(python, tmp_path / "home") == [
+        *(str(uv), "pip", "install", "--python", str(python))
+    ]
+
+
 def test_full_disk_is_named():
     program = "import sys; print('OSError: [Errno 28] No space left on device'); sys.exit(1)"
     with pytest.raises(Failure, match="disk is full; rent a box with a larger one"):

@@ -15,6 +15,13 @@ def test_status_of_a_finished_training(box):
     assert 0 < status["cost_usd"] < 0.01
 
 
+def test_goal_is_known_once_a_checkpoint_has_it(box):
+    box.configure(max_steps=None, steps=8, fail=[[1, 7]])
+    box.train()
+    assert [line["goal"] for line in box.lines("begun")] == [None, 8]
+    assert box.status()["steps"]["total"] == 8
+
+
 @pytest.mark.parametrize(
     ("keys", "state", "code"),
     [({"leave_at": 5}, "interrupted", 75), ({"fail": [[1, 3], [2, 3]]}, "failed", 1)],
