@@ -73,7 +73,7 @@ def conn(box, hub, tmp_path):
 
 def prepare(box, conn, worker=WORKER):
     """What `fab deploy` and `fab install` do, in no time."""
-    code = [*(ROOT / "remote").glob("*.*"), *(ROOT / "worker").rglob("*.py")]
+    code = [*(ROOT / "remote").glob("*"), *(ROOT / "worker").rglob("*.py")]
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in code if path.is_file()}
     files |= {"prompts.txt": b"rain ; 1 ; rain\n", "worker/__main__.py": worker.encode()}
     python = box.box_home / "venv" / "bin" / "python"
