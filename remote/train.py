@@ -22,6 +22,7 @@ line; 75 it ended before its goal: start it again to resume.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def main() -> int:
         code, text = train(given)
     except (Refusal, Failure) as error:
         code, text = error.code, str(error)
+    except OSError as error:
+        code, text = FAILED, reason_of(error)
     except KeyboardInterrupt:
         code, text = INTERRUPTED, "stopped before the training began; start it again"
     if code == DONE:
@@ -94,6 +97,8 @@ def arguments() -> argparse.Namespace:
 def train(given: argparse.Namespace) -> tuple[int, str]:
     """Everything; -> the exit code and the last line."""
     began = time.monotonic()
+    if missing := [name for name in ("MUSICGEN_BOX_ROOT", "MUSICGEN_BOX_HOME") if not os.environ.get(name)]:
+        raise Refusal(f"{missing[0]} is not set; source remote/env.sh first")
     state = Path(os.environ["MUSICGEN_STATE_DIR"]) if os.environ.get("MUSICGEN_STATE_DIR") else None
     usd_per_hour = price(given)
     limits = limits_of(given, began, usd_per_hour)
@@ -127,6 +132,9 @@ def train(given: argparse.Namespace) -> tuple[int, str]:
         return training.run(limits)
     except Refusal as error:
         progress.ended(error.code, str(error))
+        raise
+    except OSError as error:
+        progress.ended(FAILED, reason_of(error))
         raise
 
 
@@ -246,6 +254,14 @@ class Training:
         env["PATH"] = f"{self._python.parent}:{env.get('PATH', os.defpath)}"
         env["PYTHONUNBUFFERED"] = "1"
         return env
+
+
+def reason_of(error: OSError) -> str:
+    """What happened; what to do."""
+    advice = "see that it can be read and written on this box"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space on the volume or make it larger"
+    return f"{error.filename or 'a file'}: {error.strerror or error}; {advice}, then start it again"
 
 
 def script_of(given: argparse.Namespace, repository: Path) -> Path:

@@ -28,6 +28,20 @@ def test_configuration_that_is_not_yaml_is_refused(box):
     assert "is not YAML" in refused(box)
 
 
+def test_folder_that_cannot_be_made_is_one_line(box):
+    box.repository.write_text("a file")
+    done = box.train()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {box.repository}: File exists; ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_box_whose_paths_are_not_set_is_refused(box):
+    assert refused(box, MUSICGEN_BOX_ROOT="") == (
+        "error: MUSICGEN_BOX_ROOT is not set; source remote/env.sh first"
+    )
+
+
 def test_missing_script_is_refused(box):
     box.files["scripts/other.py"] = box.files.pop("scripts/train.py")
     assert "there is no scripts/train.py nor ./train.py" in refused(box)
