@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
@@ -114,9 +115,13 @@ def train(given: argparse.Namespace) -> tuple[int, str]:
         place.point_to_log(state / "log")
     print(f"--- {repository}{f' at {given.commit}' if given.clone else ''}", flush=True)
 
-    python = given.python or environment.prepare(
-        requirements_of(given, repository), Path(os.environ["MUSICGEN_BOX_HOME"])
-    )
+    if given.python:
+        python = (
+            given.python.absolute()
+        )  # not resolved: a link in an environment is not the Python it leads to
+    else:
+        home = Path(os.environ["MUSICGEN_BOX_HOME"])
+        python = environment.prepare(requirements_of(given, repository), home)
     settings = config.read(repository / given.config, python)
     settings = replace(
         settings,
@@ -156,12 +161,11 @@ class Training:
 
     def move_output_aside(self) -> None:
         """Earlier checkpoints and curves stay, under another name."""
-        for name in (self._settings.output_dir, self._settings.logging_dir):
-            folder = self._repository / name if name else None
-            if folder is not None and folder.exists():
-                aside = folder.with_name(
-                    f"{folder.name}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-                )
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for name in filter(None, (self._settings.output_dir, self._settings.logging_dir)):
+            folder = self._repository / name
+            if folder.exists():
+                aside = folder.with_name(f"{folder.name}.before-{now}")
                 folder.rename(aside)
                 print(f"--- {folder} is now {aside.name}", flush=True)
 
@@ -288,7 +292,9 @@ def price(given: argparse.Namespace) -> float:
         usd = float(text) if given.usd_per_hour is None else given.usd_per_hour
     except ValueError:
         raise Refusal(f"HOURLY_COST_USD={text} is not a number; correct it in .env") from None
-    if given.max_usd is not None and usd <= 0:
+    if not 0 <= usd < math.inf:
+        raise Refusal(f"{usd:g} is not a price per hour; correct HOURLY_COST_USD or --usd-per-hour")
+    if given.max_usd is not None and usd == 0:
         raise Refusal("--max-usd needs the price of this box; give --usd-per-hour")
     return float(usd)
 

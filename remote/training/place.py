@@ -40,8 +40,8 @@ def folder(name: str, url: str = "") -> Path:
 
 def clone(url: str, commit: str, folder: Path) -> None:
     """Have this commit of the repository there. Raises Refusal, or Failure if it cannot be fetched."""
-    if urlsplit(url).password:
-        raise Refusal("the URL of the training's repository has a password in it; ship the tree instead")
+    if urlsplit(url).password or (urlsplit(url).username or "git") != "git":
+        raise Refusal("the URL of the training's repository has a login in it; ship the tree instead")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise Refusal(
             f"{commit!r} is not a commit; give its whole 40 digits, as git rev-parse HEAD prints them"

@@ -13,7 +13,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 75
 _DISK_FULL = re.compile(
     r"no space left on device|disk quota exceeded|os error (28|122)\b|errno (28|122)\b"
     # torch says no more than this
-    r"|PytorchStreamWriter failed writing|file write failed",
+    r"|PytorchStreamWriter failed writing",
     re.I,
 )
 _GPU_MEMORY = re.compile(

@@ -211,6 +211,13 @@ def test_limit_in_dollars_needs_a_price(box):
     assert "give --usd-per-hour" in last_error(done.stderr)
 
 
+@pytest.mark.parametrize("price", ["nan", "-1", "cheap"])
+def test_price_that_is_none_is_refused(box, price):
+    done = box.train(HOURLY_COST_USD=price)
+    assert done.returncode == 2
+    assert "HOURLY_COST_USD" in last_error(done.stderr)
+
+
 def test_training_that_hangs_is_ended(box):
     box.configure(hang_at=3)
     done = box.train("--stall-min", "0.01")
