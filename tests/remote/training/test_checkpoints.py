@@ -52,6 +52,15 @@ def test_checkpoint_with_a_half_written_file_is_named_and_the_one_before_taken(o
 
 
 @pytest.mark.parametrize("name", NEEDED)
+def test_file_cut_anywhere_is_not_valid(output, name, rng):
+    file = output / "checkpoint-40" / name
+    content = file.read_bytes().rstrip()
+    for length in [len(content) - 1, *(rng.randrange(len(content)) for _ in range(50))]:
+        file.write_bytes(content[:length])
+        assert checkpoints.why_not(file.parent, 40).startswith(f"{name} is damaged"), length
+
+
+@pytest.mark.parametrize("name", NEEDED)
 def test_file_of_the_right_length_full_of_zeros_is_no_valid_one(output, name):
     file = output / "checkpoint-40" / name
     file.write_bytes(bytes(file.stat().st_size))
