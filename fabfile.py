@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke import Collection, Exit
 
 from ops import sampling, ui
-from ops.flags import COMMERCIAL, JSON, MODELS
+from ops.flags import COMMERCIAL, DRY_RUN, JSON, MODELS, YES
 from ops.settings import Settings
 from ops.ssh.box import Box
 from ops.ssh.tasks import CONFIG, box_task, refuse_task_as_box
@@ -329,8 +329,42 @@ def models(
         raise Exit(code=code)
 
 
+@box_task(
+    help={
+        "source": "Folder with a training's data (default: none; give it)",
+        "delete": "Also delete what the box has and the folder has not, after a question",
+        "yes": YES,
+        "dry_run": DRY_RUN,
+    },
+)
+def sync_data(box: Box, source: str, delete: bool = False, yes: bool = False, dry_run: bool = False) -> None:
+    """Send a training's data to the box; goes on where it was cut.
+
+    Only what differs, with rsync if both machines have it, each file compared by its checksum.
+    Example: fab sync-data data --dry-run
+    """
+    from ops.ssh import sync_data
+    from ops.ssh.sync_data import SyncFlags
+
+    sync_data.sync(box, Path(source).expanduser(), SyncFlags(delete, yes, dry_run))
+
+
 ns = Collection(
-    deploy, install, validate, run, up, sync, logs, status, stop, gpu, system, shell, fetch, models
+    deploy,
+    install,
+    validate,
+    run,
+    up,
+    sync,
+    logs,
+    status,
+    stop,
+    gpu,
+    system,
+    shell,
+    fetch,
+    models,
+    sync_data,
 )
 ns.configure(CONFIG)
 refuse_task_as_box()

@@ -99,6 +99,7 @@ find_places() {
   export HF_DATASETS_CACHE="${HF_DATASETS_CACHE:-$HF_HOME}"
   export MUSICGEN_MODELS_DIR="${MUSICGEN_MODELS_DIR:-$volume/models}"
   export MUSICGEN_HEARTMULA_DIR="${MUSICGEN_HEARTMULA_DIR:-$volume/ckpt}"
+  export MUSICGEN_DATA_DIR="$volume/data" # of trainings
   if [ -z "${TMPDIR:-}" ]; then
     TMPDIR=$MUSICGEN_BOX_HOME/tmp free_home=$(free_kb "$MUSICGEN_BOX_HOME")
     if [ "$free_home" -lt "$need_kb" ] && [ "$(free_kb "$volume")" -gt "$free_home" ]; then TMPDIR=$volume/tmp; fi

@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 import shlex
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,8 +51,9 @@ _PRINT_MARK = f"printf '\\n=== begin {_NUMBER} ===\\n'"
 _NO_BASHRC = "SHLVL=2; export SHLVL; unset BASH_ENV ENV"
 _ONLY_IN_A_TERMINAL = "put this line above that: case $- in *i*) ;; *) return ;; esac"
 
+NOT_DEPLOYED = 66
 _IN_BOX_ENVIRONMENT = (
-    '[ -f "$2" ] || exit 66; '
+    f'[ -f "$2" ] || exit {NOT_DEPLOYED}; '
     'if [ -r "${2%/*}/env.sh" ]; then . "${2%/*}/env.sh"; make_places 2> /dev/null; fi; exec "$@"'
 )
 
@@ -113,6 +115,7 @@ class Box:
         self.report = report
         self._look_up, self._looked_up_s = look_up, -math.inf
         self._transport: paramiko.Transport | None = None
+        self._connecting = threading.Lock()
         self._sftp_is_garbled = False
 
     @property
@@ -123,7 +126,14 @@ class Box:
 
     @property
     def transport(self) -> paramiko.Transport:
-        """The live connection, made if necessary. Raises NoAnswer, BadInput or UserError."""
+        """The live connection, made if necessary, once for all threads.
+
+        Raises NoAnswer, BadInput or UserError.
+        """
+        with self._connecting:
+            return self._connected()
+
+    def _connected(self) -> paramiko.Transport:
         if self._transport is None or not self._transport.is_active():
             try:
                 self._transport = links.connect(self.link, self.pin_file, self.report)
@@ -164,7 +174,7 @@ class Box:
         try:
             channel = transport.open_session(timeout=15)
         except LOST:
-            raise self._lost() from None
+            raise self.lost() from None
         output, began_s = _Output(on_output), time.monotonic()
         mark = f"exec 2>&1; {_PRINT_MARK}" if on_output else f"{_PRINT_MARK}; {_PRINT_MARK} >&2"
         begin = f"{_NO_BASHRC}; {mark}"
@@ -183,24 +193,24 @@ class Box:
                 "or a disk or driver there hangs: look with fab shell"
             ) from None
         except LOST:
-            raise self._lost() from None
+            raise self.lost() from None
         finally:
             channel.close()
         if channel.exit_status < 0:  # none came
-            raise self._lost()
+            raise self.lost()
         if not output.out.began:
             raise self._never_began(output, channel.exit_status)
         return CommandResult(channel.exit_status, output.out.text, output.err.text)
 
     def sftp(self) -> paramiko.SFTPClient:
         """A new SFTP session on the connection; whoever opens it closes it."""
-        if not (self._sudo or self._sftp_is_garbled):
+        if not (self.sudo or self._sftp_is_garbled):
             try:
                 return self._sftp(lambda channel: channel.invoke_subsystem("sftp"))
             except SFTPError:  # ~/.bashrc prints, and its text comes before the first packet
                 self._sftp_is_garbled = True
         server = shlex.join(
-            ["sh", "-c", f"{_PRINT_MARK}\nexec {shlex.join([*self._sudo, 'sh', '-c', _SFTP_SERVER])}"]
+            ["sh", "-c", f"{_PRINT_MARK}\nexec {shlex.join([*self.sudo, 'sh', '-c', _SFTP_SERVER])}"]
         )
 
         def start(channel: paramiko.Channel) -> None:
@@ -237,7 +247,7 @@ class Box:
                         f"{self.label} has no SFTP; install openssh-sftp-server there (fab shell), "
                         "then run it again"
                     ) from None
-            raise self._lost() from None
+            raise self.lost() from None
 
     def write_problem(self, ran: CommandResult, what: str) -> UserError:
         """Why a script could not write `what` on the box, and what to do about it."""
@@ -274,9 +284,10 @@ class Box:
                 return UserError(f"{self.label} cannot read its file ({reason}); look there: fab shell")
         if isinstance(error, SFTPError):
             return UserError(f"the SFTP server of {self.label} gave no valid answer ({error}); run it again")
-        return self._lost()
+        return self.lost()
 
-    def _lost(self) -> LinkLost:
+    def lost(self) -> LinkLost:
+        """The error for a connection that ended before its command."""
         return LinkLost(f"the connection to {self.label} was lost; check the network, then run it again")
 
     # --- this project on the box
@@ -292,12 +303,13 @@ class Box:
         return BoxInfo(**{name: found[name] for name in BoxInfo.__dataclass_fields__})
 
     @property
-    def _sudo(self) -> list[str]:
+    def sudo(self) -> list[str]:
+        """What goes before a command that writes where root owns the platform's folders."""
         return ["sudo", "-n"] if self.info.platform == "ec2" and self.info.user != "root" else []
 
     def shell(self, script: str, *arguments: str, **options: Any) -> CommandResult:
         """Run a bash script, as root where root owns the platform's folders."""
-        return self.run(shlex.join([*self._sudo, "bash", "-c", script, "bash", *arguments]), **options)
+        return self.run(self._shell_command(script, *arguments), **options)
 
     def remote(
         self, script: str, *arguments: str, interpreter: str = "bash", **options: Any
@@ -306,11 +318,37 @@ class Box:
 
         Raises BadInput if nothing is deployed.
         """
-        path = f"{self.info.root}/current/remote/{script}"
-        ran = self.shell(_IN_BOX_ENVIRONMENT, interpreter, path, *arguments, **options)
-        if ran.code == 66:
-            raise BadInput(f"there is no remote/{script} on {self.label}; run: fab deploy")
+        ran = self.run(self._remote_command(interpreter, script, *arguments), **options)
+        if ran.code == NOT_DEPLOYED:
+            raise self.not_deployed(script)
         return ran
+
+    def start_remote(self, script: str, *arguments: str) -> paramiko.Channel:
+        """Start a script of the deployed remote/ folder, which goes on beside other commands.
+
+        -> its channel: stdin, and stdout and stderr together, after whatever the login shell prints. Its exit
+        code is NOT_DEPLOYED if there is no such script. Raises LinkLost.
+        """
+        transport = self.transport
+        try:
+            channel = transport.open_session(timeout=15)
+            channel.set_combine_stderr(True)
+            command = f"{_NO_BASHRC}; {self._remote_command('bash', script, *arguments)}"
+            channel.exec_command(shlex.join(["sh", "-c", command]))
+        except LOST:
+            raise self.lost() from None
+        return channel
+
+    def not_deployed(self, script: str) -> BadInput:
+        """The error for a release that lacks this script, or is not there."""
+        return BadInput(f"there is no remote/{script} on {self.label}; run: fab deploy")
+
+    def _remote_command(self, interpreter: str, script: str, *arguments: str) -> str:
+        path = f"{self.info.root}/current/remote/{script}"
+        return self._shell_command(_IN_BOX_ENVIRONMENT, interpreter, path, *arguments)
+
+    def _shell_command(self, script: str, *arguments: str) -> str:
+        return shlex.join([*self.sudo, "bash", "-c", script, "bash", *arguments])
 
 
 class _OverLimit(Exception):

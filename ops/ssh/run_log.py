@@ -19,6 +19,7 @@ from ops.settings import Settings
 from ops.ssh import session
 from ops.ssh.box import Box
 from ops.ssh.link import BROKEN, LinkLost, NoAnswer, Report
+from ops.ssh.reconnect import BoxGone, Reconnection
 from worker import timestamps
 from worker.errors import BadInput, UserError
 from worker.songs import status
@@ -26,12 +27,11 @@ from worker.store.base import Missing
 from worker.store.open import open_store
 
 POLL_S = 1.0
-RETRY_AFTER_S = (1, 2, 5, 10, 30)
-GONE_AFTER_S = 120
 # A run whose processes are gone without an exit code is given one.
 _CHECK_AFTER_S = 30
 _BLOCK = 65536
 _LINES = 20
+_GOES_ON = "following"
 _LOST = (*BROKEN, LinkLost, NoAnswer)
 
 # $1 state folder, $2 run or empty, $3 lines back or empty, $4 since (UTC) or empty.
@@ -63,10 +63,6 @@ elif [ -n "$3" ]; then
 else echo 0
 fi
 """
-
-
-class BoxGone(UserError):
-    """The box has not answered for GONE_AFTER_S."""
 
 
 class _WriterFailed(Exception):
@@ -106,7 +102,7 @@ def show(box: Box, settings: Settings, query: LogQuery, *, once: bool = False) -
             folder, job, at = find_start(box, query)
             read_to_end(box, folder, ui.pour, at)
             return 0
-        reconnection = _Reconnection(box, ui.say)
+        reconnection = Reconnection(box, ui.say, _GOES_ON)
         while not folder:
             try:
                 folder, job, at = find_start(box, query)
@@ -176,7 +172,7 @@ def follow(
 
     `settle`: asked now and then, writes the exit code of a run whose processes are gone.
     """
-    reconnection, last_grown_s = _Reconnection(box, report), time.monotonic()
+    reconnection, last_grown_s = Reconnection(box, report, _GOES_ON), time.monotonic()
 
     def pass_on(block: bytes) -> None:
         nonlocal offset
@@ -208,25 +204,6 @@ def follow(
             except _LOST as error:
                 check()
                 reconnection.wait(error, f"after byte {offset}")
-
-
-class _Reconnection:
-    """The time between a lost connection and the next one. `tries`: how many were made since the loss."""
-
-    def __init__(self, box: Box, report: Report) -> None:
-        self.tries = 0
-        self._box, self._report, self._since_s = box, report, 0.0
-
-    def wait(self, error: Exception, where: str) -> None:
-        """Wait until the next try. Raises BoxGone where nothing has answered for GONE_AFTER_S."""
-        self._box.close()
-        if self.tries == 0:
-            self._since_s = time.monotonic()
-            self._report(f"the connection was lost {where}; following again when it is back")
-        if isinstance(error, NoAnswer) and time.monotonic() - self._since_s > GONE_AFTER_S:
-            raise BoxGone(f"{self._box.label} does not answer any more; run it again to resume") from None
-        time.sleep(RETRY_AFTER_S[min(self.tries, len(RETRY_AFTER_S) - 1)])
-        self.tries += 1
 
 
 def read_to_end(box: Box, folder: str, write: Callable[[bytes], None], offset: int = 0) -> int | None:

@@ -13,9 +13,10 @@ import pytest
 
 from ops.settings import Settings
 from ops.ssh import link as links
-from ops.ssh import run_log
+from ops.ssh import reconnect, run_log
 from ops.ssh.link import LinkLost, NoAnswer
-from ops.ssh.run_log import BoxGone, LogQuery
+from ops.ssh.reconnect import BoxGone
+from ops.ssh.run_log import LogQuery
 from tests.fakes import s3
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
@@ -31,7 +32,7 @@ LINES = [f"--- 2026-11-22T19:5{n}:00Z line {n} кот\n" for n in range(10)]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(links, "KEEPALIVE_S", 0.1)
-    monkeypatch.setattr(run_log, "RETRY_AFTER_S", (0.1, 0.2))
+    monkeypatch.setattr(reconnect, "RETRY_AFTER_S", (0.1, 0.2))
     monkeypatch.setattr(run_log, "POLL_S", 0.05)
 
 
@@ -180,7 +181,7 @@ def test_ctrl_c_on_a_dead_link_returns_at_once(box, run, tmp_path, monkeypatch):
 
 
 def test_box_that_stays_away_is_gone(box, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_log, "GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(reconnect, "GONE_AFTER_S", 0.5)
     with connected(box, tmp_path) as conn:
         conn.run("true")
         threading.Timer(0.3, box.stop).start()
@@ -298,8 +299,8 @@ def place(s3_url):
 def test_run_that_was_followed_is_shown_when_its_box_goes_and_no_other(
     box, tmp_path, place, monkeypatch, capfdbinary
 ):
-    monkeypatch.setattr(run_log, "GONE_AFTER_S", 0.2)
-    monkeypatch.setattr(run_log, "RETRY_AFTER_S", (0.1,))
+    monkeypatch.setattr(reconnect, "GONE_AFTER_S", 0.2)
+    monkeypatch.setattr(reconnect, "RETRY_AFTER_S", (0.1,))
     run = box.root / "state" / MINE
     run.mkdir(parents=True)
     (run.parent / "current").symlink_to(MINE)
