@@ -61,7 +61,7 @@ def sync(box: Box, source: Path, flags: SyncFlags) -> None:
     if not box.info.python:
         raise UserError(f"there is no python3 on {box.label}; run: fab install, then run it again")
     syncing = _Sync(box, source)
-    found = compare(here, syncing.there())
+    found = syncing.differences(here)
     extra = found.extra if flags.delete else []
     rows = _rows(found, flags.delete)
     ui.say(f"{source} to {syncing.folder} of {box.label}")
@@ -78,9 +78,11 @@ def sync(box: Box, source: Path, flags: SyncFlags) -> None:
         if flags.dry_run:
             ui.say("dry run: nothing was changed")
             return
-    with syncing:
-        n_sent, n_bytes = syncing.send_all()
-        syncing.finish(extra)
+    n_sent = n_bytes = 0
+    if found.to_send or found.to_compare or extra:
+        with syncing:
+            n_sent, n_bytes = syncing.send_all(found)
+            syncing.finish(extra)
     deleted = f", {len(extra)} deleted" if extra else ""
     same = len(here) - n_sent
     ui.say(
@@ -111,7 +113,7 @@ class _Sync:
         self._reconnection = Reconnection(box, ui.say, "going on")
         self._held: Attended | None = None
         self._held_on_s = 0.0
-        self._sent: set[str] = set()
+        self._sent: dict[str, int] = {}
         self._n_sends: Counter[str] = Counter()
         self._unverified: set[str] = set()
         self._probed = False
@@ -125,28 +127,38 @@ class _Sync:
         if self._held:
             self._held.close()
 
-    def there(self) -> dict[str, DataFile]:
-        """What the box has."""
+    def differences(self, here: dict[str, DataFile]) -> Differences:
+        """What the box lacks of these files."""
         found = ask(self._box, "list", limit_s=_LIST_LIMIT_S).json()
         self.folder = found["folder"]
-        return {path: DataFile(path, n_bytes, mtime) for path, n_bytes, mtime in found["files"]}
+        there = {path: DataFile(path, n_bytes, mtime) for path, n_bytes, mtime in found["files"]}
+        return compare(here, there, self._unverified)
 
-    def send_all(self) -> tuple[int, int]:
+    def send_all(self, found: Differences) -> tuple[int, int]:
         """Send and compare until nothing differs; -> how many files were sent, and their bytes."""
-        while True:
-            here = files_in(self._source)  # anew: one that was changed meanwhile is sent again
-            if self._again_after_a_cut(functools.partial(self._pass, here)):
-                return len(self._sent), sum(here[path].n_bytes for path in self._sent if path in here)
+        while not self._pass(found):
+            # Both anew: a file may have been changed meanwhile, and after a cut some have come.
+            here = files_in(self._source)
+            found = self._again_after_a_cut(functools.partial(self.differences, here))
+        return len(self._sent), sum(self._sent.values())
 
     def finish(self, extra: Sequence[DataFile]) -> None:
         """Delete these, and what unfinished transfers left."""
-        names = json.dumps([file.path for file in extra]).encode()
-        self._again_after_a_cut(lambda: ask(self._box, "remove", stdin=names))
+        if extra:
+            names = json.dumps([file.path for file in extra]).encode()
+            self._again_after_a_cut(lambda: ask(self._box, "remove", stdin=names))
         self._again_after_a_cut(lambda: ask(self._box, "tidy"))
 
-    def _pass(self, here: dict[str, DataFile]) -> bool:
-        """Compare and send once; -> whether there was nothing to send."""
-        found = compare(here, self.there(), self._unverified)
+    def _pass(self, found: Differences) -> bool:
+        """Compare and send, as far as the connection allows; -> whether there was nothing left to send."""
+        try:
+            self._hold()
+            return self._compared_and_sent(found)
+        except (LinkLost, NoAnswer) as error:
+            self._wait(error)
+            return False
+
+    def _compared_and_sent(self, found: Differences) -> bool:
         to_send = found.to_send + self._compared(found.to_compare)
         if not to_send:
             return True
@@ -158,11 +170,10 @@ class _Sync:
                 )
         if not self._probed:
             self._probe(total(to_send))
-        paths = {file.path for file in to_send}
-        self._sent |= paths
-        self._unverified |= paths
+        self._sent |= {file.path: file.n_bytes for file in to_send}
+        self._unverified |= {file.path for file in to_send}
         self._send(to_send)
-        self._n_sends.update(paths)
+        self._n_sends.update(file.path for file in to_send)
         return False
 
     def _compared(self, files: Sequence[DataFile]) -> list[DataFile]:
@@ -223,9 +234,13 @@ class _Sync:
                 self._hold()
                 return step()
             except (LinkLost, NoAnswer) as error:
-                if self._reconnection.tries >= _MOST_FRUITLESS:
-                    raise
-                self._reconnection.wait(error, "in the middle")
+                self._wait(error)
+
+    def _wait(self, error: UserError) -> None:
+        """Until the next try. Raises the error after too many in which nothing came through."""
+        if self._reconnection.tries >= _MOST_FRUITLESS:
+            raise error
+        self._reconnection.wait(error, "in the middle")
 
     def _hold(self) -> None:
         """Be what the box is busy with, again after a lost connection.

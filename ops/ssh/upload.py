@@ -59,7 +59,8 @@ def _tar(source: Path, files: Sequence[DataFile]) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
-            content = _opened(source, file).read()  # its size may have changed since it was listed
+            with _opened(source, file) as opened:
+                content = opened.read()  # its size may have changed since it was listed
             member = tarfile.TarInfo(file.path)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
