@@ -349,6 +349,24 @@ def sync_data(box: Box, source: str, delete: bool = False, yes: bool = False, dr
     sync_data.sync(box, Path(source).expanduser(), SyncFlags(delete, yes, dry_run))
 
 
+@box_task(
+    help={
+        "logs": "Folder with event files, on the box (default: the newest training's)",
+        "port": "Port of this machine that the page is at (default: 6006)",
+        "no_browser": "Only print the address",
+    }
+)
+def tensorboard(box: Box, logs: str = "", port: int = 6006, no_browser: bool = False) -> None:
+    """Show a training's curves in the browser, until Ctrl-C.
+
+    Once the box is gone, those that were fetched.
+    Example: fab tensorboard --port 6007
+    """
+    from ops.ssh import tensorboard
+
+    tensorboard.show(box, logs, port, browse=not no_browser)
+
+
 ns = Collection(
     deploy,
     install,
@@ -365,6 +383,7 @@ ns = Collection(
     fetch,
     models,
     sync_data,
+    tensorboard,
 )
 ns.configure(CONFIG)
 refuse_task_as_box()

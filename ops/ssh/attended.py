@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ops.ssh.box import NOT_DEPLOYED, Box, CommandResult
 from ops.ssh.link import LOST
-from worker.errors import UserError
+from worker.errors import BadInput, UserError
 
 BEAT_S = 10.0
 SILENCE_S = 60
@@ -88,7 +88,8 @@ class Attended:
             return self._box.lost()
         if self.code == NOT_DEPLOYED:
             return self._box.not_deployed(self._script)
-        return UserError(CommandResult(self.code, self.printed, "").reason())
+        kind = BadInput if self.code == BadInput.code else UserError
+        return kind(CommandResult(self.code, self.printed, "").reason())
 
     def _beat(self) -> None:
         while not (self._closed.is_set() or self.ended):
