@@ -8,6 +8,7 @@
     data.py sums < [path, ...]     -> {path: SHA-256}; null where it cannot be read
     data.py mark < {path: mtime}   these are verified: their time becomes the source's
     data.py remove < [path, ...]   delete files, and the folders that are empty then
+    data.py stop                   end rsync of a connection that was lost: it then keeps what came
     data.py tidy                   delete what unfinished transfers left
 
 A file that was sent has the time 0 until it is verified. Partial files are in a folder of their own beside
@@ -18,12 +19,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ PARTIAL = ".musicgen-partial"
 _BLOCK = 1 << 20
 # Where space cannot be reserved, it is filled for so long: then that much is known to be there.
 _FILL_S = 20.0
+_STOP_S = 10.0
 
 
 def listed(folder: Path) -> dict[str, Any]:
@@ -115,6 +119,19 @@ def remove(folder: Path, paths: list[str]) -> None:
                 break
 
 
+def stop(folder: Path) -> None:
+    """End every rsync that writes here, and wait until each has, for a short time.
+
+    One whose connection died silently would notice that only later, and keep what came only then.
+    """
+    until_s = time.monotonic() + _STOP_S
+    while (found := list(_rsyncs(folder))) and time.monotonic() < until_s:
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
+
+
 def tidy(folder: Path) -> None:
     """Delete what unfinished transfers left, all of which are over."""
     left = [place for place, _ in _walk(folder) if place.name == PARTIAL]
@@ -132,6 +149,15 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             if Path(place, name).resolve() in above:
                 folders.remove(name)
         yield Path(place), names
+
+
+def _rsyncs(folder: Path) -> Iterator[int]:
+    """Processes of rsync's receiving side that are in this folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if words[:2] == [b"rsync", b"--server"] and (process / "cwd").readlink() == folder.resolve():
+                yield int(process.name)
 
 
 def _partial(folder: Path, path: str) -> Path:
@@ -176,6 +202,8 @@ def _answer(folder: Path, command: str, words: list[str]) -> dict[str, Any]:
             mark(folder, json.load(sys.stdin))
         case "remove":
             remove(folder, json.load(sys.stdin))
+        case "stop":
+            stop(folder)
         case "tidy":
             tidy(folder)
         case _:

@@ -28,6 +28,7 @@ _LEAST = (3, 1)  # for --info=progress2; macOS has 2.6.9 or openrsync
 _PROGRESS = re.compile(r"^ *(\d+) +\d+% ")
 # Exit codes of a connection that ended: socket, protocol stream, timeouts; and ssh's own.
 _CUT = {10, 12, 30, 35, 255}
+_CUT_TEXT = re.compile("Broken pipe|Connection reset|connection unexpectedly closed")
 _NO_WAY = re.compile(
     "is your shell clean|command not found|No such file or directory.*rsync|Permission denied \\(|"
     "Host key verification failed|protocol version mismatch|unknown option|Bad configuration option"
@@ -150,7 +151,7 @@ def _problem(box: Box, folder: str, ended: _Ended) -> Exception:
     if found := _NO_WAY.search(text):
         (line,) = [line for line in ended.lines if found[0] in line][:1] or [found[0]]
         return Unusable(line)
-    if ended.code in _CUT:
+    if ended.code in _CUT or _CUT_TEXT.search(text):
         return box.lost()
     if ended.code == 24:
         return UserError(f"files were removed while they were sent ({ended.reason}); run it again")

@@ -116,7 +116,7 @@ class _Sync:
         self._sent: dict[str, int] = {}
         self._n_sends: Counter[str] = Counter()
         self._unverified: set[str] = set()
-        self._probed = False
+        self._probed = self._was_cut = False
         self._way: Callable[..., None] | None = None
 
     def __enter__(self) -> "_Sync":
@@ -153,6 +153,9 @@ class _Sync:
         """Compare and send, as far as the connection allows; -> whether there was nothing left to send."""
         try:
             self._hold()
+            if self._was_cut:
+                ask(self._box, "stop")
+                self._was_cut = False
             return self._compared_and_sent(found)
         except (LinkLost, NoAnswer) as error:
             self._wait(error)
@@ -220,6 +223,10 @@ class _Sync:
                 self._use_sftp(why)
         try:
             self._way(self._box, self._source, self.folder, PARTIAL, files, told)  # type: ignore[misc]
+        except UserError:
+            # rsync often has no time to say that the disk is full; if the connection is lost, this says so.
+            upload.refuse_full(self._box)
+            raise
         except rsync.Unusable as why:
             self._use_sftp(why)
             upload.send(self._box, self._source, self.folder, PARTIAL, files, told)
@@ -240,6 +247,7 @@ class _Sync:
         """Until the next try. Raises the error after too many in which nothing came through."""
         if self._reconnection.tries >= _MOST_FRUITLESS:
             raise error
+        self._was_cut = True
         self._reconnection.wait(error, "in the middle")
 
     def _hold(self) -> None:

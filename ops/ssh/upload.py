@@ -20,6 +20,7 @@ _SMALL = 4 << 20
 _BATCH = 8 << 20
 _BATCH_FILES = 500
 _BLOCK = 1 << 18
+_PROBE = 1 << 20
 _LIMIT_S = 1800
 SCRIPT = "data.py"
 
@@ -30,6 +31,11 @@ def ask(box: Box, command: str, *words: str, stdin: bytes = b"", limit_s: float 
     if ran.code:
         raise box.write_problem(ran, "the data folder")
     return ran
+
+
+def refuse_full(box: Box) -> None:
+    """Raise UserError if nothing more can be written in the data folder."""
+    ask(box, "probe", str(_PROBE))
 
 
 def send(
@@ -94,7 +100,7 @@ def _cannot_write(box: Box, file: DataFile, error: Exception) -> UserError:
     problem = box.sftp_problem(error)
     if isinstance(problem, LinkLost):
         return problem
-    ask(box, "probe", str(_BLOCK))
+    refuse_full(box)
     return UserError(f"{box.label} could not write {file.path} ({error}); run it again")
 
 

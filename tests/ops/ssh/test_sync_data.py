@@ -3,22 +3,26 @@
 import os
 import random
 import re
+import shlex
 import shutil
+import signal
+import subprocess
 import threading
+from contextlib import suppress
 
 import pytest
 
 from ops import release
 from ops.repository import ROOT
+from ops.ssh import attended, reconnect, rsync, ship, sync_data, upload
 from ops.ssh import link as links
-from ops.ssh import reconnect, ship, sync_data, upload
 from ops.ssh.reconnect import Reconnection
 from ops.ssh.sync_data import PARTIAL, SyncFlags
 from tests.fakes.proxy import proxying
 from tests.ops.ssh.connect import connected
 from tests.parts import need
 from tests.remote.boxes import until
-from worker.errors import BadInput
+from worker.errors import BadInput, UserError
 
 SCRIPTS = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").iterdir() if path.is_file()}
 BYTES = random.Random(4).randbytes(9 << 20)
@@ -148,33 +152,48 @@ def test_box_without_a_release_is_one_line(box, tmp_path, source):
 
 
 class Cut:
-    """A link that is lost once, in the middle of the large file, in a way of `how`."""
+    """A link that is lost once, in the middle of the large file, in a way of `how`.
+
+    `kept`: what was there of the file as each try began.
+    """
 
     def __init__(self, way, link, there, monkeypatch, how):
         self.n_read, self.kept = 0, []
-        read, wait = upload._read, Reconnection.wait
+        sender = rsync if way == "rsync" else upload
+        read, send = upload._read, sender.send
 
         def counted(*arguments):
             block = read(*arguments)
             self.n_read += len(block)
-            if self.n_read > 4 << 20 and link.n_connections == 1:
+            if self.n_read > 4 << 20 and len(self.kept) == 1:
                 how(link)
             return block
 
-        def waited(*arguments):
-            until(lambda: list(there.rglob(f"{PARTIAL}/*")))  # rsync writes it when it has noticed
+        def noted(*arguments):
             self.kept.append(sum(path.stat().st_size for path in there.rglob(f"{PARTIAL}/*")))
-            wait(*arguments)
+            send(*arguments)
 
         def watch():
-            until(lambda: sum(path.stat().st_size for path in there.glob(".large.bin.*")) > 1 << 20)
+            until(lambda: in_flight(there) > 1 << 20)
             how(link)
 
-        monkeypatch.setattr(Reconnection, "wait", waited)
+        monkeypatch.setattr(sender, "send", noted)
+        monkeypatch.setattr(upload, "_read", counted)
         if way == "rsync":
             threading.Thread(target=watch, daemon=True).start()
-        else:
-            monkeypatch.setattr(upload, "_read", counted)
+
+    def assert_resumed(self):
+        assert len(self.kept) == 2 and self.kept[0] == 0 and self.kept[1] > 1 << 20, self.kept
+        assert self.n_read < len(BYTES) * 1.3
+
+
+def in_flight(there):
+    """How much rsync has written of the large file, under its temporary name."""
+    total = 0
+    for path in there.glob(".large.bin.*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 @pytest.fixture
@@ -194,6 +213,155 @@ def test_cut_link_is_resumed_where_it_was(
         cut = Cut(way, link, there, monkeypatch, lambda link: link.reset())
         sync(conn, source)
     assert contents(there) == contents(source)
-    assert len(cut.kept) == 1 and cut.kept[0] > 1 << 20
-    assert cut.n_read < len(BYTES) * 1.3
+    cut.assert_resumed()
     assert "the connection was lost in the middle; going on again when it is back" in capfd.readouterr().err
+
+
+def test_silently_dead_link_is_noticed_and_resumed_where_it_was(
+    box, deployed, source, there, way, tmp_path, monkeypatch, slow_rsync
+):
+    monkeypatch.setattr(rsync, "_SSH_OPTIONS", ("ServerAliveInterval=1", "ServerAliveCountMax=1"))
+    monkeypatch.setattr(attended, "SILENCE_S", 1)
+    monkeypatch.setattr(attended, "BEAT_S", 0.1)
+
+    def stall(link):
+        link.stall()
+        monkeypatch.setattr(links, "DEAD_AFTER_S", 0.7)
+
+    def wait(*arguments):
+        monkeypatch.setattr(links, "DEAD_AFTER_S", 30)
+        waited(*arguments)
+
+    waited = Reconnection.wait
+    monkeypatch.setattr(Reconnection, "wait", wait)
+    with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
+        cut = Cut(way, link, there, monkeypatch, stall)
+        sync(conn, source)
+    assert contents(there) == contents(source)
+    cut.assert_resumed()
+
+
+def test_second_sync_is_refused_while_one_is_on_and_the_box_counts_it_as_work(
+    box, deployed, source, there, monkeypatch, tmp_path
+):
+    seen = []
+
+    def look(*arguments):
+        ask = (
+            f". {box.root}/current/remote/env.sh; . {box.root}/current/remote/state.sh; is_busy && echo busy"
+        )
+        seen.append(deployed.run(f"bash -c {shlex.quote(ask)}").out)
+        refused = pytest.raises(UserError, match=r"^another fab sync-data to .* is on")
+        with connected(box, tmp_path) as other, refused:
+            sync(other, source)
+        seen.append(sorted(contents(there)))
+        upload.send(*arguments)
+
+    monkeypatch.setattr(rsync, "send", look)
+    sync(deployed, source)
+    assert seen == ["busy\n", []]
+    assert contents(there) == contents(source)
+    sync(deployed, source)  # what held the first back is gone with it
+
+
+@pytest.fixture
+def full(there):
+    """The data folder is a disk of 4 MB; -> makes it larger."""
+    there.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(there)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed on this machine")
+    yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(there)], check=True)
+    subprocess.run(["umount", "-l", str(there)], check=True)
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_disk_without_room_is_found_before_anything_is_sent(box, deployed, source, there, full, reserves):
+    if not reserves:  # as many network volumes
+        cannot = box.bin / "fallocate"
+        cannot.write_text("#!/bin/sh\necho 'fallocate failed: Operation not supported' >&2; exit 1\n")
+        cannot.chmod(0o755)
+    message = "^9.4 MB are to be sent, and the disk of .* is full; free space"
+    with pytest.raises(UserError, match=message):
+        sync(deployed, source)
+    assert contents(there) == {}
+
+
+def test_disk_that_fills_in_the_middle_is_one_line_and_the_same_sync_resumes(
+    deployed, source, there, way, full, monkeypatch
+):
+    probe = sync_data._Sync._probe
+    monkeypatch.setattr(sync_data._Sync, "_probe", lambda *_: None)
+    with pytest.raises(
+        UserError, match=r"^the disk of \S+ is full; free space \(fab shell\), then run it again$"
+    ):
+        sync(deployed, source)
+    monkeypatch.setattr(sync_data._Sync, "_probe", probe)
+    full()
+    sync(deployed, source)
+    assert contents(there) == contents(source)
+
+
+def test_volume_that_refuses_chown_takes_everything(box, deployed, source, there, tmp_path):
+    refuses = [shutil.which("rsync")]
+    if os.getuid() == 0:  # others may not chown anyway
+        refuses = ["setpriv", "--inh-caps=-chown", "--bounding-set=-chown", *refuses]
+        for path in source.rglob("*"):
+            os.chown(path, 1234, 1234)
+        copied = subprocess.run(
+            [*refuses, "-a", f"{source}/", tmp_path / "copy"], capture_output=True, text=True
+        )
+        assert copied.returncode == 23 and "chown" in copied.stderr
+    wrapper = box.bin / "rsync"
+    wrapper.write_text(f'#!/bin/bash\nexec {shlex.join(refuses)} "$@"\n')
+    wrapper.chmod(0o755)
+    sync(deployed, source)
+    assert contents(there) == contents(source)
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_file_that_arrives_damaged_is_sent_again_but_not_for_ever(
+    deployed, source, there, monkeypatch, times, way
+):
+    sent = []
+
+    def send(*arguments):
+        (rsync.send if way == "rsync" else upload.send)(*arguments)
+        sent.append(sorted(file.path for file in arguments[4]))
+        if len(sent) <= times:
+            (there / "large.bin").write_bytes(bytes(len(BYTES)))
+
+    monkeypatch.setattr(sync_data.rsync, "refuse_unusable", lambda box: None)
+    monkeypatch.setattr(
+        sync_data._Sync,
+        "_send",
+        lambda self, files: send(self._box, self._source, self.folder, PARTIAL, files, lambda n: None),
+    )
+    if times == 1:
+        sync(deployed, source)
+        assert contents(there) == contents(source)
+        assert sent[1:] == [["large.bin"]]
+    else:
+        with pytest.raises(UserError, match=r"^large.bin differs on the box each time it was sent"):
+            sync(deployed, source)
+        assert len(sent) == 3
+
+
+def test_login_shell_that_prints_leaves_sftp(box, deployed, source, there, capfd):
+    (box.home / ".bashrc").write_text("echo welcome; echo to the box\n")
+    sync(deployed, source)
+    assert contents(there) == contents(source)
+    assert "sending over SFTP, as rsync cannot be used" in capfd.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_resumes(fab, deployed, source, there, slow_rsync, box):
+    process = fab.start("sync-data", str(source))
+    until(lambda: in_flight(there) > 1 << 20)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 75, said
+    assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
+    until(lambda: not [words for words in box.processes().values() if "rsync" in words[0]])
+    assert list(there.rglob(f"{PARTIAL}/large.bin"))
+    assert fab("sync-data", str(source)).returncode == 0
+    assert contents(there) == contents(source)
