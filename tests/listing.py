@@ -30,7 +30,7 @@ def commands(page: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _calls(program: str, words: list[str]) -> Iterator[tuple[str, str, str]]:
-    name, takes_value = "", False
+    name, takes_value, n_positional = "", False, 0
     for word in words:
         if takes_value:
             takes_value = False
@@ -41,11 +41,14 @@ def _calls(program: str, words: list[str]) -> Iterator[tuple[str, str, str]]:
             found = [a for a in ARGUMENTS[program, name] if flag.lstrip("-").replace("-", "_") in _names(a)]
             takes_value = bool(found) and found[0].takes_value and "=" not in word
             yield program, name, "" if found else f"has no {flag}"
+        elif n_positional:
+            n_positional -= 1
         else:
             name = ALIASES.get((program, word), word)
             if (program, name) not in TASKS:
                 yield program, word, "is not a task"
                 return
+            n_positional = sum(argument.positional for argument in ARGUMENTS[program, name])
             yield program, name, ""
 
 

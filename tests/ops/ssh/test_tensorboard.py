@@ -60,12 +60,15 @@ def write_curve(folder):
     writer.close()
 
 
-def train(box, folder, python=sys.executable):
-    """A run of a training that logs to this folder."""
+def train(box, *folders, python=sys.executable):
+    """A run of a training that may log to these folders, and its environment."""
     state = box.root / "state" / "20261127T120000Z-ab12"
     state.mkdir(parents=True)
-    (state / "logging_dir").write_text(f"{folder}\n")
-    (state / "python").write_text(f"{python}\n")
+    (state / "curves").write_text("".join(f"{folder}\n" for folder in folders))
+    link = box.box_home / "training" / "0a1b" / "bin" / "python"
+    link.parent.mkdir(parents=True)
+    link.write_text(f'#!/bin/bash\nexec {python} "$@"\n')
+    link.chmod(0o755)
 
 
 def tags(port):
@@ -102,20 +105,18 @@ def stand_in(box):
 
 def test_curves_of_the_newest_training_are_seen_and_the_browser_is_opened(fab, deployed, box, port):
     logs = box.root.parent / "clone" / "logs"
-    train(box, logs)
+    train(box, logs, logs.parent / "output" / "runs")
     fab.env["BROWSER"] = f"touch {fab.here}/opened %s"
-    process = fab.start("tensorboard", "--port", str(port))
-    until(lambda: tags(port) == {})
     write_curve(logs)
-    until(lambda: tags(port) and "train/loss" in str(tags(port)))
+    process = fab.start("tensorboard", "--port", str(port))
+    until(lambda: "train/loss" in str(tags(port)))
     said = ended_by_ctrl_c(process)
-    assert f"there is no event file in {logs} yet; the page fills" in said
     assert f"TensorBoard: http://127.0.0.1:{port}/" in said
     assert (fab.here / "opened").exists()
 
 
 def test_it_goes_on_after_a_cut_and_ctrl_c_leaves_nothing_on_the_box(fab, deployed, box, port):
-    train(box, box.root.parent / "logs", stand_in(box))
+    train(box, box.root.parent / "logs", python=stand_in(box))
     with proxying(box.port) as link:
         fab.env["RUNPOD_HOST"] = box.address.replace(str(box.port), str(link.port))
         process = fab.start("tensorboard", "--port", str(port), "--no-browser")
@@ -125,11 +126,12 @@ def test_it_goes_on_after_a_cut_and_ctrl_c_leaves_nothing_on_the_box(fab, deploy
         said = ended_by_ctrl_c(process)
     assert "the connection was lost to TensorBoard; showing again" in said
     assert said.count("TensorBoard: http://") == 1
+    assert f"there is no event file in {box.root.parent / 'logs'} yet; the page fills" in said
     until(lambda: not boards(box))
 
 
 def test_killed_program_leaves_nothing_on_the_box(fab, deployed, box, port):
-    train(box, box.root.parent / "logs", stand_in(box))
+    train(box, box.root.parent / "logs", python=stand_in(box))
     process = fab.start("tensorboard", "--port", str(port), "--no-browser")
     until(lambda: boards(box))
     process.kill()
@@ -155,6 +157,20 @@ def test_what_is_missing_is_one_line(fab, deployed, box, words, trained, code, s
     done = fab("tensorboard", *words)
     assert (done.returncode, done.stderr.count("error: ")) == (code, 1), done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {said}"), done.stderr
+
+
+def test_folder_of_the_newest_training_that_has_curves_is_shown(fab, deployed, box, port):
+    logs = box.root.parent / "logs"
+    train(box, logs, logs.parent / "runs", python=stand_in(box))
+    old = box.root / "state" / "20250101T120000Z-ab12"
+    old.mkdir()
+    (old / "curves").write_text("/old\n")
+    write_curve(logs.parent / "runs")
+    process = fab.start("tensorboard", "--port", str(port), "--no-browser")
+    until(lambda: boards(box))
+    (words,) = boards(box)
+    ended_by_ctrl_c(process)
+    assert words[words.index("--logdir") + 1] == str(logs.parent / "runs")
 
 
 def test_taken_port_is_one_line(fab, deployed, port):
