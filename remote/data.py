@@ -15,6 +15,8 @@ A file that was sent has the time 0 until it is verified. Partial files are in a
 the file's place. Exit code 1 and one line when the disk is full, or a file cannot be written.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -25,7 +27,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -181,34 +183,29 @@ def main(words: list[str]) -> None:
     folder = Path(os.environ["MUSICGEN_DATA_DIR"])
     if words[0] != "list":
         folder.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(_answer(folder, words[0], words[1:])))
+    print(json.dumps(_answer(folder, words[0], words[1:]) or {}))
 
 
-def _answer(folder: Path, command: str, words: list[str]) -> dict[str, Any]:
-    match command:
-        case "list":
-            return listed(folder)
-        case "prepare":
-            return prepare(folder, json.load(sys.stdin))
-        case "sums":
-            return sums(folder, json.load(sys.stdin))
-        case "probe":
-            probe(folder, int(words[0]))
-        case "place":
-            place(folder, json.load(sys.stdin))
-        case "unpack":
-            unpack(folder, sys.stdin.buffer)
-        case "mark":
-            mark(folder, json.load(sys.stdin))
-        case "remove":
-            remove(folder, json.load(sys.stdin))
-        case "stop":
-            stop(folder)
-        case "tidy":
-            tidy(folder)
-        case _:
-            sys.exit(f"error: data.py does not know {command}; run: fab deploy")
-    return {}
+def _answer(folder: Path, command: str, words: list[str]) -> Any:
+    plain: dict[str, Callable[..., Any]] = {"list": listed, "stop": stop, "tidy": tidy}
+    with_input: dict[str, Callable[..., Any]] = {
+        "prepare": prepare,
+        "place": place,
+        "sums": sums,
+        "mark": mark,
+        "remove": remove,
+    }
+    if command in plain:
+        return plain[command](folder)
+    if command in with_input:
+        return with_input[command](folder, json.load(sys.stdin))
+    if command == "probe":
+        probe(folder, int(words[0]))
+    elif command == "unpack":
+        unpack(folder, sys.stdin.buffer)
+    else:
+        sys.exit(f"error: data.py does not know {command}; run: fab deploy")
+    return None
 
 
 if __name__ == "__main__":

@@ -85,10 +85,8 @@ def sync(box: Box, source: Path, flags: SyncFlags) -> None:
             syncing.finish(extra)
     deleted = f", {len(extra)} deleted" if extra else ""
     same = len(here) - n_sent
-    ui.say(
-        f"{amounts.count(n_sent, 'file')} ({amounts.size(n_bytes)}) sent, {same} there before{deleted}; "
-        f"every file in {syncing.folder} has the size and time of its source, those sent its checksum"
-    )
+    sent = f"{amounts.count(n_sent, 'file')} ({amounts.size(n_bytes)})"
+    ui.say(f"{sent} sent and compared by checksum, {same} there before{deleted}")
 
 
 def _rows(found: Differences, delete: bool) -> list[dict[str, object]]:
@@ -101,6 +99,7 @@ def _rows(found: Differences, delete: bool) -> list[dict[str, object]]:
     return [
         {"files": name, "number": len(files), "size": amounts.size(total(files))}
         for name, files in groups.items()
+        if files or name == "to send"
     ]
 
 

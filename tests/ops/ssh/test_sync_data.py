@@ -88,10 +88,10 @@ def test_box_has_every_file_with_its_time_and_a_second_sync_sends_nothing(fab, d
     done = fab("sync-data", str(source))
     assert done.returncode == 0, done.stderr
     assert contents(there) == contents(source)
-    assert "7 files (5.3 MB) sent, 0 there before" in done.stderr
+    assert "7 files (5.3 MB) sent and compared by checksum, 0 there before" in done.stderr
     assert ("over SFTP" in done.stderr) == (way == "sftp")
     again = fab("sync-data", str(source))
-    assert "0 files (0 kB) sent, 7 there before" in again.stderr, again.stderr
+    assert "0 files (0 kB) sent and compared by checksum, 7 there before" in again.stderr, again.stderr
     assert not list(there.rglob(PARTIAL))
 
 
@@ -112,7 +112,7 @@ def test_file_of_the_same_size_is_sent_only_if_its_content_differs(deployed, sou
         os.utime(path, (1, 1))
     sync(deployed, source)
     assert contents(there) == contents(source)
-    assert "3 files (5.2 MB) sent, 4 there before" in capfd.readouterr().err
+    assert "3 files (5.2 MB) sent and compared by checksum, 4 there before" in capfd.readouterr().err
 
 
 def test_only_delete_deletes_and_only_after_a_question(fab, deployed, source, there):
