@@ -4,20 +4,18 @@ import time
 
 import pytest
 
-from ops import release
-from ops.ssh import attended, ship
+from ops.ssh import attended
 from ops.ssh import link as links
 from ops.ssh.attended import Attended
 from ops.ssh.link import LinkLost
 from tests.fakes.proxy import proxying
-from tests.ops.ssh.connect import connected
-from tests.ops.ssh.test_tensorboard import SCRIPTS
+from tests.ops.ssh.connect import connected, deployed
 from tests.remote.boxes import until
 from worker.errors import BadInput, UserError
 
 # Has a child, which must go with it.
 SLEEPS = b"sleep 987 &\necho ready $1\nwait\n"
-FILES = SCRIPTS | {
+FILES = {
     "remote/sleeps.sh": SLEEPS,
     "remote/deaf.sh": b"trap '' TERM\n" + SLEEPS,
     "remote/fails.sh": b"echo trying\necho 'error: no, not so' >&2\nexit $1\n",
@@ -26,9 +24,7 @@ FILES = SCRIPTS | {
 
 @pytest.fixture
 def link(box, tmp_path):
-    with connected(box, tmp_path) as conn:
-        ship.send(conn, release.bundle(FILES))
-    with proxying(box.port) as link:
+    with deployed(box, tmp_path, FILES), proxying(box.port) as link:
         yield link
 
 
@@ -82,9 +78,9 @@ def test_what_it_ended_with_is_one_line(conn, code, kind):
     assert script.code == int(code)
 
 
-@pytest.mark.parametrize("deployed", [True, False])
-def test_box_without_the_script_is_told_to_deploy(box, conn, deployed):
-    if not deployed:
+@pytest.mark.parametrize("has_release", [True, False])
+def test_box_without_the_script_is_told_to_deploy(box, conn, has_release):
+    if not has_release:
         (box.root / "current").unlink()
     message = r"there is no remote/gone.sh on .*; run: fab deploy"
     with Attended(conn, "gone.sh") as script, pytest.raises(BadInput, match=message):

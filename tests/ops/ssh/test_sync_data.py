@@ -12,19 +12,17 @@ from contextlib import suppress
 
 import pytest
 
-from ops import release
-from ops.repository import ROOT
-from ops.ssh import attended, reconnect, rsync, ship, sync_data, upload
+from ops.ssh import attended, reconnect, rsync, sync_data, upload
 from ops.ssh import link as links
 from ops.ssh.reconnect import Reconnection
 from ops.ssh.sync_data import PARTIAL, SyncFlags
 from tests.fakes.proxy import proxying
+from tests.ops.ssh import connect
 from tests.ops.ssh.connect import connected
 from tests.parts import need
 from tests.remote.boxes import until
 from worker.errors import BadInput, UserError
 
-SCRIPTS = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").iterdir() if path.is_file()}
 BYTES = random.Random(4).randbytes(5 << 20)
 
 
@@ -51,8 +49,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def deployed(box, tmp_path):
-    with connected(box, tmp_path) as conn:
-        ship.send(conn, release.bundle(SCRIPTS | {"prompts.txt": b"rain ; 1 ; rain\n"}))
+    with connect.deployed(box, tmp_path) as conn:
         yield conn
 
 

@@ -12,15 +12,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from ops import release
-from ops.repository import ROOT
-from ops.ssh import ship, tensorboard
+from ops.ssh import tensorboard
 from tests.fakes.proxy import proxying
+from tests.ops.ssh import connect
 from tests.ops.ssh.connect import connected
 from tests.remote.boxes import until
 from worker.errors import UserError
 
-SCRIPTS = {f"remote/{path.name}": path.read_bytes() for path in (ROOT / "remote").iterdir() if path.is_file()}
 # Answers as TensorBoard would.
 BOARD = """
 import http.server
@@ -39,8 +37,7 @@ server.serve_forever()
 
 @pytest.fixture
 def deployed(box, tmp_path):
-    with connected(box, tmp_path) as conn:
-        ship.send(conn, release.bundle(SCRIPTS | {"prompts.txt": b"rain ; 1 ; rain\n"}))
+    with connect.deployed(box, tmp_path) as conn:
         yield conn
 
 
