@@ -1,8 +1,9 @@
 """The training's data on this box, in the folder of MUSICGEN_DATA_DIR: what `fab sync-data` asks for.
 
-    data.py list                   -> {"folder", "files": [[path, bytes, mtime], ...]}
+    data.py list                   -> {"folder", "files": [[path, bytes, mtime], ...],
+                                       "partial": {path: bytes that have come}}
     data.py probe BYTES            write so much there and take it away: a quota shows in no other way
-    data.py prepare < [path, ...]  -> {path: bytes of its partial file}; its folder is there then
+    data.py prepare < [path, ...]  -> {path: bytes of its partial file}; the folders for them are there then
     data.py place < [path, ...]    a complete partial file becomes the file
     data.py unpack < TAR           each file of the archive becomes a file
     data.py sums < [path, ...]     -> {path: SHA-256}; null where it cannot be read
@@ -33,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".musicgen-partial"
+# Where rsync writes a file first. It deletes a folder of partial files that it has emptied; this one is left.
+SCRATCH = f"{PARTIAL}/new"
 _BLOCK = 1 << 20
 # Where space cannot be reserved, it is filled for so long: then that much is known to be there.
 _FILL_S = 20.0
@@ -41,24 +44,26 @@ _STOP_S = 10.0
 
 def listed(folder: Path) -> dict[str, Any]:
     """Every file, also those behind links to folders."""
-    files = []
+    files, partial = [], {}
     for place, names in _walk(folder):
-        if place.name == PARTIAL:
+        if place == folder / SCRATCH:
             continue
         for name in names:
             try:
                 found = (place / name).stat()
             except OSError:  # a broken link, or gone meanwhile
                 continue
-            files.append([str((place / name).relative_to(folder)), found.st_size, int(found.st_mtime)])
-    return {"folder": str(folder), "files": files}
+            if place.name == PARTIAL:
+                partial[str((place.parent / name).relative_to(folder))] = found.st_size
+            else:
+                files.append([str((place / name).relative_to(folder)), found.st_size, int(found.st_mtime)])
+    return {"folder": str(folder), "files": files, "partial": partial}
 
 
 def probe(folder: Path, n_bytes: int) -> None:
     """Raise OSError if so much cannot be written, as far as can be found out in a short time."""
-    scratch = folder / PARTIAL
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=scratch) as file:
+    (folder / SCRATCH).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder / SCRATCH) as file:
         reserve = ["fallocate", "--length", str(max(n_bytes, 1)), file.name]
         reserved = subprocess.run(reserve, capture_output=True, text=True)
         if reserved.returncode == 0:
@@ -74,7 +79,7 @@ def probe(folder: Path, n_bytes: int) -> None:
 
 def prepare(folder: Path, paths: list[str]) -> dict[str, int]:
     """Make the folders of these files; -> how much of each has come already."""
-    for at in {_partial(folder, path).parent for path in paths}:
+    for at in {folder / SCRATCH, *(_partial(folder, path).parent for path in paths)}:
         at.mkdir(parents=True, exist_ok=True)
     return {path: partial.stat().st_size for path in paths if (partial := _partial(folder, path)).exists()}
 

@@ -30,7 +30,7 @@ _PROGRESS = re.compile(r"^ *(\d+) +\d+% ")
 _CUT = {10, 12, 30, 35, 255}
 _CUT_TEXT = re.compile("Broken pipe|Connection reset|connection unexpectedly closed")
 _NO_WAY = re.compile(
-    "is your shell clean|command not found|No such file or directory.*rsync|Permission denied \\(|"
+    r"is your shell clean|command not found|Permission denied \([a-z]|"
     "Host key verification failed|protocol version mismatch|unknown option|Bad configuration option"
 )
 _FULL = re.compile("No space left|Disk quota")
@@ -75,7 +75,8 @@ def send(
 ) -> None:
     """Send these files of `source`; `told` gets the bytes that are done, again and again.
 
-    What came of a file is kept in a folder `partial` beside it. Raises LinkLost, Unusable, or UserError.
+    What came of a file is kept in a folder `partial` beside it; in that of `folder` itself, `new` is there
+    already. Raises LinkLost, Unusable, or UserError.
     """
     _ = box.transport  # pins the host key, or refuses it, before ssh starts
     with tempfile.TemporaryFile() as names:
@@ -112,6 +113,7 @@ def _command(box: Box, folder: str, partial: str) -> list[str]:
         "--no-owner",
         "--no-group",
         f"--partial-dir={partial}",
+        f"--temp-dir={partial}/new",  # below `folder`
         f"--timeout={_SILENCE_S}",
         "--info=progress2",
         "--no-human-readable",

@@ -112,6 +112,7 @@ class _Sync:
         self._reconnection = Reconnection(box, ui.say, "going on")
         self._held: Attended | None = None
         self._held_on_s = 0.0
+        self._partial: dict[str, int] = {}
         self._sent: dict[str, int] = {}
         self._n_sends: Counter[str] = Counter()
         self._unverified: set[str] = set()
@@ -129,7 +130,7 @@ class _Sync:
     def differences(self, here: dict[str, DataFile]) -> Differences:
         """What the box lacks of these files."""
         found = ask(self._box, "list", limit_s=_LIST_LIMIT_S).json()
-        self.folder = found["folder"]
+        self.folder, self._partial = found["folder"], found["partial"]
         there = {path: DataFile(path, n_bytes, mtime) for path, n_bytes, mtime in found["files"]}
         return compare(here, there, self._unverified)
 
@@ -171,7 +172,7 @@ class _Sync:
                     "here or there? run it again"
                 )
         if not self._probed:
-            self._probe(total(to_send))
+            self._probe(sum(max(file.n_bytes - self._partial.get(file.path, 0), 0) for file in to_send))
         self._sent |= {file.path: file.n_bytes for file in to_send}
         self._unverified |= {file.path for file in to_send}
         self._send(to_send)
@@ -221,6 +222,7 @@ class _Sync:
             except rsync.Unusable as why:
                 self._use_sftp(why)
         try:
+            ask(self._box, "prepare", stdin=b"[]")
             self._way(self._box, self._source, self.folder, PARTIAL, files, told)  # type: ignore[misc]
         except UserError:
             # rsync often has no time to say that the disk is full; if the connection is lost, this says so.

@@ -167,7 +167,7 @@ class Cut:
             return block
 
         def noted(*arguments):
-            self.kept.append(sum(path.stat().st_size for path in there.rglob(f"{PARTIAL}/*")))
+            self.kept.append(sum(path.stat().st_size for path in there.rglob(f"{PARTIAL}/large.bin")))
             self.n_read.append(0)
             send(*arguments)
 
@@ -188,7 +188,7 @@ class Cut:
 def in_flight(there):
     """How much rsync has written of the large file, under its temporary name."""
     total = 0
-    for path in there.glob(".large.bin.*"):
+    for path in there.glob(f"{PARTIAL}/new/*large.bin.*"):
         with suppress(OSError):
             total += path.stat().st_size
     return total
@@ -269,7 +269,7 @@ def full(there):
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(there)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk is not allowed on this machine")
-    yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(there)], check=True)
+    yield lambda: subprocess.run(["mount", "-o", "remount,size=7m", str(there)], check=True)
     subprocess.run(["umount", "-l", str(there)], check=True)
 
 

@@ -8,9 +8,6 @@ import urllib.request
 from http.client import HTTPException
 
 import pytest
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from ops.ssh import tensorboard
 from tests.fakes.proxy import proxying
@@ -49,6 +46,10 @@ def port():
 
 def write_curve(folder):
     """What a training logs: a loss at three steps."""
+    from tensorboard.compat.proto.event_pb2 import Event  # here: they take a second to import
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
     folder.mkdir(parents=True, exist_ok=True)
     writer = EventFileWriter(str(folder))
     for step in range(3):
