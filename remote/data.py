@@ -4,7 +4,7 @@
                                        "partial": {path: bytes that have come}}
     data.py probe BYTES            write so much there and take it away: a quota shows in no other way
     data.py prepare < [path, ...]  -> {path: bytes of its partial file}; the folders for them are there then
-    data.py place < [path, ...]    a complete partial file becomes the file
+    data.py place < {path: bytes}  a partial file becomes the file, if it has so many
     data.py unpack < TAR           each file of the archive becomes a file
     data.py sums < [path, ...]     -> {path: SHA-256}; null where it cannot be read
     data.py mark < {path: mtime}   these are verified: their time becomes the source's
@@ -84,11 +84,14 @@ def prepare(folder: Path, paths: list[str]) -> dict[str, int]:
     return {path: partial.stat().st_size for path in paths if (partial := _partial(folder, path)).exists()}
 
 
-def place(folder: Path, paths: list[str]) -> None:
-    """Give complete files their names."""
-    for path in paths:
-        os.utime(_partial(folder, path), (0, 0))
-        _partial(folder, path).replace(folder / path)
+def place(folder: Path, sizes: dict[str, int]) -> None:
+    """Give complete files their names. SFTP does not say of every write that it failed."""
+    for path, n_bytes in sizes.items():
+        partial = _partial(folder, path)
+        if (come := partial.stat().st_size) != n_bytes:
+            sys.exit(f"error: only {come} of {n_bytes} bytes of {path} came")
+        os.utime(partial, (0, 0))
+        partial.replace(folder / path)
 
 
 def unpack(folder: Path, archive: Any) -> None:
@@ -101,7 +104,7 @@ def unpack(folder: Path, archive: Any) -> None:
             prepare(folder, [member.name])
             with _partial(folder, member.name).open("wb") as file:
                 shutil.copyfileobj(content, file)
-            place(folder, [member.name])
+            place(folder, {member.name: member.size})
 
 
 def sums(folder: Path, paths: list[str]) -> dict[str, str | None]:

@@ -76,8 +76,7 @@ def _tar(source: Path, files: Sequence[DataFile]) -> bytes:
 def _send_large(
     box: Box, source: Path, folder: str, partial: str, file: DataFile, told: Callable[[int], None], done: int
 ) -> None:
-    here = json.dumps([file.path]).encode()
-    come = ask(box, "prepare", stdin=here).json().get(file.path, 0)
+    come = ask(box, "prepare", stdin=json.dumps([file.path]).encode()).json().get(file.path, 0)
     place, _, name = f"{folder}/{file.path}".rpartition("/")
     with _opened(source, file) as content:
         if come > file.n_bytes:  # the file has become shorter since
@@ -92,7 +91,11 @@ def _send_large(
                     told(done + come)
         except BROKEN as error:
             raise _cannot_write(box, file, error) from None
-    ask(box, "place", stdin=here)
+    try:
+        ask(box, "place", stdin=json.dumps({file.path: come}).encode())
+    except UserError:
+        refuse_full(box)  # where it was lost, this says so, too
+        raise
 
 
 def _cannot_write(box: Box, file: DataFile, error: Exception) -> UserError:

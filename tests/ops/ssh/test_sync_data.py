@@ -294,6 +294,9 @@ def test_disk_that_fills_in_the_middle_is_one_line_and_the_same_sync_resumes(
         UserError, match=r"^the disk of \S+ is full; free space \(fab shell\), then run it again$"
     ):
         sync(deployed, source)
+    whole = contents(source)
+    placed = {path: found for path, found in contents(there).items() if PARTIAL not in path}
+    assert all(content == whole[path][0] for path, (content, _) in placed.items())
     monkeypatch.setattr(sync_data._Sync, "_probe", probe)
     full()
     sync(deployed, source)
