@@ -100,7 +100,7 @@ def test_dry_run_says_what_there_is_to_send_and_changes_nothing(fab, deployed, s
     assert not there.exists()
 
 
-def test_file_of_the_same_size_is_sent_only_if_its_content_differs(deployed, source, there, way, capfd):
+def test_file_of_the_same_size_is_sent_only_if_its_content_differs(deployed, source, there, capfd):
     shutil.copytree(source / "audio 0", there / "audio 0")
     (changed,) = there.glob("*/4*")
     changed.write_bytes(b"-" * 4000)
@@ -216,7 +216,7 @@ def test_cut_link_is_resumed_where_it_was(
 
 
 def test_silently_dead_link_is_noticed_and_resumed_where_it_was(
-    box, deployed, source, there, way, tmp_path, monkeypatch, slow_rsync
+    box, deployed, source, there, tmp_path, monkeypatch, slow_rsync
 ):
     monkeypatch.setattr(rsync, "_SSH_OPTIONS", ("ServerAliveInterval=1", "ServerAliveCountMax=1"))
     monkeypatch.setattr(attended, "SILENCE_S", 1)
@@ -233,7 +233,7 @@ def test_silently_dead_link_is_noticed_and_resumed_where_it_was(
     waited = Reconnection.wait
     monkeypatch.setattr(Reconnection, "wait", wait)
     with proxying(box.port) as link, connected(box, tmp_path, link.port) as conn:
-        cut = Cut(way, link, there, monkeypatch, stall)
+        cut = Cut("rsync", link, there, monkeypatch, stall)
         sync(conn, source)
     assert contents(there) == contents(source)
     cut.assert_resumed()
