@@ -12,7 +12,8 @@ env.sh, the settings of worker.env, RUN_ID and MUSICGEN_STATE_DIR; in a process 
 with it. It needs the standard library only: the one part that needs the training's packages, reading YAML, is
 a process in the training's Python (training/read_yaml.py), as that is only made here.
 It asks for no lock, switches nothing off, and writes in the state folder `status.json` and `train.jsonl`
-(training/progress.py). stdout and stderr are the run's log, with all that the training prints.
+(training/progress.py), and `curves`: the folders of its event files, one a line. stdout and stderr are the
+run's log, with all that the training prints.
 SIGTERM, and SIGINT alike, is passed to the training as SIGTERM, which has --grace-s to save and end.
 
 Exit codes: 0 its goal is reached, also if it was before; 1 it failed, 2 it was refused, and then one `error:`
@@ -131,6 +132,10 @@ def train(given: argparse.Namespace) -> tuple[int, str]:
     preflight.check_places(settings, repository, place.volume())
     progress = Progress(state, os.environ.get("RUN_ID", ""), given.config, usd_per_hour)
     training = Training(given, repository, python, settings, progress)
+    if state is not None:  # for remote/tensorboard.sh
+        (state / "curves").write_text(
+            "".join(f"{folder}\n" for folder in training.folders_of_curves()), "utf-8"
+        )
     if given.restart:
         training.move_output_aside()
     try:
@@ -212,7 +217,7 @@ class Training:
             command,
             self._repository,
             self._environment(),
-            curves.Curves(self._folders_of_curves()),
+            curves.Curves(self.folders_of_curves()),
             limits,
             signals,
             self._look,
@@ -248,7 +253,8 @@ class Training:
         newest = checkpoints.newest(self._found())
         return newest is not None and is_reached(checkpoints.state(newest.folder), self._settings)
 
-    def _folders_of_curves(self) -> list[Path]:
+    def folders_of_curves(self) -> list[Path]:
+        """Where it may write event files."""
         runs = self._output / "runs"  # Trainer's default
         return [self._repository / self._settings.logging_dir, runs] if self._settings.logging_dir else [runs]
 

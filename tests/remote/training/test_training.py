@@ -101,3 +101,5 @@ def test_status_has_what_the_real_training_logs(box, example):
     assert (steps["done"], steps["total"], steps["epoch"]) == (40, 40, 2.5)
     assert 0 < float(steps["loss"]) < 3
     assert [line["step"] for line in box.lines("step")] == list(range(1, 41))
+    folders = (box.state / "curves").read_text().splitlines()
+    assert [list(Path(folder).rglob("events.out.tfevents.*")) != [] for folder in folders] == [True, False]
