@@ -9,17 +9,16 @@ import io
 import itertools
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.fakes.forking import end_with, fork_for_each
 from tests.parts import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,13 +93,7 @@ def serving() -> Iterator[Commands]:
 def _parent(listener: socket.socket) -> None:
     for name in (*_MODULES.values(), *_SLOW):
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-    # stdin ends when the tests do, however they end
-    while 0 not in select.select([0, listener.fileno()], [], [])[0]:
-        line, _ = listener.accept()
-        if os.fork() == 0:
-            _mind(line)
-        line.close()
+    fork_for_each(listener, _mind)
 
 
 def _mind(line: socket.socket) -> None:
@@ -110,7 +103,7 @@ def _mind(line: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         line.close()
-        _command(**asked)
+        end_with(lambda: _command(**asked))
     line.sendall(f"{pid}\n".encode())
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     line.sendall(f"{code}\n".encode())
@@ -118,36 +111,24 @@ def _mind(line: socket.socket) -> None:
 
 
 def _command(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    code = 1
-    try:
-        os.chdir(cwd)
-        os.environ.clear()
-        os.environ.update(env)
-        for number, path in ((0, os.devnull), (1, out), (2, err)):
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(file, number)
-            os.close(file)
-        encoding = env.get("PYTHONIOENCODING", "utf-8")
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding)  # noqa: SIM115
-        sys.stderr = io.TextIOWrapper(
-            open(2, "wb", buffering=0, closefd=False),  # noqa: SIM115
-            encoding,
-            errors="backslashreplace",
-            write_through=True,
-        )
-        sys.argv = argv
-        sys.modules[_MODULES[argv[0]]].program.run(argv)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, path in ((0, os.devnull), (1, out), (2, err)):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    encoding = env.get("PYTHONIOENCODING", "utf-8")
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding)  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(
+        open(2, "wb", buffering=0, closefd=False),  # noqa: SIM115
+        encoding,
+        errors="backslashreplace",
+        write_through=True,
+    )
+    sys.argv = argv
+    sys.modules[_MODULES[argv[0]]].program.run(argv)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.fakes.forking import end_with, fork_for_each
 from tests.parts import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,13 +76,7 @@ def _parent(listener: socket.socket) -> None:
     from transformers import Seq2SeqTrainer  # noqa: F401
     from transformers.models.whisper import WhisperFeatureExtractor, WhisperForConditionalGeneration  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-    # stdin ends when the tests do, however they end
-    while 0 not in select.select([0, listener.fileno()], [], [])[0]:
-        line, _ = listener.accept()
-        if os.fork() == 0:
-            _mind(line)
-        line.close()
+    fork_for_each(listener, _mind)
 
 
 def _mind(line: socket.socket) -> None:
@@ -93,7 +87,7 @@ def _mind(line: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         line.close()
-        _train(argv, cwd, env, array.array("i", streams).tolist())
+        end_with(lambda: _train(argv, cwd, env, array.array("i", streams).tolist()))
     line.sendall(f"{pid}\n".encode())
     ended = os.pidfd_open(pid)
     if ended not in select.select([ended, line.fileno()], [], [])[0]:
@@ -106,26 +100,14 @@ def _mind(line: socket.socket) -> None:
 
 
 def _train(argv: list[str], cwd: str, env: dict[str, str], streams: list[int]) -> None:
-    code = 1
-    try:
-        os.chdir(cwd)
-        os.environ.clear()
-        os.environ.update(env)
-        for number, stream in enumerate(streams, start=1):
-            os.dup2(stream, number)
-            os.close(stream)
-        sys.argv = argv
-        runpy.run_path(argv[0], run_name="__main__")
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
